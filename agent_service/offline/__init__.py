@@ -1,0 +1,1 @@
+"""The offline model: a scripted stand-in for the Claude API."""

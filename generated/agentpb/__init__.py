@@ -1,0 +1,1 @@
+"""The stubs of proto/agent.proto, written by `make proto` only."""
