@@ -1,0 +1,126 @@
+"""Make .venv what requirements.lock says, with the project itself installed in place. Needs nothing but Python; see `make setup`.
+
+It can be interrupted at any moment, and two may run at once: a lock file keeps them apart, and a .venv that was left half
+made (it holds a file called .incomplete) is made anew. `.venv/.ready` says what the finished one was made from.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / "bin" / "python"
+READY = VENV / ".ready"
+INCOMPLETE = VENV / ".incomplete"
+OLDEST = (3, 11)
+
+
+def main() -> int:
+    """Bring .venv up to date; 0 when it is."""
+    if sys.version_info < OLDEST:
+        return fail(f"Python {OLDEST[0]}.{OLDEST[1]} or newer is needed; this is {sys.version.split()[0]}")
+    with only_one():
+        wanted = {name: digest(name) for name in ("requirements.lock", "pyproject.toml")}
+        made_from = read_ready()
+        if wanted != made_from:
+            started = time.monotonic()
+            try:
+                update(wanted, made_from)
+            except subprocess.CalledProcessError as error:
+                return fail(f"this step failed: {' '.join(map(str, error.cmd))}")
+            say(f"ready in {time.monotonic() - started:.0f} s")
+        else:
+            READY.touch()
+    return 0
+
+
+def update(wanted: dict[str, str], made_from: dict[str, str]) -> None:
+    """Install what differs. The mark .incomplete stands from the first change to the last."""
+    if INCOMPLETE.exists() or not works():
+        say("creating it")
+        shutil.rmtree(VENV, ignore_errors=True)
+        VENV.mkdir()
+        INCOMPLETE.touch()
+        run(sys.executable, "-m", "venv", VENV)
+        made_from = {}
+    INCOMPLETE.touch()
+    READY.unlink(missing_ok=True)
+    if wanted["requirements.lock"] != made_from.get("requirements.lock"):
+        say("installing the packages of requirements.lock; the first time takes a minute or two")
+        # --no-deps: the lock is complete, and `pip check` proves it.
+        pip("install", "--quiet", "--no-deps", "--require-hashes", "-r", ROOT / "requirements.lock")
+    pip("install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--editable", ROOT)
+    pip("check", quiet=True)
+    READY.write_text("".join(f"{name} {value}\n" for name, value in wanted.items()))
+    INCOMPLETE.unlink()
+
+
+class only_one:
+    """Holds .cache/setup.lock, so that two `make` do not write into one .venv."""
+
+    def __enter__(self) -> None:
+        (ROOT / ".cache").mkdir(exist_ok=True)
+        self.file = (ROOT / ".cache" / "setup.lock").open("w")
+        fcntl.flock(self.file, fcntl.LOCK_EX)
+
+    def __exit__(self, *exc: object) -> None:
+        self.file.close()
+
+
+def works() -> bool:
+    """Whether .venv has a Python that is new enough, and a pip."""
+    check = f"import pip, sys; sys.exit(sys.version_info < {OLDEST})"
+    return PYTHON.exists() and subprocess.run([PYTHON, "-c", check], capture_output=True, check=False).returncode == 0
+
+
+def read_ready() -> dict[str, str]:
+    """What .venv was made from; empty when it was not finished."""
+    if INCOMPLETE.exists() or not READY.exists() or not works():
+        return {}
+    return dict(line.split() for line in READY.read_text().splitlines())
+
+
+def digest(name: str) -> str:
+    """The SHA-256 of a file of the project."""
+    return hashlib.sha256((ROOT / name).read_bytes()).hexdigest()
+
+
+def pip(*args: str | Path, quiet: bool = False) -> None:
+    """Run the pip of .venv, whatever the caller's settings say about users and environments."""
+    settings = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PIP_USER": "0"}
+    run(PYTHON, "-m", "pip", *args, env={**os.environ, **settings}, quiet=quiet)
+
+
+def run(*command: str | Path, env: dict[str, str] | None = None, quiet: bool = False) -> None:
+    """Run a command from the project's folder; CalledProcessError when it fails."""
+    result = subprocess.run(command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, capture_output=quiet, check=False)
+    if result.returncode != 0:
+        if quiet:
+            sys.stderr.buffer.write(result.stdout + result.stderr)
+        raise subprocess.CalledProcessError(result.returncode, command)
+
+
+def say(text: str) -> None:
+    """One line about the progress."""
+    print(f".venv: {text}", flush=True)
+
+
+def fail(text: str) -> int:
+    """One line about what went wrong, and the exit code."""
+    print(f".venv: {text}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(fail("interrupted; run `make setup` again"))
