@@ -1,0 +1,179 @@
+"""Where a conversation stands, read from an API request: the only place that knows what the CLI adds to a prompt."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from .directives import parse
+from .steps import STRUCTURED_OUTPUT, Say, Step, UseTool
+
+REMINDER = re.compile(r"\s*<system-reminder>.*?</system-reminder>\s*", re.DOTALL)
+STEERED = re.compile(
+    r"The user sent a new message while you were working:\n(.*?)\n\nThis is how Claude Code surfaces", re.DOTALL
+)
+NOTIFICATION = re.compile(r"<task-notification>.*?<summary>(.*?)</summary>.*?</task-notification>", re.DOTALL)
+COMPACTION = "CRITICAL: Respond with TEXT ONLY. Do NOT call any tools."
+ENFORCEMENT = "[structured-output-enforce]"
+INTERRUPTION = "[Request interrupted by user"
+ADDED = (  # user texts of the CLI that are nobody's prompt
+    "This session is being continued from a previous conversation",
+    "<local-command-caveat>",
+    "<local-command-stdout>",
+    "<local-command-stderr>",
+    "<command-name>",
+)
+
+
+class InvalidRequest(Exception):
+    """The body is no request of the Messages API; the text says why."""
+
+
+@dataclass(slots=True)
+class Conversation:
+    """What was asked in the turn that is going on, and how much of it has been answered."""
+
+    program: list[Step] = field(default_factory=list)
+    position: int = 0
+    first_prompt: str = ""
+    last_result: str | None = None
+    messages: int = 0  # of the user and the assistant
+    characters: int = 0  # of what these said, without what the CLI added
+    _tools: dict[str, str] = field(default_factory=dict)
+    _answered: bool = False  # the message before was the assistant's
+
+    @property
+    def pending(self) -> list[Step]:
+        return self.program[self.position :]
+
+    @property
+    def input_tokens(self) -> int:
+        return max(1, math.ceil(self.characters / 4))
+
+    def assistant(self, blocks: list[dict[str, Any]]) -> None:
+        """Move past what was answered: a message without a tool ends the turn, one with tools ends a step for each."""
+        used = [block for block in blocks if block.get("type") == "tool_use"]
+        self.characters += sum(len(_text(block)) for block in blocks)
+        for block in used:
+            self._tools[str(block.get("id"))] = str(block.get("name"))
+            self._pass_tool_step()
+        if not used and not self._answered:
+            self.position = len(self.program)
+        self._answered = True
+
+    def user(self, blocks: list[dict[str, Any]]) -> None:
+        prompt: list[str] = []
+        for block in blocks:
+            if block.get("type") == "tool_result":
+                self._tool_result(block)
+            elif (text := self._heard(_text(block))) is not None:
+                # The CLI joins the prompts of failed turns with the next one, each as a text ended by a newline.
+                prompt = [*(part for part in prompt if not part.endswith("\n")), text]
+        if prompt:
+            self._prompt("\n".join(prompt).strip())
+        self._answered = False
+
+    def system(self, blocks: list[dict[str, Any]]) -> None:
+        for block in blocks:
+            self._aside(_text(block))
+        self._answered = False
+
+    def _prompt(self, text: str) -> None:
+        self.first_prompt = self.first_prompt or text
+        self.characters += len(text)
+        self._turn(parse(text))
+
+    def _turn(self, program: list[Step]) -> None:
+        self.program, self.position = program, 0
+
+    def _heard(self, text: str) -> str | None:
+        """What a user's text says as a prompt; None if it is the CLI's own, which is acted upon here."""
+        said = REMINDER.sub("", text)
+        if not said.strip():
+            self._aside(text)
+        elif said.startswith(INTERRUPTION):
+            self._turn([])
+        elif said.startswith(COMPACTION):
+            self._turn([Say(f"<summary>The conversation began with: {self.first_prompt}</summary>")])
+        elif said.startswith(ENFORCEMENT):
+            self._turn([step for step in self.program if _is_output(step)][-1:])
+        elif not said.startswith(ADDED):
+            return said
+        return None
+
+    def _aside(self, text: str) -> None:
+        """Said beside the conversation: the user steers the turn, or a background task has ended."""
+        for steer in STEERED.findall(text):
+            self.characters += len(steer)
+            self.program = [*self.program, *parse(steer)]
+        for summary in NOTIFICATION.findall(text):
+            if not self.pending:
+                self._turn([Say(f"noted: {summary}")])
+
+    def _tool_result(self, block: dict[str, Any]) -> None:
+        text = _result_text(block)
+        self.last_result = REMINDER.sub("", text)
+        self.characters += len(self.last_result)
+        before = self.program[self.position - 1 : self.position]
+        refused = block.get("is_error") is True and self._tools.get(str(block.get("tool_use_id"))) == STRUCTURED_OUTPUT
+        if refused and before and _is_output(before[0]):
+            self.position -= 1
+        for reminder in REMINDER.findall(text):
+            self._aside(reminder)
+
+    def _pass_tool_step(self) -> None:
+        for index in range(self.position, len(self.program)):
+            if isinstance(self.program[index], UseTool):
+                self.position = index + 1
+                return
+        self.position = len(self.program)
+
+
+def read(body: object) -> Conversation:
+    """Follow the messages of a request from the first to the last."""
+    conversation = Conversation()
+    for role, blocks in _messages(body):
+        if role == "system":
+            conversation.system(blocks)
+            continue
+        conversation.messages += 1
+        if role == "user":
+            conversation.user(blocks)
+        else:
+            conversation.assistant(blocks)
+    return conversation
+
+
+def _messages(body: object) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    messages = body.get("messages") if isinstance(body, dict) else None
+    if not isinstance(messages, list) or not messages:
+        raise InvalidRequest("messages: at least one message is required")
+    for index, message in enumerate(messages):
+        if not isinstance(message, dict) or message.get("role") not in ("user", "assistant", "system"):
+            raise InvalidRequest(f"messages.{index}: a message needs a role of user or assistant")
+        yield message["role"], _blocks(message.get("content"), f"messages.{index}.content")
+
+
+def _blocks(content: object, where: str) -> list[dict[str, Any]]:
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
+        raise InvalidRequest(f"{where}: neither text nor a list of blocks")
+    return content
+
+
+def _text(block: dict[str, Any]) -> str:
+    text = block.get("text") if block.get("type") == "text" else None
+    return text if isinstance(text, str) else ""
+
+
+def _result_text(block: dict[str, Any]) -> str:
+    content = block.get("content") or ""
+    return "\n".join(_text(part) or f"[{part.get('type')}]" for part in _blocks(content, "tool_result"))
+
+
+def _is_output(step: Step) -> bool:
+    return isinstance(step, UseTool) and step.name == STRUCTURED_OUTPUT

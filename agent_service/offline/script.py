@@ -1,0 +1,112 @@
+"""What to answer: from an API request to the steps of one assistant message. Nothing is remembered between requests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from .conversation import Conversation, InvalidRequest, read
+from .steps import Cut, Echo, Fail, LastResult, Recall, RequestField, Say, Shown, Silence, Step, Think, Tick, UseTool
+
+TOKEN = "tok "  # four characters, which makes it one token by the rule below
+PARTIAL = "this is cut "
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One assistant message, or the way in which it fails."""
+
+    model: str
+    steps: tuple[Shown, ...]
+    input_tokens: int
+    key: str  # the same for every attempt at this message
+
+    @property
+    def stop_reason(self) -> str:
+        return "tool_use" if any(isinstance(step, UseTool) for step in self.steps) else "end_turn"
+
+    @property
+    def output_tokens(self) -> int:
+        return max(1, math.ceil(sum(map(_characters, self.steps)) / 4))
+
+    @property
+    def failure(self) -> Fail | None:
+        """Set if the request is refused before anything is answered."""
+        return self.steps[0] if isinstance(self.steps[0], Fail) else None
+
+    @property
+    def only_first(self) -> bool:
+        return any(isinstance(step, Fail | Cut) and step.once for step in self.steps)
+
+
+def next_reply(body: dict[str, Any], *, repeated: bool = False) -> Reply:
+    """The answer to a request; `repeated` leaves out what is to go wrong on the first attempt only."""
+    model = body.get("model")
+    if not isinstance(model, str) or not model:
+        raise InvalidRequest("model: a name is required")
+    conversation = read(body)
+    steps = [step for step in _message(conversation) if not (repeated and isinstance(step, Fail | Cut) and step.once)]
+    shown = tuple(_shown(step, conversation, body) for step in steps) or (Say("done"),)
+    return Reply(model, shown, conversation.input_tokens, _key(body, conversation))
+
+
+def tick_text(number: int) -> str:
+    return f"tick {number} "
+
+
+def _message(conversation: Conversation) -> list[Step]:
+    """What is pending, up to the next tool, whose result comes with the next request."""
+    steps: list[Step] = []
+    for step in conversation.pending:
+        steps.append(step)
+        if isinstance(step, UseTool):
+            break
+    return steps
+
+
+def _shown(step: Step, conversation: Conversation, body: dict[str, Any]) -> Shown:
+    match step:
+        case Echo(text):
+            return Say(f"echo ({conversation.messages} messages): {text}")
+        case Recall():
+            return Say(conversation.first_prompt)
+        case LastResult():
+            return Say(conversation.last_result or "(no tool result)")
+        case RequestField(path):
+            return Say(_field(body, path))
+        case _:
+            return step
+
+
+def _field(body: dict[str, Any], path: str) -> str:
+    """A field as JSON, a string as it is; of the tools only the names, since all of it would be 40 KB."""
+    value: Any = body
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    if path == "tools" and isinstance(value, list):
+        value = [tool.get("name") for tool in value if isinstance(tool, dict)]
+    return value if isinstance(value, str) and value else json.dumps(value)
+
+
+def _characters(step: Shown) -> int:
+    match step:
+        case Say(text) | Think(text):
+            return len(text)
+        case UseTool(_, given):
+            return len(json.dumps(given))
+        case Tick(count):
+            return sum(len(tick_text(number)) for number in range(1, count + 1))
+        case Cut():
+            return len(PARTIAL)
+        case Fail() | Silence():
+            return 0
+        case _:
+            return step.count * len(TOKEN)
+
+
+def _key(body: dict[str, Any], conversation: Conversation) -> str:
+    who = (body.get("metadata"), conversation.first_prompt, repr(conversation.program), conversation.messages)
+    return hashlib.sha256(json.dumps(who).encode()).hexdigest()

@@ -1,0 +1,82 @@
+"""What the offline model can do: the steps a prompt's directives are turned into."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+STRUCTURED_OUTPUT = "StructuredOutput"  # the tool the CLI adds when a run has an output schema
+
+
+@dataclass(frozen=True, slots=True)
+class Say:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Think:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class UseTool:
+    name: str
+    input: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Text for a while, ten pieces a second."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """So many pieces of text, as fast as they can be sent."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    status: int
+    retry_after: str | None = None
+    once: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    once: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Say the first prompt of the conversation."""
+
+
+@dataclass(frozen=True, slots=True)
+class LastResult:
+    """Say the text of the last tool result."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestField:
+    """Say a field of the API request, as JSON."""
+
+    path: str
+
+
+Shown: TypeAlias = Say | Think | UseTool | Tick | Tokens | Silence | Fail | Cut
+Asked: TypeAlias = Echo | Recall | LastResult | RequestField
+Step: TypeAlias = Shown | Asked
