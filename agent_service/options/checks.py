@@ -1,0 +1,391 @@
+"""What each option may be. Every bad field is found at once, under its path in the proto, with what would be accepted."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from agentpb import agent_pb2 as pb
+from claude_agent_sdk._internal.transport.subprocess_cli import _validate_skill_name
+from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+
+from agent_service.errors import FieldViolation
+from agent_service.options.merging import is_blank
+from agent_service.options.reserved import RESERVED_ENV, RESERVED_FLAGS
+
+MAX_ARGUMENT = 131_071
+"""Bytes of one argument or one `NAME=value` of the environment: the kernel's MAX_ARG_STRLEN less its final NUL."""
+MAX_SPAWN = 1 << 20
+"""Bytes of all arguments and the whole environment: half of what the kernel takes by default."""
+MAX_TURNS = 10_000
+MIN_THINKING_TOKENS = 1024
+MAX_NAME = 256
+
+_FLAG = re.compile(r"[a-z][a-z0-9-]*")
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_PRINTABLE_ASCII = re.compile(r"[ -~]*")
+
+Say = Callable[[str, str], None]
+"""Notes that the field at a path is bad, and what is accepted."""
+
+
+def check(options: pb.AgentOptions, path: str = "options") -> list[FieldViolation]:
+    """Every bad field of the options. Looks at the file system for `cwd`, `add_dirs` and `plugins`."""
+    found: list[FieldViolation] = []
+
+    def say(field: str, accepted: str) -> None:
+        found.append(FieldViolation(f"{path}.{field}" if field else path, accepted))
+
+    for where, field, value in _leaves(options):
+        if field.enum_type is not None:
+            _check_enum(field.enum_type, value, where, say)
+        elif isinstance(value, str) and "\0" in value:
+            say(where, "must not contain the character NUL")
+    _check_model(options, say)
+    _check_system_prompt(options, say)
+    _check_tools(options, say)
+    _check_limits(options, say)
+    _check_thinking(options, say)
+    _check_json(options, say)
+    _check_directories(options, say)
+    _check_env(options.env, "env", say, RESERVED_ENV)
+    for name, server in options.mcp_servers.items():
+        _check_mcp_server(name, server, say)
+    for name, agent in options.agents.items():
+        _check_agent(name, agent, say)
+    _check_skills(options.skills, "skills", say, words=("all", "none"))
+    _check_extra_args(options.extra_args, say)
+    _check_the_rest(options, say)
+    _check_size(options, say)
+    return found
+
+
+def check_clear(clear: Sequence[str], path: str = "clear_options") -> list[FieldViolation]:
+    """Every name that is no field of AgentOptions."""
+    known = pb.AgentOptions.DESCRIPTOR.fields_by_name
+    return [
+        FieldViolation(f"{path}[{index}]", f"{name!r} is no field of AgentOptions")
+        for index, name in enumerate(clear)
+        if name not in known
+    ]
+
+
+def _leaves(message: Message, prefix: str = "") -> Iterator[tuple[str, FieldDescriptor, Any]]:
+    """Every value that is set, however deep, with its path and field. Keys of maps come as values of the map's field."""
+    for field, value in message.ListFields():
+        where = f"{prefix}{field.name}"
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            item = field.message_type.fields_by_name["value"]
+            for key, each in value.items():
+                yield f"{where}[{quoted(key)}]", field.message_type.fields_by_name["key"], key
+                yield from _leaf(f"{where}[{quoted(key)}]", item, each)
+        elif field.is_repeated:
+            for index, each in enumerate(value):
+                yield from _leaf(f"{where}[{index}]", field, each)
+        else:
+            yield from _leaf(where, field, value)
+
+
+def _leaf(where: str, field: FieldDescriptor, value: Any) -> Iterator[tuple[str, FieldDescriptor, Any]]:
+    if isinstance(value, Message):
+        yield from _leaves(value, f"{where}.")
+    else:
+        yield where, field, value
+
+
+def quoted(key: str) -> str:
+    """A map's key as it stands in a field path; long ones are cut."""
+    return json.dumps(key if len(key) <= MAX_NAME else key[:MAX_NAME] + "…", ensure_ascii=False)
+
+
+def _check_enum(kind: EnumDescriptor, number: int, where: str, say: Say) -> None:
+    refused = {0} if where.startswith("setting_sources[") else set[int]()
+    if number not in kind.values_by_number or number in refused:
+        names = ", ".join(value.name for value in kind.values if value.number not in refused)
+        say(where, f"{number} is not accepted; accepted are {names}")
+
+
+def _check_model(options: pb.AgentOptions, say: Say) -> None:
+    for name, model in (("model", options.model), ("fallback_model", options.fallback_model)):
+        if not _is_word(model):
+            say(name, f"must be a model's name: no spaces, no leading '-', at most {MAX_NAME} characters")
+    for index, beta in enumerate(options.betas):
+        if not beta or not _is_word(beta) or "," in beta:
+            say(f"betas[{index}]", "must be one beta's name, such as context-1m-2025-08-07")
+
+
+def _is_word(text: str) -> bool:
+    return len(text) <= MAX_NAME and not text.startswith("-") and not any(map(str.isspace, text)) and text.isprintable()
+
+
+def _check_system_prompt(options: pb.AgentOptions, say: Say) -> None:
+    prompt = options.system_prompt
+    if is_blank(prompt):
+        return
+    if prompt.WhichOneof("kind") == "preset":
+        if prompt.preset != "claude_code":
+            say("system_prompt.preset", 'must be "claude_code", the only one')
+        _check_argument(prompt.append, "system_prompt.append", say)
+    else:
+        if prompt.append:
+            say("system_prompt.append", "goes with a preset; put it into system_prompt.text")
+        if prompt.exclude_dynamic_sections:
+            say("system_prompt.exclude_dynamic_sections", "goes with a preset")
+
+
+def _check_tools(options: pb.AgentOptions, say: Say) -> None:
+    for index, tool in enumerate(options.tools):
+        if tool in ("none", "default") and len(options.tools) > 1:
+            say(f"tools[{index}]", f"{quoted(tool)} must stand alone")
+        elif not tool or not _is_word(tool) or any(sign in tool for sign in ",()"):
+            say(f"tools[{index}]", 'must be the name of one built-in tool, such as "Bash"')
+    for name in ("allowed_tools", "disallowed_tools"):
+        for index, rule in enumerate(getattr(options, name)):
+            if not _is_one_rule(rule):
+                say(f"{name}[{index}]", 'must be one tool or rule, such as "Read" or "Bash(git status)"')
+
+
+def _is_one_rule(rule: str) -> bool:
+    """Whether the CLI, which splits at commas and spaces outside parentheses, sees one rule in it."""
+    if not rule or rule.startswith("-") or not rule.isprintable():
+        return False
+    opened = rule.find("(")
+    name = rule if opened < 0 else rule[:opened]
+    if not name or "," in name or ")" in name or any(map(str.isspace, name)):
+        return False
+    return opened < 0 or (rule.endswith(")") and _closes_once(rule[opened:]))
+
+
+def _closes_once(text: str) -> bool:
+    """Whether the parenthesis that opens `text` is closed by its last character and not before."""
+    depth = 0
+    for index, sign in enumerate(text):
+        depth += (sign == "(") - (sign == ")")
+        if depth == 0:
+            return index == len(text) - 1
+    return False
+
+
+def _check_limits(options: pb.AgentOptions, say: Say) -> None:
+    if options.HasField("max_turns") and not 1 <= options.max_turns <= MAX_TURNS:
+        say("max_turns", f"must be 1 to {MAX_TURNS}")
+    if options.HasField("max_budget_usd") and not (
+        math.isfinite(options.max_budget_usd) and options.max_budget_usd > 0
+    ):
+        say("max_budget_usd", "must be a number above 0")
+    if options.HasField("task_budget_tokens") and options.task_budget_tokens < 1:
+        say("task_budget_tokens", "must be at least 1")
+
+
+def _check_thinking(options: pb.AgentOptions, say: Say) -> None:
+    thinking = options.thinking
+    if thinking.mode == pb.THINKING_MODE_ENABLED:
+        if thinking.budget_tokens < MIN_THINKING_TOKENS:
+            say("thinking.budget_tokens", f"must be at least {MIN_THINKING_TOKENS}")
+    elif thinking.budget_tokens:
+        say("thinking.budget_tokens", "goes with THINKING_MODE_ENABLED")
+    if thinking.display not in ("", "summarized", "omitted"):
+        say("thinking.display", 'must be "summarized" or "omitted"')
+    elif thinking.display and thinking.mode not in (pb.THINKING_MODE_ADAPTIVE, pb.THINKING_MODE_ENABLED):
+        say("thinking.display", "goes with THINKING_MODE_ADAPTIVE or THINKING_MODE_ENABLED")
+
+
+def _check_json(options: pb.AgentOptions, say: Say) -> None:
+    _json_object(options.settings_json, "settings_json", say)
+    schema = _json_object(options.output_schema_json, "output_schema_json", say)
+    if schema is not None:
+        _check_argument(json.dumps(schema), "output_schema_json", say)
+
+
+def _json_object(text: str, where: str, say: Say) -> dict[str, Any] | None:
+    if not text:
+        return None
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+        json.dumps(value)
+    except json.JSONDecodeError as error:
+        say(where, f"must be a JSON object; line {error.lineno}, column {error.colno}: {error.msg}")
+        return None
+    except RecursionError:
+        say(where, "must be a JSON object; this one is nested too deeply")
+        return None
+    except ValueError as error:
+        say(where, f"must be a JSON object; {error}")
+        return None
+    if not isinstance(value, dict):
+        say(where, "must be a JSON object")
+        return None
+    return value
+
+
+def _refuse_constant(word: str) -> None:
+    raise ValueError(f"{word} is not JSON")
+
+
+def _check_directories(options: pb.AgentOptions, say: Say) -> None:
+    if options.HasField("cwd"):
+        _check_directory(options.cwd, "cwd", say)
+    for name in ("add_dirs", "plugins"):
+        for index, directory in enumerate(getattr(options, name)):
+            _check_directory(directory, f"{name}[{index}]", say)
+
+
+def _check_directory(directory: str, where: str, say: Say) -> None:
+    if not os.path.isabs(directory):
+        say(where, "must be an absolute path")
+    elif not os.path.isdir(directory):
+        say(where, "must be a directory that exists on the service's host")
+    _check_argument(directory, where, say)
+
+
+def _check_env(env: Mapping[str, str], where: str, say: Say, reserved: Mapping[str, str]) -> None:
+    for name, value in env.items():
+        at = f"{where}[{quoted(name)}]"
+        if not _ENV_NAME.fullmatch(name):
+            say(at, "must be named with letters, digits and '_', not beginning with a digit")
+        elif name in reserved:
+            say(at, reserved[name])
+        _check_argument(f"{name}={value}", at, say)
+
+
+def _check_mcp_server(name: str, server: pb.McpServer, say: Say) -> None:
+    where = f"mcp_servers[{quoted(name)}]"
+    if not _NAME.fullmatch(name):
+        say(where, "must be named with 1 to 128 letters, digits, '_' and '-'")
+    match server.WhichOneof("transport"):
+        case "stdio":
+            if not server.stdio.command.strip():
+                say(f"{where}.stdio.command", "must name a program")
+            for index, argument in enumerate(server.stdio.args):
+                _check_argument(argument, f"{where}.stdio.args[{index}]", say)
+            _check_env(server.stdio.env, f"{where}.stdio.env", say, {})
+        case "sse":
+            _check_http(server.sse, f"{where}.sse", say)
+        case "http":
+            _check_http(server.http, f"{where}.http", say)
+        case _:
+            say(where, "must have one of stdio, sse and http")
+
+
+def _check_http(server: pb.McpHttpServer, where: str, say: Say) -> None:
+    if not _is_http_url(server.url):
+        say(f"{where}.url", "must be an http or https URL with a host")
+    for name, value in server.headers.items():
+        at = f"{where}.headers[{quoted(name)}]"
+        if not _HEADER_NAME.fullmatch(name):
+            say(at, "must be a header's name")
+        if any(sign in value for sign in "\r\n"):
+            say(at, "must be one line")
+
+
+def _is_http_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        port_is_good = parts.port is None or parts.port > 0
+    except ValueError:
+        return False
+    return (
+        parts.scheme in ("http", "https") and bool(parts.hostname) and port_is_good and not any(map(str.isspace, url))
+    )
+
+
+def _check_agent(name: str, agent: pb.AgentDefinition, say: Say) -> None:
+    where = f"agents[{quoted(name)}]"
+    if not name.strip() or not name.isprintable() or len(name) > MAX_NAME:
+        say(where, f"must have a name of 1 to {MAX_NAME} printable characters")
+    for field in ("description", "prompt"):
+        if not getattr(agent, field).strip():
+            say(f"{where}.{field}", "must not be blank")
+    if not 0 <= agent.max_turns <= MAX_TURNS:
+        say(f"{where}.max_turns", f"must be 1 to {MAX_TURNS}, or 0 for no limit")
+    if not _is_word(agent.model):
+        say(f"{where}.model", "must be sonnet, opus, haiku, inherit or a model's id")
+    for field in ("tools", "disallowed_tools", "mcp_servers"):
+        for index, entry in enumerate(getattr(agent, field)):
+            if not entry.strip():
+                say(f"{where}.{field}[{index}]", "must not be blank")
+    _check_skills(agent.skills, f"{where}.skills", say)
+
+
+def _check_skills(skills: Sequence[str], where: str, say: Say, words: Sequence[str] = ()) -> None:
+    for index, name in enumerate(skills):
+        if name in words:
+            if len(skills) > 1:
+                say(f"{where}[{index}]", f"{quoted(name)} must stand alone")
+            continue
+        try:
+            _validate_skill_name(name)
+        except ValueError as error:
+            say(f"{where}[{index}]", f"must be a skill's exact name: {error}")
+
+
+def _check_extra_args(extra_args: Mapping[str, str], say: Say) -> None:
+    for flag, value in extra_args.items():
+        where = f"extra_args[{quoted(flag)}]"
+        if not _FLAG.fullmatch(flag):
+            say(
+                where,
+                "must be a flag of the CLI without \"--\": small letters, digits and '-', beginning with a letter",
+            )
+        elif flag in RESERVED_FLAGS:
+            say(where, RESERVED_FLAGS[flag])
+        _check_argument(f"--{flag}={value}", where, say)
+
+
+def _check_the_rest(options: pb.AgentOptions, say: Say) -> None:
+    if options.resume_at_message_uuid and not _is_uuid(options.resume_at_message_uuid):
+        say("resume_at_message_uuid", "must be a UUID")
+    if len(options.client_app) > MAX_NAME or not _PRINTABLE_ASCII.fullmatch(options.client_app):
+        say("client_app", f"must be at most {MAX_NAME} printable ASCII characters")
+    for name in ("http_proxy_port", "socks_proxy_port"):
+        if not 0 <= getattr(options.sandbox.network, name) <= 65535:
+            say(f"sandbox.network.{name}", "must be 1 to 65535, or 0 for none")
+    if options.interactions.HasField("timeout") and not _is_positive(options.interactions.timeout):
+        say("interactions.timeout", "must be above 0, or unset to wait for ever")
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        return str(UUID(text)) == text.lower()
+    except ValueError:
+        return False
+
+
+def _is_positive(duration: Duration) -> bool:
+    whole, part = duration.seconds, duration.nanos
+    return 0 <= whole <= 315_576_000_000 and 0 <= part < 1_000_000_000 and (whole > 0 or part > 0)
+
+
+def _check_argument(text: str, where: str, say: Say) -> None:
+    size = len(text) if text.isascii() else len(text.encode())
+    if size > MAX_ARGUMENT:
+        say(where, f"is {size} bytes as one argument of the agent's process; at most {MAX_ARGUMENT} are possible")
+
+
+def _check_size(options: pb.AgentOptions, say: Say) -> None:
+    """Bound what is joined into one argument, and everything together."""
+    skills = [f"Skill({name})" for name in options.skills]
+    for name, joined in (
+        ("tools", ",".join(options.tools)),
+        ("allowed_tools", ",".join([*options.allowed_tools, *skills])),
+        ("disallowed_tools", ",".join(options.disallowed_tools)),
+        ("betas", ",".join(options.betas)),
+    ):
+        _check_argument(joined, name, say)
+    on_the_side = pb.AgentOptions()
+    on_the_side.CopyFrom(options)
+    for name in ("mcp_servers", "agents", "settings_json", "sandbox"):
+        on_the_side.ClearField(name)  # type: ignore[arg-type]
+    on_the_side.system_prompt.text = ""
+    if on_the_side.ByteSize() > MAX_SPAWN:
+        say("", f"arguments and environment are above {MAX_SPAWN} bytes together, more than a process can be given")

@@ -1,0 +1,57 @@
+"""What a session's options become when a request overrides some of them, and how they are shown."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping, Sequence
+
+from agentpb import agent_pb2 as pb
+
+SECRET = "***"
+NEVER_INHERITED = frozenset({"resume_at_message_uuid"})
+
+
+def merge(inherited: pb.AgentOptions, given: pb.AgentOptions, clear: Sequence[str] = ()) -> pb.AgentOptions:
+    """The options of a resumed session: what `given` sets, field by field, over what it had; `clear` names return to defaults.
+
+    A field is replaced as a whole: lists, maps and messages are never joined. What `given` sets wins over `clear`.
+    """
+    merged = pb.AgentOptions()
+    merged.CopyFrom(inherited)
+    for name in NEVER_INHERITED | (set(clear) & set(merged.DESCRIPTOR.fields_by_name)):
+        merged.ClearField(name)  # type: ignore[arg-type]
+    overriding = pb.AgentOptions()
+    overriding.CopyFrom(given)
+    if is_blank(overriding.system_prompt):
+        overriding.ClearField("system_prompt")
+    for field, _ in overriding.ListFields():
+        merged.ClearField(field.name)  # type: ignore[arg-type]
+    merged.MergeFrom(overriding)
+    return merged
+
+
+def is_blank(prompt: pb.SystemPrompt) -> bool:
+    """Whether a system prompt says nothing, which is the same as none."""
+    return not (prompt.text.strip() or prompt.preset.strip() or prompt.append.strip())
+
+
+def redacted(options: pb.AgentOptions) -> pb.AgentOptions:
+    """A copy to show: every secret in it reads "***"."""
+    shown = pb.AgentOptions()
+    shown.CopyFrom(options)
+    _hide(shown.env)
+    for server in shown.mcp_servers.values():
+        match server.WhichOneof("transport"):
+            case "stdio":
+                _hide(server.stdio.env)
+            case "sse":
+                _hide(server.sse.headers)
+            case "http":
+                _hide(server.http.headers)
+    if shown.settings_json:
+        shown.settings_json = SECRET
+    return shown
+
+
+def _hide(secrets: MutableMapping[str, str]) -> None:
+    for name in list(secrets):
+        secrets[name] = SECRET
