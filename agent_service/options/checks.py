@@ -1,4 +1,4 @@
-"""What each option may be. Every bad field is found at once, under its path in the proto, with what would be accepted."""
+"""What each option may be. Every bad field is found at once, under its path in the proto, with what is accepted."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def check_clear(clear: Sequence[str], path: str = "clear_options") -> list[Field
 
 
 def _leaves(message: Message, prefix: str = "") -> Iterator[tuple[str, FieldDescriptor, Any]]:
-    """Every value that is set, however deep, with its path and field. Keys of maps come as values of the map's field."""
+    """Every value that is set, however deep, with its path and field; keys of maps are among them."""
     for field, value in message.ListFields():
         where = f"{prefix}{field.name}"
         if field.message_type is not None and field.message_type.GetOptions().map_entry:

@@ -11,9 +11,9 @@ NEVER_INHERITED = frozenset({"resume_at_message_uuid"})
 
 
 def merge(inherited: pb.AgentOptions, given: pb.AgentOptions, clear: Sequence[str] = ()) -> pb.AgentOptions:
-    """The options of a resumed session: what `given` sets, field by field, over what it had; `clear` names return to defaults.
+    """The options of a resumed session: what `given` sets, field by field, over what it had.
 
-    A field is replaced as a whole: lists, maps and messages are never joined. What `given` sets wins over `clear`.
+    Fields named in `clear` return to their defaults. A field is replaced as a whole: lists, maps and messages are never joined. What `given` sets wins over `clear`.
     """
     merged = pb.AgentOptions()
     merged.CopyFrom(inherited)

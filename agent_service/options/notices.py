@@ -33,7 +33,8 @@ def _about_leave(options: pb.AgentOptions) -> Iterator[str]:
     if list(options.skills) == ["all"]:
         unasked.append("Skill")
     if unasked:
-        yield f"interactions.permissions: nobody is asked about {', '.join(dict.fromkeys(unasked))}, which need no leave"
+        tools = ", ".join(dict.fromkeys(unasked))
+        yield f"interactions.permissions: nobody is asked about {tools}, which need no leave"
 
 
 def _allows_whole_tool(rule: str) -> bool:

@@ -1,7 +1,7 @@
 """Each option in the SDK's words, once and completely; a test walks both sides.
 
-What travels in argv is visible to every user of the host and bounded by the kernel, so whatever the CLI also reads from a
-file goes into a file that only this user can read.
+What travels in argv is visible to every user of the host and bounded by the kernel, so whatever the CLI also reads
+from a file goes into a file that only this user can read.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from google.protobuf.message import Message
 from agent_service.options.merging import is_blank
 
 MAX_BUFFER_SIZE = 32 << 20
-"""Bytes of one line of the CLI; a longer one kills the SDK's reader, and its own default of 1 MiB is met by one image."""
+"""Bytes of one line of the CLI. A longer one kills the SDK's reader, and one image is above its default of 1 MiB."""
 
 NOT_EXPOSED = {
     "continue_conversation": "picks a conversation by directory; sessions are named here",
@@ -82,8 +82,8 @@ def to_sdk(
 ) -> ClaudeAgentOptions:
     """The SDK's options for options that passed `check`.
 
-    `env` is the service's own part of the environment; the caller's goes over it. Files are written into `scratch`, which
-    must stay until the agent is connected.
+    `env` is the service's own part of the environment; the caller's goes over it. Files are written into `scratch`,
+    which must stay until the agent is connected.
     """
     return ClaudeAgentOptions(
         model=options.model or default_model,
@@ -152,7 +152,7 @@ def _tools(tools: Sequence[str]) -> Any:
 
 def _disallowed_tools(options: pb.AgentOptions) -> list[str]:
     taken = list(options.disallowed_tools)
-    # The callback that asks for leave also brings the tool for questions; it must be taken away where questions are not wanted.
+    # The callback that asks for leave brings the tool for questions along, wanted or not.
     if options.interactions.permissions and not options.interactions.questions and QUESTION_TOOL not in taken:
         taken.append(QUESTION_TOOL)
     return taken
@@ -234,7 +234,7 @@ def _skills(skills: Sequence[str]) -> list[str] | Literal["all"] | None:
 
 
 def _settings(options: pb.AgentOptions, scratch: Path) -> str | None:
-    """The path of one settings file, sandbox included: given apart, the SDK would join them and put the whole into argv."""
+    """The path of one settings file, sandbox included: given apart, the SDK would put both into argv."""
     settings: dict[str, Any] = json.loads(options.settings_json) if options.settings_json else {}
     if options.HasField("sandbox"):
         settings["sandbox"] = _sandbox(options.sandbox)
@@ -279,8 +279,9 @@ def _spill(scratch: Path, name: str, text: str) -> str:
 def spawn_key(sdk: ClaudeAgentOptions) -> str:
     """A fingerprint of what is fixed once an agent's process runs: agents with equal keys can stand in for each other.
 
-    Left out are the session's id, the model and the permission mode, which a connected agent takes afterwards; but a process
-    must have been started for bypassPermissions, so that mode counts. Files count by what is in them, callbacks by their presence.
+    Left out are the session's id, the model and the permission mode, which a connected agent takes afterwards; but
+    bypassPermissions is only taken by a process that was started for it, so it counts. Files count by what is in them,
+    callbacks by their presence.
     """
     fixed: dict[str, Any] = {}
     for field in dataclasses.fields(sdk):

@@ -1,0 +1,42 @@
+"""SDK wire frames → SessionEvent, and SessionEvent → the bytes that are stored and sent; here and nowhere else.
+
+Frames are read raw, as the CLI wrote them: the SDK's dataclasses drop fields and whole messages that they do not know.
+"""
+
+from __future__ import annotations
+
+from agent_service.events.frames import from_frame
+from agent_service.events.own import (
+    interaction_requested,
+    interaction_resolved,
+    state_changed,
+    stderr,
+    turn_completed,
+    turn_queued,
+    turn_started,
+    user_prompt,
+)
+from agent_service.events.results import RunningTotals, turn_result
+from agent_service.events.text import clean
+from agent_service.events.wire import LIST_EVENTS, WATCH_EVENTS, raw_json, response_bytes, seal, with_raw
+
+__all__ = [
+    "LIST_EVENTS",
+    "WATCH_EVENTS",
+    "RunningTotals",
+    "clean",
+    "from_frame",
+    "interaction_requested",
+    "interaction_resolved",
+    "raw_json",
+    "response_bytes",
+    "seal",
+    "state_changed",
+    "stderr",
+    "turn_completed",
+    "turn_queued",
+    "turn_result",
+    "turn_started",
+    "user_prompt",
+    "with_raw",
+]

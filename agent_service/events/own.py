@@ -1,0 +1,79 @@
+"""Events that the service itself makes; the agent knows nothing of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from agentpb import agent_pb2 as pb
+
+from agent_service.events.text import clean, to_json
+
+
+def state_changed(
+    *,
+    from_state: pb.SessionState.ValueType,
+    from_phase: pb.SessionPhase.ValueType,
+    state: pb.SessionState.ValueType,
+    phase: pb.SessionPhase.ValueType,
+    reason: str = "",
+    error: pb.SessionError | None = None,
+) -> pb.SessionEvent:
+    """The session moved."""
+    change = pb.StateChanged(
+        from_state=from_state, from_phase=from_phase, state=state, phase=phase, reason=clean(reason), error=error
+    )
+    return pb.SessionEvent(type="state.changed", state_changed=change)
+
+
+def turn_queued(turn: pb.Turn) -> pb.SessionEvent:
+    """A turn was accepted."""
+    return pb.SessionEvent(type="turn.queued", turn_queued=pb.TurnQueued(turn=turn))
+
+
+def turn_started(turn: pb.Turn, warm: bool) -> pb.SessionEvent:
+    """A turn's agent begins to work."""
+    return pb.SessionEvent(type="turn.started", turn_started=pb.TurnStarted(turn=turn, warm=warm))
+
+
+def turn_completed(turn: pb.Turn) -> pb.SessionEvent:
+    """A turn has ended."""
+    return pb.SessionEvent(type="turn.completed", turn_completed=pb.TurnCompleted(turn=turn))
+
+
+def interaction_requested(interaction: pb.Interaction) -> pb.SessionEvent:
+    """The agent asks something."""
+    asked = pb.InteractionRequested(interaction=interaction)
+    return pb.SessionEvent(type="interaction.requested", interaction_requested=asked)
+
+
+def interaction_resolved(interaction: pb.Interaction) -> pb.SessionEvent:
+    """An interaction needs no answer any more."""
+    answered = pb.InteractionResolved(interaction=interaction)
+    return pb.SessionEvent(type="interaction.resolved", interaction_resolved=answered)
+
+
+def stderr(text: str) -> pb.SessionEvent:
+    """The agent's process wrote to stderr."""
+    return pb.SessionEvent(type="stderr", stderr=pb.Stderr(text=clean(text)))
+
+
+def user_prompt(text: str, attachments: Iterable[pb.Attachment], uuid: str) -> pb.SessionEvent:
+    """A prompt as it was given. Of attachments only kind and size are noted, never the content."""
+    event = pb.SessionEvent(type="message.user", uuid=clean(uuid))
+    event.user_message.origin = "human"
+    if text:
+        event.user_message.content.add().text.text = clean(text)
+    for attachment in attachments:
+        block = event.user_message.content.add().unknown
+        block.type = "attachment"
+        block.json = _note_of(attachment)
+    return event
+
+
+def _note_of(attachment: pb.Attachment) -> str:
+    note: dict[str, object] = {"type": "attachment", "media_type": attachment.media_type}
+    if attachment.WhichOneof("source") == "data":
+        note["bytes"] = len(attachment.data)
+    if attachment.title:
+        note["title"] = attachment.title
+    return to_json(note)
