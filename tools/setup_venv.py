@@ -1,13 +1,15 @@
-"""Make .venv what requirements.lock says, with the project itself installed in place. Needs nothing but Python; see `make setup`.
+"""Make .venv what requirements.lock says, with the project itself installed in place; see `make setup`.
 
-It can be interrupted at any moment, and two may run at once: a lock file keeps them apart, and a .venv that was left half
-made (it holds a file called .incomplete) is made anew. `.venv/.ready` says what the finished one was made from.
+Needs nothing but Python. It can be interrupted at any moment, and two may run at once: a lock file keeps them apart,
+and a .venv that was left half made (it holds a file called .incomplete) is made anew. `.venv/.ready` says what the
+finished one was made from.
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -28,7 +30,7 @@ def main() -> int:
     if sys.version_info < OLDEST:
         return fail(f"Python {OLDEST[0]}.{OLDEST[1]} or newer is needed; this is {sys.version.split()[0]}")
     with only_one():
-        wanted = {name: digest(name) for name in ("requirements.lock", "pyproject.toml")}
+        wanted = {"packages": digest((ROOT / "requirements.lock").read_bytes()), "project": digest(project())}
         made_from = read_ready()
         if wanted != made_from:
             started = time.monotonic()
@@ -53,7 +55,7 @@ def update(wanted: dict[str, str], made_from: dict[str, str]) -> None:
         made_from = {}
     INCOMPLETE.touch()
     READY.unlink(missing_ok=True)
-    if wanted["requirements.lock"] != made_from.get("requirements.lock"):
+    if wanted["packages"] != made_from.get("packages"):
         say("installing the packages of requirements.lock; the first time takes a minute or two")
         # --no-deps: the lock is complete, and `pip check` proves it.
         pip("install", "--quiet", "--no-deps", "--require-hashes", "-r", ROOT / "requirements.lock")
@@ -88,9 +90,19 @@ def read_ready() -> dict[str, str]:
     return dict(line.split() for line in READY.read_text().splitlines())
 
 
-def digest(name: str) -> str:
-    """The SHA-256 of a file of the project."""
-    return hashlib.sha256((ROOT / name).read_bytes()).hexdigest()
+def project() -> bytes:
+    """What of pyproject.toml decides how the project is installed: the settings of the checks do not."""
+    import tomllib  # not at the top: an older Python has to get as far as saying that it is too old
+
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    return json.dumps(
+        [settings["build-system"], settings["project"], settings["tool"]["hatch"]], sort_keys=True
+    ).encode()
+
+
+def digest(content: bytes) -> str:
+    """The SHA-256 of it."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def pip(*args: str | Path, quiet: bool = False) -> None:

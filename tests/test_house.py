@@ -1,0 +1,138 @@
+"""The rules of the house that ruff, mypy and import-linter cannot state. Each test names what breaks it, and where."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import tomllib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SERVICE = sorted((ROOT / "agent_service").rglob("*.py"))
+CLIENT = sorted((ROOT / "client").rglob("*.py"))
+LONGEST_FILE = 400
+
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+def test_the_environment_is_read_only_in_main() -> None:
+    expect_none(
+        f"{where(path, node)} reads the environment"
+        for path in SERVICE
+        if path.name != "__main__.py"
+        for node in ast.walk(parse(path))
+        if reads_environment(node)
+    )
+
+
+def test_no_file_is_longer_than_one_can_read_in_a_sitting() -> None:
+    lengths = {path: len(path.read_text().splitlines()) for path in SERVICE + CLIENT}
+    expect_none(f"{name(path)} has {length} lines" for path, length in lengths.items() if length > LONGEST_FILE)
+
+
+def test_every_module_says_what_it_is() -> None:
+    expect_none(f"{name(path)} has no docstring" for path in SERVICE + CLIENT if not ast.get_docstring(parse(path)))
+
+
+def test_every_public_name_of_the_service_says_what_it_does() -> None:
+    expect_none(
+        f"{where(path, node)} {node.name} has no docstring"
+        for path in SERVICE
+        for node in public_definitions(parse(path))
+        if not ast.get_docstring(node)
+    )
+
+
+def test_the_contract_imports_nothing_but_well_known_types() -> None:
+    imports = re.findall(
+        r'^import (?:public |weak )?"(.+)";', (ROOT / "proto" / "agent.proto").read_text(), re.MULTILINE
+    )
+    expect_none(each for each in imports if not each.startswith("google/protobuf/"))
+
+
+def test_every_dependency_is_locked() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = sum(project["optional-dependencies"].values(), start=list(project["dependencies"]))
+    locked = re.findall(r"^([\w.-]+)==", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    missing = {normal(re.split(r"[^\w.-]", each)[0]) for each in wanted} - {normal(each) for each in locked}
+    expect_none(f"{each} is not in requirements.lock: run `make lock`" for each in sorted(missing))
+
+
+def test_no_tracked_file_names_an_index_or_this_machine() -> None:
+    # The names are put together here, so that this file does not name them either.
+    hosts = [r"pypi\." + "org", "python" + "hosted", "npm" + r"js\.", r"proxy\.go" + "lang", "index-url[ =]+[\"']?http"]
+    places = [re.escape(str(ROOT))] + [re.escape(str(home)) for home in [Path.home()] if len(home.parts) > 2]
+    banned = re.compile("|".join(hosts + [f"{place}(?![\\w.-])" for place in places]))
+    expect_none(
+        f"{path}:{number}: {found[0]}"
+        for path in tracked_files()
+        for number, line in enumerate(lines(ROOT / path), start=1)
+        if (found := banned.search(line))
+    )
+
+
+def expect_none(found: Iterable[str]) -> None:
+    """Fail with all that was found, a line each."""
+    if listed := list(found):
+        pytest.fail("\n".join(listed), pytrace=False)
+
+
+def public_definitions(scope: ast.Module | ast.ClassDef) -> Iterator[Definition]:
+    """Classes, functions and methods whose callers need to be told; what overrides or overloads is told elsewhere."""
+    told = {"override", "overload", "setter"}
+    for node in scope.body:
+        if not isinstance(node, Definition) or node.name.startswith("_"):
+            continue
+        if not {getattr(each, "id", getattr(each, "attr", "")) for each in node.decorator_list} & told:
+            yield node
+        if isinstance(node, ast.ClassDef):
+            yield from public_definitions(node)
+
+
+def reads_environment(node: ast.AST) -> bool:
+    """Whether it is os.environ, os.getenv or one of their kind."""
+    names = {"environ", "environb", "getenv", "getenvb"}
+    if isinstance(node, ast.ImportFrom):
+        return node.module == "os" and bool(names & {each.name for each in node.names})
+    return isinstance(node, ast.Attribute) and node.attr in names and getattr(node.value, "id", "") == "os"
+
+
+def tracked_files() -> list[str]:
+    """What git keeps; the test is skipped where there is no git."""
+    try:
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this is no git checkout")
+    return [each for each in listed.stdout.split("\0") if each]
+
+
+def lines(path: Path) -> list[str]:
+    """The lines of a text file; none of a binary one, or of one that is gone."""
+    try:
+        return path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []
+
+
+def parse(path: Path) -> ast.Module:
+    """The module's syntax tree."""
+    return ast.parse(path.read_text(), filename=str(path))
+
+
+def where(path: Path, node: ast.AST) -> str:
+    """A place to click on."""
+    return f"{name(path)}:{getattr(node, 'lineno', 0)}"
+
+
+def name(path: Path) -> str:
+    """The path inside the project."""
+    return str(path.relative_to(ROOT))
+
+
+def normal(name: str) -> str:
+    """A distribution's name as indexes compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
