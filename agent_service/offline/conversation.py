@@ -6,6 +6,8 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain, groupby
+from operator import itemgetter
 from typing import Any
 
 from .directives import parse
@@ -43,7 +45,6 @@ class Conversation:
     messages: int = 0  # of the user and the assistant
     characters: int = 0  # of what these said, without what the CLI added
     _tools: dict[str, str] = field(default_factory=dict)
-    _answered: bool = False  # the message before was the assistant's
 
     @property
     def pending(self) -> list[Step]:
@@ -53,18 +54,28 @@ class Conversation:
     def input_tokens(self) -> int:
         return max(1, math.ceil(self.characters / 4))
 
-    def assistant(self, blocks: list[dict[str, Any]]) -> None:
+    def hear(self, role: str, blocks: list[dict[str, Any]]) -> None:
+        if role == "system":
+            for block in blocks:
+                self._aside(_text(block))
+            return
+        self.messages += 1
+        if role == "assistant":
+            self._assistant(blocks)
+        else:
+            self._user(blocks)
+
+    def _assistant(self, blocks: list[dict[str, Any]]) -> None:
         """Move past what was answered: a message without a tool ends the turn, one with tools ends a step for each."""
         used = [block for block in blocks if block.get("type") == "tool_use"]
         self.characters += sum(len(_text(block)) for block in blocks)
         for block in used:
             self._tools[str(block.get("id"))] = str(block.get("name"))
             self._pass_tool_step()
-        if not used and not self._answered:
+        if not used:
             self.position = len(self.program)
-        self._answered = True
 
-    def user(self, blocks: list[dict[str, Any]]) -> None:
+    def _user(self, blocks: list[dict[str, Any]]) -> None:
         prompt: list[str] = []
         for block in blocks:
             if block.get("type") == "tool_result":
@@ -74,12 +85,6 @@ class Conversation:
                 prompt = [*(part for part in prompt if not part.endswith("\n")), text]
         if prompt:
             self._prompt("\n".join(prompt).strip())
-        self._answered = False
-
-    def system(self, blocks: list[dict[str, Any]]) -> None:
-        for block in blocks:
-            self._aside(_text(block))
-        self._answered = False
 
     def _prompt(self, text: str) -> None:
         self.first_prompt = self.first_prompt or text
@@ -133,17 +138,14 @@ class Conversation:
 
 
 def read(body: object) -> Conversation:
-    """Follow the messages of a request from the first to the last."""
+    """Follow the messages of a request from the first to the last; neighbours of the assistant's are one message."""
     conversation = Conversation()
-    for role, blocks in _messages(body):
-        if role == "system":
-            conversation.system(blocks)
-            continue
-        conversation.messages += 1
-        if role == "user":
-            conversation.user(blocks)
-        else:
-            conversation.assistant(blocks)
+    for role, messages in groupby(_messages(body), key=itemgetter(0)):
+        said = [blocks for _, blocks in messages]
+        if role == "assistant":
+            said = [list(chain.from_iterable(said))]
+        for blocks in said:
+            conversation.hear(role, blocks)
     return conversation
 
 

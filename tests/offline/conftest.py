@@ -65,7 +65,8 @@ class Turn:
 
     @property
     def blocks(self) -> list[Any]:
-        return [block for message in self.messages if isinstance(message, AssistantMessage) for block in message.content]
+        contents = [message.content for message in self.messages if isinstance(message, AssistantMessage)]
+        return [block for content in contents for block in content]
 
     @property
     def texts(self) -> list[str]:
