@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import os
 import re
 import signal
@@ -96,9 +97,12 @@ class _Table:
     def __init__(self, processes: Iterable[Process], marker_of: Callable[[Process], str | None]) -> None:
         self.by_pid = {process.pid: process for process in processes}
         self._marker_of = marker_of
+        self._marked: dict[str, list[Process]] | None = None
         self._children: dict[int, list[Process]] = {}
+        self._sessions: dict[int, list[Process]] = {}
         for process in self.by_pid.values():
             self._children.setdefault(process.parent, []).append(process)
+            self._sessions.setdefault(process.session, []).append(process)
 
     def children(self, pid: int) -> list[Process]:
         return self._children.get(pid, [])
@@ -108,8 +112,24 @@ class _Table:
             yield pid
             pid = process.parent
 
+    def in_session(self, session: int | None) -> list[Process]:
+        return self._sessions.get(session, []) if session else []
+
+    def known(self, identities: Iterable[tuple[int, int]]) -> list[Process]:
+        found = ((self.by_pid.get(identity[0]), identity) for identity in identities)
+        return [process for process, identity in found if process is not None and process.identity == identity]
+
     def marked(self, prefix: str) -> list[Process]:
-        return [process for process in self.by_pid.values() if _within(self._marker_of(process) or "", prefix)]
+        if self._marked is None:
+            self._marked = self._by_marker()
+        return [process for value, group in self._marked.items() if _within(value, prefix) for process in group]
+
+    def _by_marker(self) -> dict[str, list[Process]]:
+        found: dict[str, list[Process]] = {}
+        for process in self.by_pid.values():
+            if value := self._marker_of(process):
+                found.setdefault(value, []).append(process)
+        return found
 
     def with_descendants(self, roots: Iterable[Process]) -> dict[int, Process]:
         found: dict[int, Process] = {}
@@ -151,7 +171,7 @@ class _Host:
         began = time.monotonic()
         try:
             waiting.set_result(self.look())
-        except OSError as error:  # no file descriptor left to look with
+        except Exception as error:  # noqa: BLE001 - for whoever waits; such as that no file descriptor is left
             waiting.set_exception(error)
         now = time.monotonic()
         self._rest_until = now + min(now - began, 0.05)
@@ -189,13 +209,16 @@ def _read(path: str) -> bytes:
 
 
 def _read_process(pid: str) -> Process | None:
-    """None for what has ended, zombies included. The name may hold blanks and parentheses: the last one closes it."""
+    """None for what has ended, zombies included, but for one whose other threads live on.
+
+    The name may hold blanks and parentheses: the last one closes it.
+    """
     head, _, tail = _read(f"/proc/{pid}/stat").rpartition(b")")
     if not head:
         return None
     fields = tail.split()
     state = fields[0].decode()
-    if state in "ZXx":
+    if state in "Xx" or (state == "Z" and int(fields[17]) <= 1):
         return None
     name = head.partition(b"(")[2].decode(errors="replace")
     return Process(int(pid), name, state, int(fields[1]), int(fields[3]), int(fields[19]))
@@ -284,8 +307,8 @@ class ProcessGuard(ABC):
 
     name: ClassVar[str]
     strength: ClassVar[str]
-    survives_nothing: ClassVar[bool] = True
-    """Whether the whole tree dies when this process is killed, and when the command itself is."""
+    dies_with_service: ClassVar[bool] = True
+    """Whether the whole tree dies with this process, and with the command itself."""
     wrappers: ClassVar[int] = 0
     """Processes between this one and the command; SIGTERM is not for them."""
     ends_by_itself: ClassVar[bool] = False
@@ -313,7 +336,8 @@ class ProcessGuard(ABC):
 
 
 _NAMESPACE = ("--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "slave")
-_INIT = ("sh", "-c", '"$@"; exit $?', "agent-init")
+_INIT = '{ echo "$1" >/proc/sys/kernel/ns_last_pid; } 2>/dev/null; shift; "$@"; exit $?'
+_inner_ids = itertools.cycle(range(1000, 31000))
 
 
 @dataclass(frozen=True)
@@ -322,6 +346,9 @@ class NamespaceGuard(ProcessGuard):
 
     The first process is a shell that waits for all orphans, because the command would not: it would pile up zombies,
     and as process 1 it would be deaf to signals it has no handler for. The command sees a /proc of its own namespace.
+
+    The CLI names files by its process id, so two that see the same id in one directory would take each other's: where
+    the shell may (as root, not rootless), it lets each count from another number.
     """
 
     name: ClassVar[str] = "pidns"
@@ -331,7 +358,8 @@ class NamespaceGuard(ProcessGuard):
 
     def command(self, argv: Sequence[str], marker: str) -> list[str]:
         namespace = ["unshare", *self.user, *_NAMESPACE]
-        return ["setpriv", "--pdeathsig", "KILL", "--", *namespace, "--", *_INIT, *argv]
+        init = ["sh", "-c", _INIT, "agent-init", str(next(_inner_ids))]
+        return ["setpriv", "--pdeathsig", "KILL", "--", *namespace, "--", *init, *argv]
 
 
 @dataclass(frozen=True)
@@ -398,7 +426,11 @@ def _cgroup_members(groups: Iterable[Path]) -> set[int]:
 def _kill_cgroups(groups: Iterable[Path]) -> None:
     for group in groups:
         with suppress(OSError):
-            (group / "cgroup.kill").write_text("1")
+            descriptor = os.open(group / "cgroup.kill", os.O_WRONLY)
+            try:
+                os.write(descriptor, b"1")
+            finally:
+                os.close(descriptor)
 
 
 def _remove_cgroups(groups: Iterable[Path]) -> None:
@@ -416,7 +448,7 @@ class GroupGuard(ProcessGuard):
         "process group and environment marker: a daemon that drops its environment escapes, and the tree outlives a "
         "killed service until the next start sweeps it"
     )
-    survives_nothing: ClassVar[bool] = False
+    dies_with_service: ClassVar[bool] = False
 
     def command(self, argv: Sequence[str], marker: str) -> list[str]:
         return list(argv)
@@ -449,8 +481,8 @@ class ProcessTree:
         self._forced = False
         self._guard = guard
         self._marker = _checked(marker)
-        self._root = _read_process(str(pid)) if pid else None
-        self._seen: set[tuple[int, int]] = {self._root.identity} if self._root else set()
+        root = _read_process(str(pid)) if pid else None
+        self._seen: set[tuple[int, int]] = {root.identity} if root else set()
 
     def processes(self) -> list[Process]:
         """What lives in the tree now, wrappers included, in order of their ids."""
@@ -499,25 +531,25 @@ class ProcessTree:
 
     async def _look(self, seen: set[int]) -> list[Process]:
         members = self._members(await _host.fresh_look())
-        if not members and not self._guard.survives_nothing:  # a fork during the first look may have hidden from it
+        if not members and not self._guard.dies_with_service:  # a fork during the first look may have hidden from it
             members = self._members(await _host.fresh_look())
         seen.update(process.pid for process in members)
         return members
 
     def _members(self, table: _Table) -> list[Process]:
         own = set(table.ancestors(os.getpid()))
-        roots = [*table.marked(self._marker), *self._known(table)]
+        counted = _cgroup_members(self._guard.cgroups(self._marker))
+        roots = [
+            *table.known(self._seen),
+            *table.in_session(self._session),
+            *table.marked(self._marker),
+            *(table.by_pid[pid] for pid in counted & table.by_pid.keys()),
+        ]
         found = table.with_descendants(process for process in roots if process.pid not in own)
         self._seen = {process.identity for process in found.values()}
         if not found:
             self._session = None  # from here on the id may be another session's
         return [found[pid] for pid in sorted(found)]
-
-    def _known(self, table: _Table) -> Iterator[Process]:
-        counted = _cgroup_members(self._guard.cgroups(self._marker))
-        for process in table.by_pid.values():
-            if process.identity in self._seen or process.session == self._session or process.pid in counted:
-                yield process
 
     def _ask(self, members: list[Process]) -> bool:
         """SIGTERM to all but the wrappers; false if there is nobody yet to ask. What is stopped could not hear it."""
@@ -636,7 +668,7 @@ async def probe(kind: type[ProcessGuard]) -> ProcessGuard:
     try:
         guard = kind()
         trials = [_try_kill(guard)]
-        if guard.survives_nothing:
+        if guard.dies_with_service:
             trials.append(_try_parent_death(guard))
         for outcome in await asyncio.gather(*trials, return_exceptions=True):
             if outcome is not None:

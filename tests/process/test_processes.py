@@ -1,0 +1,455 @@
+"""What becomes of process trees: the same promises, asked of every guard this host has."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from agent_service import processes
+from agent_service.processes import (
+    GUARDS,
+    CgroupGuard,
+    Choice,
+    GroupGuard,
+    GuardUnavailable,
+    NamespaceGuard,
+    ProcessGuard,
+    ProcessTree,
+    SubreaperGuard,
+    choose_guard,
+    owner_id,
+    probe,
+    session_marker,
+    sweep,
+)
+
+pytestmark = pytest.mark.process
+
+CLI = Path(sys.prefix, "lib/python3.11/site-packages/claude_agent_sdk/_bundled/claude")
+OWNER = f"test-{os.getpid()}"
+PIPE = asyncio.subprocess.PIPE
+
+SLEEP = "sleep 300"
+BAD_COMPANY = f"""
+    {SLEEP} &
+    sh -c 'trap "" TERM INT HUP; {SLEEP} & echo deaf; wait; wait; {SLEEP}' &
+    setsid {SLEEP} &
+    ({SLEEP} &)
+    setsid sh -c '{SLEEP} & echo daemon' &
+"""
+"""A child, one that is deaf to SIGTERM, one in another session, two that daemonised."""
+
+
+@dataclass
+class Running:
+    process: asyncio.subprocess.Process
+    tree: ProcessTree
+    marker: str
+
+    async def says(self, *lines: str) -> None:
+        """Wait until the tree has written all of these lines, in any order."""
+        assert self.process.stdout is not None
+        missing = set(lines)
+        while missing:
+            line = await asyncio.wait_for(self.process.stdout.readline(), 10)
+            assert line, f"ended before {missing}"
+            missing.discard(line.decode().strip())
+
+
+Start = Callable[..., "asyncio.Future[Running]"]
+
+
+@pytest.fixture(params=GUARDS, ids=lambda kind: kind.name)
+async def guard(request: pytest.FixtureRequest) -> ProcessGuard:
+    try:
+        return await probe(request.param)
+    except GuardUnavailable as error:
+        pytest.skip(f"{request.param.name}: {error}")
+
+
+@asynccontextmanager
+async def running(guard: ProcessGuard, *argv: str, marker: str = "", **keywords: object) -> AsyncIterator[Running]:
+    marker = marker or session_marker(OWNER, "i1", uuid4().hex)
+    command, options = guard.spawn(argv, marker=marker)
+    environment = os.environ | guard.environment(marker)
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=PIPE, stdout=PIPE, env=environment, **options, **keywords
+    )
+    run = Running(process, guard.tree(process.pid, marker=marker), marker)
+    try:
+        yield run
+    finally:
+        await run.tree.kill()
+        await process.communicate()
+        assert run.tree.processes() == []
+
+
+def shell(script: str) -> tuple[str, str, str]:
+    return "sh", "-c", script
+
+
+def alive(pids: tuple[int, ...] | list[int]) -> list[int]:
+    return [pid for pid in pids if processes._read_process(str(pid)) is not None]
+
+
+async def until(condition: Callable[[], bool], patience: float = 5.0) -> None:
+    async with asyncio.timeout(patience):
+        while not condition():  # noqa: ASYNC110 - /proc tells nobody of a change
+            await asyncio.sleep(0.005)
+
+
+async def sleepers(tree: ProcessTree) -> list[int]:
+    """The five that bad company consists of, once all of them are there."""
+    await until(lambda: [process.name for process in tree.processes()].count("sleep") == 5)
+    return [process.pid for process in tree.processes() if process.name == "sleep"]
+
+
+def the_command(run: Running) -> processes.Process:
+    """The process that the caller asked for, under the guard's wrappers."""
+    members = run.tree.processes()
+    wrappers = run.tree._wrappers(members)
+    parent = wrappers[-1].pid if wrappers else os.getpid()
+    return next(process for process in members if process.parent == parent)
+
+
+class TestEveryGuard:
+    async def test_kill_leaves_nothing_and_lists_whom_it_killed(self, guard: ProcessGuard) -> None:
+        async with running(guard, *shell(f"{BAD_COMPANY} wait; {SLEEP}")) as run:
+            await run.says("deaf", "daemon")
+            before = await sleepers(run.tree)
+            reaped = await run.tree.kill()
+            assert set(before) <= set(reaped.process_ids)
+            assert alive(reaped.process_ids) == []
+            assert (reaped.killed, reaped.terminated, reaped.survivors) == (True, False, ())
+
+    async def test_terminate_lets_the_command_say_goodbye_and_then_leaves_nothing(self, guard: ProcessGuard) -> None:
+        goodbye = f"trap 'echo goodbye; exit 7' TERM; {BAD_COMPANY} while :; do wait; sleep 0.01; done"
+        async with running(guard, *shell(goodbye)) as run:
+            await run.says("deaf", "daemon")
+            ending = asyncio.create_task(run.tree.terminate(0.3))
+            await run.says("goodbye")
+            reaped = await ending
+            assert await run.process.wait() == 7
+            assert alive(reaped.process_ids) == []
+            assert reaped.terminated
+            assert len(reaped.process_ids) >= 6
+
+    async def test_terminate_kills_who_does_not_listen(self, guard: ProcessGuard) -> None:
+        async with running(guard, *shell(f"trap '' TERM; echo deaf; {SLEEP}; {SLEEP}; {SLEEP}")) as run:
+            await run.says("deaf")
+            reaped = await run.tree.terminate(0.1)
+            assert reaped.terminated
+            assert reaped.killed
+            assert 0.1 <= reaped.duration < 5
+
+    async def test_a_tree_that_goes_at_once_is_not_waited_for(self, guard: ProcessGuard) -> None:
+        async with running(guard, *shell(f"echo up; exec {SLEEP}")) as run:
+            await run.says("up")
+            reaped = await run.tree.terminate(30)
+            assert not reaped.killed
+            assert reaped.duration < 5
+
+    @pytest.mark.parametrize("way", ["kill", "terminate"])
+    async def test_a_stopped_command_ends_too(self, guard: ProcessGuard, way: str) -> None:
+        async with running(guard, *shell(f"echo up; {SLEEP} & {SLEEP}")) as run:
+            await run.says("up")
+            os.kill(the_command(run).pid, signal.SIGSTOP)
+            await until(lambda: "T" in {process.state for process in run.tree.processes()})
+            reaped = await (run.tree.kill() if way == "kill" else run.tree.terminate(5))
+            assert alive(reaped.process_ids) == []
+
+    async def test_a_dead_commands_tools_die_with_it_or_with_the_next_kill(self, guard: ProcessGuard) -> None:
+        async with running(guard, *shell(f"{BAD_COMPANY} wait; {SLEEP}")) as run:
+            await run.says("deaf", "daemon")
+            before = await sleepers(run.tree)
+            os.kill(the_command(run).pid, signal.SIGKILL)
+            if guard.dies_with_service:
+                await until(lambda: alive(before) == [], 1.0)
+            await run.tree.kill()
+            assert alive(before) == []
+
+    async def test_a_dead_wrapper_hides_nobody(self, guard: ProcessGuard) -> None:
+        async with running(guard, *shell(f"{BAD_COMPANY} wait; {SLEEP}")) as run:
+            await run.says("deaf", "daemon")
+            before = await sleepers(run.tree)
+            os.kill(run.process.pid, signal.SIGKILL)
+            reaped = await run.tree.kill()
+            assert alive(before) == []
+            assert reaped.survivors == ()
+
+    async def test_a_daemon_that_drops_its_environment_is_found(self, guard: ProcessGuard) -> None:
+        if isinstance(guard, GroupGuard):
+            pytest.skip(guard.strength)
+        escape = f"setsid env -i /bin/sh -c '(/bin/{SLEEP} & echo $! ) ; exit' & {SLEEP}"
+        async with running(guard, *shell(escape)) as run:
+            assert run.process.stdout is not None
+            await run.process.stdout.readline()
+            await until(lambda: [process.name for process in run.tree.processes()].count("sleep") == 2)
+            reaped = await run.tree.kill()
+            assert alive(reaped.process_ids) == []
+
+    async def test_kill_now_cuts_a_grace_short(self, guard: ProcessGuard) -> None:
+        async with running(guard, *shell(f"trap '' TERM; echo deaf; {SLEEP}; {SLEEP}; {SLEEP}; {SLEEP}")) as run:
+            await run.says("deaf")
+            ending = asyncio.create_task(run.tree.terminate(60))
+            await asyncio.sleep(0)
+            run.tree.kill_now()
+            reaped = await asyncio.wait_for(ending, 5)
+            assert reaped.killed
+
+    async def test_a_tree_that_has_ended_gives_an_empty_receipt(self, guard: ProcessGuard) -> None:
+        async with running(guard, "true") as run:
+            await run.process.wait()
+            await run.tree.kill()
+            reaped = await run.tree.terminate(1)
+            assert (reaped.process_ids, reaped.terminated, reaped.killed) == ((), False, False)
+
+    async def test_a_tree_can_be_killed_in_the_moment_of_its_start(self, guard: ProcessGuard) -> None:
+        for _ in range(3):
+            async with running(guard, *shell(SLEEP)) as run:
+                reaped = await run.tree.kill()
+                assert reaped.killed
+                assert run.tree.processes() == []
+
+    @pytest.mark.parametrize("code", [0, 3, 255])
+    async def test_exit_codes_are_the_commands(self, guard: ProcessGuard, code: int) -> None:
+        async with running(guard, *shell(f"exit {code}")) as run:
+            assert await run.process.wait() == code
+
+    async def test_a_death_by_signal_is_128_plus_the_signal(self, guard: ProcessGuard) -> None:
+        async with running(guard, *shell("kill -KILL $$")) as run:
+            expected = -9 if isinstance(guard, GroupGuard) else 137
+            assert await run.process.wait() == expected
+
+    async def test_a_command_that_does_not_exist_is_127(self, guard: ProcessGuard) -> None:
+        if isinstance(guard, GroupGuard):
+            pytest.skip("the spawn itself raises FileNotFoundError")
+        async with running(guard, "/does/not/exist", stderr=PIPE) as run:
+            assert await run.process.wait() == 127
+
+    async def test_a_megabyte_passes_both_ways(self, guard: ProcessGuard) -> None:
+        data = os.urandom(1 << 20)
+        async with running(guard, "cat") as run:
+            output, _ = await asyncio.wait_for(run.process.communicate(data), 10)
+            assert output == data
+            assert run.process.returncode == 0
+
+    async def test_the_command_gets_signals_as_a_fresh_process_would(self, guard: ProcessGuard) -> None:
+        async with running(guard, "grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status") as run:
+            output, _ = await run.process.communicate()
+            assert [int(line.split()[1], 16) for line in output.splitlines()] == [0, 0]
+
+    async def test_fifty_trees_end_at_once_without_blocking_the_loop(self, guard: ProcessGuard) -> None:
+        scripts = [running(guard, *shell(f"echo up; {SLEEP} & {SLEEP}")) for _ in range(20)]
+        runs = [await script.__aenter__() for script in scripts]
+        await asyncio.gather(*(run.says("up") for run in runs))
+        receipts = await asyncio.gather(*(run.tree.kill() for run in runs))
+        assert all(alive(receipt.process_ids) == [] for receipt in receipts)
+        assert sum(len(receipt.process_ids) for receipt in receipts) >= 40
+        for script in scripts:
+            await script.__aexit__(None, None, None)
+
+    async def test_memory_is_that_of_the_whole_tree(self, guard: ProcessGuard) -> None:
+        eater = "import sys; data = bytearray(b'x') * (50 << 20); print('fed', flush=True); sys.stdin.read()"
+        async with running(guard, sys.executable, "-I", "-c", eater) as run:
+            await run.says("fed")
+            assert 50 << 20 <= run.tree.memory_bytes() < 120 << 20
+
+
+SERVICE = """
+import asyncio, os, sys
+from agent_service import processes
+
+async def main(name, marker, *argv):
+    guard = next(kind for kind in processes.GUARDS if kind.name == name)()
+    command, options = guard.spawn(argv, marker=marker)
+    await asyncio.create_subprocess_exec(*command, env=os.environ | guard.environment(marker), **options)
+    await asyncio.sleep(300)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@asynccontextmanager
+async def a_service(guard: ProcessGuard, marker: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Another process that spawned a tree of its own and runs on."""
+    script = f"{BAD_COMPANY} wait; {SLEEP}"
+    argv = [sys.executable, "-c", SERVICE, guard.name, marker, *shell(script)]
+    service = await asyncio.create_subprocess_exec(*argv, stdout=PIPE, cwd=Path(__file__).parents[2])
+    heard = Running(service, ProcessTree(guard, None, marker), marker)
+    try:
+        await heard.says("deaf", "daemon")
+        yield service
+    finally:
+        await heard.tree.kill()
+        if service.returncode is None:
+            service.kill()
+        await service.communicate()
+
+
+class TestTheDeathOfTheService:
+    async def test_leaves_nothing_a_second_later(self, guard: ProcessGuard) -> None:
+        if not guard.dies_with_service:
+            pytest.skip(guard.strength)
+        marker = session_marker(OWNER, "i1", uuid4().hex)
+        async with a_service(guard, marker) as service:
+            before = await sleepers(ProcessTree(guard, None, marker))
+            service.kill()
+            await until(lambda: alive(before) == [], 1.0)
+            assert ProcessTree(guard, None, marker).processes() == []
+
+    async def test_what_a_weak_guard_leaves_is_swept_at_the_next_start(self) -> None:
+        owner = f"{OWNER}-{uuid4().hex}"
+        marker = session_marker(owner, "i1", "s1")
+        async with a_service(GroupGuard(), marker) as service:
+            service.kill()
+            await until(lambda: alive([service.pid]) == [])
+            left = await sleepers(ProcessTree(GroupGuard(), None, marker))
+            reaped = await sweep(owner)
+            assert set(left) <= set(reaped.process_ids)
+            assert alive(left) == []
+            assert alive(reaped.process_ids) == []
+
+
+class TestSweep:
+    async def test_touches_only_its_own_data_directory(self) -> None:
+        guard = GroupGuard()
+        mine, other = f"{OWNER}-a", f"{OWNER}-ab"
+        async with (
+            running(guard, *shell(f"echo up; {SLEEP}; :"), marker=session_marker(mine, "i1", "s1")) as first,
+            running(guard, *shell(f"echo up; {SLEEP}; :"), marker=session_marker(other, "i1", "s1")) as second,
+        ):
+            await first.says("up")
+            await second.says("up")
+            reaped = await sweep(mine)
+            assert first.process.pid in reaped.process_ids
+            assert second.process.pid not in reaped.process_ids
+            assert await first.process.wait() == -9
+            assert second.tree.processes()
+
+    async def test_spares_a_service_that_was_started_inside_a_session(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(
+            processes._Host, "_marker_of", lambda self, process: f"{OWNER}:i:s" if process.pid == os.getpid() else None
+        )
+        assert await sweep(OWNER) == replace(await sweep(OWNER), duration=pytest.approx(0, abs=5))
+
+    async def test_finds_nothing_where_nothing_is(self) -> None:
+        assert (await sweep(f"{OWNER}-nobody")).process_ids == ()
+
+    @pytest.mark.parametrize("owner", ["", ":", "a b", "a/b", "*"])
+    async def test_refuses_an_owner_that_could_mean_anyone(self, owner: str) -> None:
+        with pytest.raises(ValueError, match="not a process marker"):
+            await sweep(owner)
+
+    def test_an_owner_is_one_directory_however_it_is_called(self, tmp_path: Path) -> None:
+        (tmp_path / "data").mkdir()
+        (tmp_path / "link").symlink_to("data")
+        assert owner_id(tmp_path / "data") == owner_id(tmp_path / "link") != owner_id(tmp_path)
+
+    @pytest.mark.parametrize("parts", [("", "i", "s"), ("o", "i:j", "s"), ("o", "i", "../s")])
+    def test_a_marker_is_made_of_plain_parts(self, parts: tuple[str, str, str]) -> None:
+        with pytest.raises(ValueError, match="not a process marker"):
+            session_marker(*parts)
+
+
+class TestTheChoice:
+    async def test_auto_takes_the_strongest_that_works_and_says_why_not_the_others(self) -> None:
+        choice = await choose_guard()
+        stronger = [kind.name for kind in GUARDS[: GUARDS.index(type(choice.guard))]]
+        assert [refusal.name for refusal in choice.refused] == stronger
+        assert all(refusal.reason for refusal in choice.refused)
+
+    async def test_without_the_tools_a_weaker_guard_is_taken(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        for tool in ("sh", "setsid", "sleep"):
+            (tmp_path / tool).symlink_to(f"/usr/bin/{tool}")
+        monkeypatch.setenv("PATH", str(tmp_path))
+        choice = await choose_guard()
+        assert isinstance(choice.guard, SubreaperGuard | GroupGuard)
+        assert "setpriv" in choice.refused[0].reason
+
+    async def test_a_wish_is_granted_or_refused_by_name(self) -> None:
+        assert await choose_guard("process-group") == Choice(GroupGuard())
+        with pytest.raises(GuardUnavailable, match="no process guard is called 'magic'; there are: auto, pidns"):
+            await choose_guard("magic")
+
+    async def test_a_wish_that_cannot_be_met_says_why(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setattr(processes, "_own_cgroup", lambda: tmp_path / "none")
+        with pytest.raises(GuardUnavailable, match=r"'cgroup' does not work on this host: cgroup: .*No such file"):
+            await choose_guard("cgroup")
+
+    async def test_a_directory_that_is_no_cgroup_is_refused(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setattr(processes, "_own_cgroup", lambda: tmp_path)
+        with pytest.raises(GuardUnavailable, match="cgroup"):
+            await choose_guard("cgroup")
+
+
+class TestANamespace:
+    async def test_gives_every_command_an_id_of_its_own_and_reaps_its_orphans(self) -> None:
+        guard = await self._guard()
+        look = "(true &) ; (true &) ; sleep 0.1; ps -o stat= -A | grep -c Z; echo $$"
+        async with running(guard, *shell(look)) as first, running(guard, *shell(look)) as second:
+            zombies, inside = (await first.process.communicate())[0].split()
+            _, inside_second = (await second.process.communicate())[0].split()
+            assert zombies == b"0"
+            assert inside != inside_second
+
+    async def _guard(self) -> ProcessGuard:
+        try:
+            return await probe(NamespaceGuard)
+        except GuardUnavailable as error:
+            pytest.skip(str(error))
+
+
+class TestACgroup:
+    async def test_is_removed_with_its_tree(self) -> None:
+        try:
+            guard = await probe(CgroupGuard)
+        except GuardUnavailable as error:
+            pytest.skip(str(error))
+        async with running(guard, *shell(f"echo up; {SLEEP}; :")) as run:
+            await run.says("up")
+            assert len(guard.cgroups(run.marker)) == 1
+            await run.tree.kill()
+            assert guard.cgroups(run.marker) == []
+
+
+@pytest.mark.skipif(not CLI.exists(), reason="no bundled CLI")
+class TestTheRealAgent:
+    async def test_starts_answers_and_dies_under_the_guard(self, guard: ProcessGuard, tmp_path: Path) -> None:
+        environment = {
+            "CLAUDE_CONFIG_DIR": str(tmp_path),
+            "HOME": str(tmp_path),
+            "TMPDIR": str(tmp_path),
+            "ANTHROPIC_API_KEY": "none",
+            "ANTHROPIC_BASE_URL": "http://127.0.0.1:9",
+            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        }
+        hello = {"type": "control_request", "request_id": "r1", "request": {"subtype": "initialize", "hooks": None}}
+        argv = [str(CLI), "--output-format", "stream-json", "--input-format", "stream-json", "--verbose"]
+        command = ["env", *(f"{key}={value}" for key, value in environment.items()), *argv, "--setting-sources", ""]
+        async with running(guard, *command, limit=1 << 22) as run:
+            assert run.process.stdin is not None
+            assert run.process.stdout is not None
+            run.process.stdin.write(json.dumps(hello).encode() + b"\n")
+            answer = json.loads(await asyncio.wait_for(run.process.stdout.readline(), 20))
+            assert answer["response"]["subtype"] == "success"
+            assert "claude" in {process.name for process in run.tree.processes()}
+            began = time.monotonic()
+            reaped = await run.tree.terminate(5)
+            assert time.monotonic() - began < 5
+            assert alive(reaped.process_ids) == []
