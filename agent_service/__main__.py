@@ -1,0 +1,215 @@
+"""`agent-service`: environment, TOML file and flags become a Config. The environment is read here and nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import os
+import sys
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import structlog
+
+from agent_service import offline
+from agent_service.config import Config, parse_duration
+from agent_service.ledger import LedgerUnusable
+from agent_service.processes import GuardUnavailable
+from agent_service.server import CannotServe, Running, serve
+
+PREFIX = "AGENT_SERVICE_"
+PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "TERM", "SSL_CERT_FILE", "SSL_CERT_DIR", "NODE_EXTRA_CA_CERTS")
+PASSED_ON_PREFIXES = (
+    "ANTHROPIC_",
+    "CLAUDE_CODE_",
+    "AWS_",
+    "GOOGLE_",
+    "CLOUD_ML_",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+)
+NOT_PASSED_ON = ("CLAUDE_CODE_ENTRYPOINT", "CLAUDE_CODE_SSE_PORT", "CLAUDE_CODE_SESSION_ID")
+"""What would make the CLI believe that it runs inside another one."""
+
+
+class Duration(click.ParamType):
+    """Seconds, written 90s, 5m, 24h."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse a text; numbers of a TOML file are seconds."""
+        try:
+            return float(value) if isinstance(value, int | float) else parse_duration(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _config_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command one option per field of Config: a flag, a variable and a TOML key each."""
+    for field in reversed(dataclasses.fields(Config)):
+        if "help" in field.metadata:
+            command = _config_option(field)(command)
+    return command
+
+
+def _config_option(field: dataclasses.Field[Any]) -> Callable[..., Any]:
+    flag = f"--{field.name.replace('_', '-')}"
+    settings: dict[str, Any] = {
+        "envvar": PREFIX + field.name.upper(),
+        "default": field.default,
+        "help": field.metadata["help"],
+        "show_default": True,
+        "show_envvar": True,
+        "type": _type_of(field),
+    }
+    if field.metadata.get("duration"):
+        settings["default"], settings["show_default"] = field.default, f"{field.default:g} s"
+    if isinstance(field.default, bool):
+        settings |= {"is_flag": True, "type": None}
+    return click.option(flag, **settings)
+
+
+def _type_of(field: dataclasses.Field[Any]) -> click.ParamType:
+    if field.metadata.get("duration"):
+        return Duration()
+    if choices := field.metadata.get("choices"):
+        return click.Choice(choices)
+    if isinstance(field.default, int):
+        return click.IntRange(min=field.metadata.get("minimum"))
+    if isinstance(field.default, Path):
+        return click.Path(path_type=Path, file_okay=False)
+    return click.STRING
+
+
+def _read_toml(context: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
+    """Make the file's keys the defaults, below variables and flags."""
+    if path is None:
+        return None
+    try:
+        values = tomllib.loads(path.read_text())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise click.BadParameter(f"{path}: {error}") from None
+    known = {field.name for field in dataclasses.fields(Config) if "help" in field.metadata}
+    if unknown := sorted(set(values) - known):
+        raise click.BadParameter(f"{path}: unknown keys {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+    context.default_map = {**(context.default_map or {}), **values}
+    return path
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(package_name="agent-service")
+def cli() -> None:
+    """Run Claude agents from any backend: a gRPC service around the Claude Agent SDK."""
+
+
+@cli.command("serve")
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    envvar=PREFIX + "CONFIG",
+    is_eager=True,
+    callback=_read_toml,
+    help="TOML file whose keys are the names of these options, with _ for -",
+)
+@_config_options
+def serve_command(config_file: Path | None, **values: Any) -> None:
+    """Serve agent.v1. When ready, prints one line: agent-service listening on HOST:PORT. Logs go to stderr.
+
+    The first SIGTERM or SIGINT drains, the second one ends at once.
+    """
+    config = Config(**values, agent_environment=agent_environment(os.environ))
+    _configure_logging(config.log_level)
+    try:
+        code = asyncio.run(serve(config, ready=_announce))
+    except (CannotServe, LedgerUnusable, GuardUnavailable) as error:
+        click.echo(f"agent-service: {error}", err=True)
+        sys.exit(78)  # EX_CONFIG
+    sys.exit(code)
+
+
+@cli.command("offline-model")
+@click.option(
+    "--listen", default="127.0.0.1:0", show_default=True, help="HOST:PORT to serve on; port 0 picks a free one"
+)
+def offline_model_command(listen: str) -> None:
+    """Run the offline model alone: a scripted stand-in for the Claude API, for anybody's tests.
+
+    Point ANTHROPIC_BASE_URL at it, and ANTHROPIC_API_KEY at any text. When ready, prints one line: offline model listening on
+    http://HOST:PORT.
+    """
+    host, _, port = listen.rpartition(":")
+    if not port.isdecimal():
+        raise click.BadParameter(f"{listen!r} is not HOST:PORT", param_hint="--listen")
+    asyncio.run(offline.serve_forever(host.strip("[]") or "127.0.0.1", int(port)))
+
+
+def agent_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """What of the service's own environment its agents see: the way to Claude, and nothing else of this process."""
+    return {
+        key: value
+        for key, value in environment.items()
+        if (key in PASSED_ON or key.startswith(PASSED_ON_PREFIXES)) and key not in NOT_PASSED_ON
+    }
+
+
+def _announce(running: Running) -> None:
+    print(f"agent-service listening on {running.address}", flush=True)
+    if sys.stderr.isatty():
+        click.echo(_welcome(running), err=True)
+
+
+def _welcome(running: Running) -> str:
+    server = "" if running.address == "127.0.0.1:50051" else f" --server {running.address}"
+    source = (
+        "Claude, with the credentials in the environment."
+        if running.model_backend == "claude"
+        else "the offline model, a script that does what the prompt says. It is not Claude; set ANTHROPIC_API_KEY for that."
+    )
+    prompt = (
+        "bash: echo hello from a real tool" if running.model_backend == "offline" else "Say hello with echo in a shell"
+    )
+    return (
+        f"\n  Answers come from {source}\n"
+        "  In a second shell, type:\n\n"
+        f'    .venv/bin/agentctl{server} run --allow Bash "{prompt}"\n'
+    )
+
+
+def _configure_logging(level: str) -> None:
+    """Log to stderr: for people on a terminal, JSON lines otherwise."""
+    shared: list[Any] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso"),
+        structlog.processors.format_exc_info,
+    ]
+    renderer: Any = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    logging.getLogger("claude_agent_sdk").setLevel(logging.ERROR)
+
+
+def main() -> None:
+    """Run the command line."""
+    cli(prog_name="agent-service")
+
+
+if __name__ == "__main__":
+    main()

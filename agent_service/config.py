@@ -1,0 +1,62 @@
+"""Config: everything an operator can set, with its default and its one line of help. Frozen; unpacked only in server."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a text such as `90`, `90s`, `5m`, `24h` or `500ms`; ValueError says what is accepted."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?", text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is no duration; accepted are texts such as 90s, 5m, 24h or 500ms")
+    return float(match[1]) * _UNITS[match[2] or "s"]
+
+
+def _option(default: Any, help_text: str, **metadata: Any) -> Any:
+    return field(default=default, metadata={"help": help_text, **metadata})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What one service runs with. Durations are seconds; 0 means none."""
+
+    listen: str = _option("127.0.0.1:50051", "HOST:PORT to serve on; port 0 picks a free one")
+    data_dir: Path = _option(Path("data"), "directory of the ledger, the transcripts and the sessions' files")
+    model: str = _option("claude", "where answers come from", choices=("claude", "offline", "auto"))
+    default_model: str = _option("", "model of sessions that name none; empty: the agent's own default")
+    insecure: bool = _option(False, "listen beyond loopback although nobody is authenticated")
+    max_sessions: int = _option(8, "sessions at work at once", minimum=1)
+    max_queued: int = _option(1000, "turns that may wait for a place", minimum=0)
+    start_limit: int = _option(0, "agents started at the same moment; 0: as many as cores", minimum=0)
+    warm_agents: int = _option(0, "agents kept connected before they are asked for", minimum=0)
+    idle_timeout: float = _option(300.0, "how long a finished session's process waits for its next turn", duration=True)
+    execution_timeout: float = _option(
+        0.0, "longest a turn may run unless it says otherwise; 0: no limit", duration=True
+    )
+    queue_timeout: float = _option(0.0, "longest a turn may wait unless it says otherwise; 0: no limit", duration=True)
+    stall_timeout: float = _option(1200.0, "longest an agent at work may be silent; 0: no limit", duration=True)
+    background_timeout: float = _option(3600.0, "longest background tasks may go on after the result", duration=True)
+    start_timeout: float = _option(60.0, "longest an agent may take to start", duration=True)
+    retention: float = _option(86400.0, "how long sessions at rest are kept; 0: for ever", duration=True)
+    drain_timeout: float = _option(30.0, "how long running turns may go on after the first signal", duration=True)
+    api_retries: int = _option(4, "how often the agent tries a failed API request again", minimum=0)
+    api_timeout: float = _option(120.0, "longest wait for the API's response to begin", duration=True)
+    process_guard: str = _option(
+        "auto", "how process trees are held", choices=("auto", "pidns", "cgroup", "subreaper", "process-group")
+    )
+    log_level: str = _option(
+        "info", "least important log lines to write", choices=("debug", "info", "warning", "error")
+    )
+    agent_environment: Mapping[str, str] = field(default_factory=dict)
+
+    def spawn_limit(self) -> int:
+        """How many agents may be starting at the same moment."""
+        return self.start_limit or os.cpu_count() or 1

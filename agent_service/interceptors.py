@@ -1,0 +1,143 @@
+"""What surrounds every RPC: the request's bytes are parsed here, and errors become statuses with google.rpc details.
+
+grpc's own parser answers malformed bytes with UNKNOWN and Python's text before any handler runs; so the handlers get raw bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+from uuid import uuid4
+
+import grpc
+import grpc.aio
+from agentpb import agent_pb2 as pb
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import DecodeError, Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from agent_service import errors
+
+log = logging.getLogger(__name__)
+
+SERVICE = pb.DESCRIPTOR.services_by_name["AgentService"].full_name
+MAX_TEXT = 1500
+MAX_VIOLATIONS = 12
+"""Details stay under 4 KiB: above 8 KiB the client loses the error itself."""
+
+
+class StatusInterceptor(grpc.aio.ServerInterceptor):
+    """Parses requests, and turns what a handler raises into the status the contract names."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler:
+        """Wrap the handlers of AgentService; leave health and reflection alone."""
+        handler = await continuation(handler_call_details)
+        if handler is None or not handler_call_details.method.startswith(f"/{SERVICE}/"):
+            return handler
+        name = handler_call_details.method.rsplit("/", 1)[-1]
+        if handler.response_streaming:
+            return handler._replace(  # type: ignore[attr-defined, no-any-return]
+                request_deserializer=None,
+                response_serializer=_pass_bytes,
+                unary_stream=_guarded(name, handler.unary_stream, handler.request_deserializer),
+            )
+        return handler._replace(  # type: ignore[attr-defined, no-any-return]
+            request_deserializer=None,
+            response_serializer=_pass_bytes,
+            unary_unary=_guarded(name, handler.unary_unary, handler.request_deserializer),
+        )
+
+
+def _pass_bytes(response: Message | bytes) -> bytes:
+    return response if isinstance(response, bytes) else response.SerializeToString()
+
+
+def _guarded(name: str, method: Any, parse: Any) -> Any:
+    async def call(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        try:
+            return await method(_parsed(data, parse), context)
+        except errors.RequestError as error:
+            await _abort(context, error)
+        except (asyncio.CancelledError, grpc.aio.AbortError):
+            raise
+        except Exception as error:
+            if context.done():  # the caller left; whatever broke on the way broke because of that
+                log.debug("%s: the caller left: %r", name, error)
+                raise
+            await _abort(context, _internal(name))
+
+    return call
+
+
+def _parsed(data: bytes, parse: Any) -> Any:
+    try:
+        return parse(data)
+    except DecodeError:
+        raise errors.MalformedRequest(
+            "the request's bytes are no message of this RPC's request type; check the stub against proto/agent.proto"
+        ) from None
+
+
+def _internal(name: str) -> errors.RequestError:
+    incident = uuid4().hex[:12]
+    log.exception("%s failed, incident %s", name, incident)
+    return errors.RequestError(f"internal error, incident {incident}", metadata={"incident": incident})
+
+
+async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: errors.RequestError) -> None:
+    if error.retry_after is not None:
+        context.set_trailing_metadata((("grpc-retry-pushback-ms", str(round(error.retry_after * 1000))),))
+    status = rpc_status.to_status(rich_status(error))
+    trailing = tuple(context.trailing_metadata() or ()) + tuple(status.trailing_metadata)
+    context.set_trailing_metadata(trailing)
+    await context.abort(status.code, status.details)
+
+
+def rich_status(error: errors.RequestError) -> status_pb2.Status:
+    """The google.rpc status of an error: always ErrorInfo, and what else fits."""
+    text = error.message[:MAX_TEXT]
+    status = status_pb2.Status(code=code_pb2.Code.Value(error.code.name), message=text)
+    metadata = {key: value[:256] for key, value in error.metadata.items()}
+    info = error_details_pb2.ErrorInfo(domain=errors.DOMAIN, reason=error.reason, metadata=metadata)
+    for detail in (info, *_details(error)):
+        packed = AnyMessage()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return status
+
+
+def _details(error: errors.RequestError) -> list[Message]:
+    details: list[Message] = []
+    if isinstance(error, errors.InvalidField):
+        details.append(
+            error_details_pb2.BadRequest(
+                field_violations=[
+                    error_details_pb2.BadRequest.FieldViolation(field=field[:120], description=description[:140])
+                    for field, description in error.violations[:MAX_VIOLATIONS]
+                ]
+            )
+        )
+    if error.resource_type:
+        details.append(
+            error_details_pb2.ResourceInfo(resource_type=error.resource_type, resource_name=error.resource[:256])
+        )
+    if error.code is grpc.StatusCode.FAILED_PRECONDITION:
+        violation = error_details_pb2.PreconditionFailure.Violation(
+            type=error.reason, subject=error.resource[:256], description=error.message[:256]
+        )
+        details.append(error_details_pb2.PreconditionFailure(violations=[violation]))
+    if error.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        quota = error_details_pb2.QuotaFailure.Violation(subject=error.reason, description=error.message[:256])
+        details.append(error_details_pb2.QuotaFailure(violations=[quota]))
+    if error.retry_after is not None:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromMilliseconds(round(error.retry_after * 1000))
+        details.append(retry)
+    return details

@@ -1,0 +1,187 @@
+"""Journal: one session's record and the writing end of its log. Truth is made here, and shown only once it is durable.
+
+Every change is a commit: events with the next sequences, and the records they change. `snapshot` shows the last durable one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from agentpb import agent_pb2 as pb
+
+from agent_service import events
+from agent_service.ledger import Commit, Event, Ledger, RequestId
+
+AT_REST = frozenset({pb.SESSION_STATE_COMPLETED, pb.SESSION_STATE_ERROR, pb.SESSION_STATE_CANCELLED})
+COUNTED = frozenset({"message.user", "message.assistant"})
+MAX_BEHIND = 1024
+"""Events that may wait for the disk before the agent has to."""
+
+
+def now_us() -> int:
+    """The service's clock: microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
+def is_at_rest(session: pb.Session) -> bool:
+    """Whether no turn of the session runs or waits."""
+    return session.state in AT_REST
+
+
+class _Shown(NamedTuple):
+    """What a commit makes visible when it is durable."""
+
+    record: pb.Session | None
+    last_sequence: int
+    message_count: int
+
+
+class Journal:
+    """The record of one session and the writing end of its log. There is one per session at a time."""
+
+    def __init__(self, record: pb.Session, ledger: Ledger, *, new: bool) -> None:
+        """Take over `record`; `new` when nothing of the session is stored yet."""
+        self.record = record
+        self.tail = ledger.tail(record.session_id)
+        self._ledger = ledger
+        self._visible: pb.Session | None = None
+        self._pending_events: list[Event] = []
+        self._pending_turns: dict[str, pb.Turn] = {}
+        self._record_changed = False
+        self._last_commit: asyncio.Future[None] | None = None
+        self._behind = 0
+        if not new:
+            self._visible = _copy(record)
+
+    @property
+    def session_id(self) -> str:
+        """The session's id."""
+        return self.record.session_id
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether the session is at rest, durable or not."""
+        return is_at_rest(self.record)
+
+    def snapshot(self) -> pb.Session | None:
+        """The session as of its last durable commit, a copy; None when nothing of it is durable yet."""
+        return _copy(self._visible) if self._visible is not None else None
+
+    def move(
+        self,
+        state: pb.SessionState,
+        phase: pb.SessionPhase,
+        *,
+        turn_id: str = "",
+        reason: str = "",
+        error: pb.SessionError | None = None,
+    ) -> None:
+        """Go to another state or phase: one state.changed per edge; the record follows. No edge, no event."""
+        record = self.record
+        if (record.state, record.phase) == (state, phase):
+            return
+        self.add(
+            events.state_changed(
+                from_state=record.state,
+                from_phase=record.phase,
+                state=state,
+                phase=phase,
+                reason=reason,
+                error=error,
+            ),
+            turn_id=turn_id,
+        )
+        was_at_rest = record.state in AT_REST
+        record.state, record.phase = state, phase
+        if state == pb.SESSION_STATE_ERROR and error is not None:
+            record.error.CopyFrom(error)
+        elif state != pb.SESSION_STATE_ERROR:
+            record.ClearField("error")
+        if state in AT_REST and not was_at_rest:
+            record.rest_time.FromMicroseconds(now_us())
+        elif state not in AT_REST:
+            record.ClearField("rest_time")
+            record.ClearField("expire_time")
+        self._record_changed = True
+
+    def add(self, event: pb.SessionEvent, *, turn_id: str = "", raw: bytes | None = None) -> None:
+        """Put an event behind the last one; it is written by the next `commit`."""
+        record = self.record
+        record.last_sequence += 1
+        record.message_count += event.type in COUNTED
+        body = events.seal(
+            event, session_id=record.session_id, sequence=record.last_sequence, time_us=now_us(), turn_id=turn_id
+        )
+        self._pending_events.append(Event(record.last_sequence, event.type, body, raw))
+
+    def turn_changed(self, turn: pb.Turn) -> None:
+        """Write the turn's record with the next `commit`."""
+        self._pending_turns[turn.turn_id] = turn
+
+    def changed(self) -> None:
+        """Write the session's record with the next `commit`."""
+        self._record_changed = True
+
+    def publish(self, event: pb.SessionEvent, *, turn_id: str) -> None:
+        """Show an ephemeral event to those who watch now."""
+        body = events.seal(event, session_id=self.session_id, sequence=0, time_us=now_us(), turn_id=turn_id)
+        self._ledger.publish(self.session_id, Event(0, event.type, body, None))
+
+    def commit(
+        self,
+        *,
+        requests: Mapping[str, pb.ExecuteRequest] | None = None,
+        request_id: RequestId | None = None,
+    ) -> asyncio.Future[None]:
+        """Hand over all that was added since the last commit, as one unit; the future is done when it is durable."""
+        record = self.record
+        shown: pb.Session | None = None
+        if self._record_changed:
+            record.update_time.FromMicroseconds(now_us())
+            shown = _copy(record)
+        future = self._ledger.append(
+            Commit(
+                session_id=record.session_id,
+                events=self._pending_events,
+                session=shown,
+                turns=list(self._pending_turns.values()),
+                requests=requests or {},
+                request_id=request_id,
+            )
+        )
+        made = _Shown(shown, record.last_sequence, record.message_count)
+        self._behind += len(self._pending_events)
+        count = len(self._pending_events)
+        future.add_done_callback(lambda done: self._on_durable(done, made, count))
+        self._pending_events, self._pending_turns, self._record_changed = [], {}, False
+        self._last_commit = future
+        return future
+
+    def _on_durable(self, done: asyncio.Future[None], made: _Shown, count: int) -> None:
+        self._behind -= count
+        if done.cancelled() or done.exception() is not None:
+            return
+        if made.record is not None:
+            self._visible = made.record
+        if self._visible is not None:
+            self._visible.last_sequence = made.last_sequence
+            self._visible.message_count = made.message_count
+
+    async def flushed(self) -> None:
+        """Wait until all that was committed so far is durable. Raises StoreUnavailable when it cannot be."""
+        if self._last_commit is not None and not self._last_commit.done():
+            await asyncio.shield(self._last_commit)
+
+    async def keep_up(self) -> None:
+        """Wait for the disk when too much waits for it already."""
+        if self._behind > MAX_BEHIND:
+            await self.flushed()
+
+
+def _copy(record: pb.Session) -> pb.Session:
+    copy = pb.Session()
+    copy.CopyFrom(record)
+    return copy

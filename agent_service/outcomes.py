@@ -1,0 +1,126 @@
+"""Outcomes: what a turn's end means for the turn and its session. Pure: results, failures and stops in, states out.
+
+A result's subtype is not to be trusted alone: an API failure arrives as subtype "success" with `is_error`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from agentpb import agent_pb2 as pb
+
+
+class StopCause(Enum):
+    """Why a running turn is stopped, from the weakest to the strongest: a stronger one replaces a weaker one."""
+
+    INTERRUPT = 1
+    STALL = 2
+    TIMEOUT = 3
+    DRAIN = 4
+    CANCEL = 5
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a turn ended, and where its session goes from there."""
+
+    turn_state: pb.TurnState
+    state: pb.SessionState
+    phase: pb.SessionPhase
+    error: pb.SessionError | None = None
+    reason: str = ""
+    keeps_queue: bool = False
+
+
+COMPLETED = Outcome(pb.TURN_STATE_COMPLETED, pb.SESSION_STATE_COMPLETED, pb.SESSION_PHASE_DORMANT, keeps_queue=True)
+
+_LIMITS = {
+    "error_max_turns": ("MAX_TURNS", "the turn used up max_turns; resume with a higher one"),
+    "error_max_budget_usd": ("MAX_BUDGET_USD", "the turn used up max_budget_usd; resume with a higher one"),
+}
+
+
+def of_result(result: pb.TurnResult, api_error_status: int | None) -> Outcome:
+    """What the agent's own report means."""
+    if result.subtype in _LIMITS:
+        reason, text = _LIMITS[result.subtype]
+        return failed(pb.SESSION_PHASE_LIMIT_REACHED, error(reason, text))
+    if result.terminal_reason.startswith("aborted"):
+        return Outcome(
+            pb.TURN_STATE_CANCELLED,
+            pb.SESSION_STATE_CANCELLED,
+            pb.SESSION_PHASE_INTERRUPTED_BY_CLIENT,
+            reason="the turn was interrupted",
+            keeps_queue=True,
+        )
+    if not result.is_error:
+        return COMPLETED
+    return failed(pb.SESSION_PHASE_FAILED, _error_of_result(result, api_error_status))
+
+
+def _error_of_result(result: pb.TurnResult, api_error_status: int | None) -> pb.SessionError:
+    text = result.result or "; ".join(result.errors) or f"the agent reported {result.subtype or 'an error'}"
+    if result.subtype == "success":
+        reason, retryable = _api_reason(api_error_status)
+        failure = error(reason, text, retryable=retryable)
+        if api_error_status is not None:
+            failure.api_error_status = api_error_status
+        return failure
+    if result.subtype == "error_max_structured_output_retries":
+        return error("STRUCTURED_OUTPUT_INVALID", f"no answer met output_schema_json: {text}", retryable=True)
+    return error("AGENT_ERROR", text, retryable=True)
+
+
+def _api_reason(status: int | None) -> tuple[str, bool]:
+    if status in (401, 403):
+        return "AUTHENTICATION_FAILED", False
+    if status == 429:
+        return "RATE_LIMITED", True
+    if status == 529:
+        return "OVERLOADED", True
+    return "API_ERROR", status is None or status == 408 or status >= 500
+
+
+def of_stop(cause: StopCause, reason: str) -> Outcome:
+    """What a stop means, once the turn has ended by it."""
+    if cause is StopCause.CANCEL:
+        return Outcome(
+            pb.TURN_STATE_CANCELLED,
+            pb.SESSION_STATE_CANCELLED,
+            pb.SESSION_PHASE_CANCELLED,
+            reason=reason or "cancelled",
+        )
+    if cause is StopCause.INTERRUPT:
+        return Outcome(
+            pb.TURN_STATE_CANCELLED,
+            pb.SESSION_STATE_CANCELLED,
+            pb.SESSION_PHASE_INTERRUPTED_BY_CLIENT,
+            reason=reason or "interrupted",
+            keeps_queue=True,
+        )
+    if cause is StopCause.DRAIN:
+        return interrupted("the service was shut down while the turn ran; the next Execute resumes the conversation")
+    word = "STALLED" if cause is StopCause.STALL else "EXECUTION_TIMEOUT"
+    return failed(pb.SESSION_PHASE_TIMED_OUT, error(word, reason, retryable=True))
+
+
+def interrupted(text: str) -> Outcome:
+    """What the service's own end means for a running turn. Its queue waits for the next start."""
+    return Outcome(
+        pb.TURN_STATE_ERROR,
+        pb.SESSION_STATE_ERROR,
+        pb.SESSION_PHASE_INTERRUPTED,
+        error("SERVICE_INTERRUPTED", text, retryable=True),
+        keeps_queue=True,
+    )
+
+
+def failed(phase: pb.SessionPhase, failure: pb.SessionError) -> Outcome:
+    """A turn that failed."""
+    return Outcome(pb.TURN_STATE_ERROR, pb.SESSION_STATE_ERROR, phase, failure)
+
+
+def error(reason: str, message: str, *, retryable: bool = False, stderr_tail: str = "") -> pb.SessionError:
+    """Make a SessionError; its text is never empty."""
+    return pb.SessionError(reason=reason, message=message or reason, retryable=retryable, stderr_tail=stderr_tail)

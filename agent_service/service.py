@@ -1,0 +1,302 @@
+"""AgentService: each RPC reads as a sentence about the registry. Requests stop here; what is below speaks of sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+from agentpb import agent_pb2 as pb
+from agentpb import agent_pb2_grpc
+
+from agent_service import events, pages
+from agent_service import options as translate
+from agent_service.registry import SessionRegistry
+from agent_service.validation import check
+from agent_service.watcher import Wanted, check_sequence
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+DEADLINE_MARGIN = 0.25
+"""Seconds before the caller's deadline at which a wait ends with OK."""
+
+HEARTBEAT_DEFAULT, HEARTBEAT_MIN, HEARTBEAT_MAX = 15.0, 1.0, 300.0
+DEFAULT_HISTORY = 100
+DEFAULT_PAGE, DEFAULT_EVENT_PAGE = 50, 100
+PAGE_BYTES = 1 << 20
+NOBODY = ""
+"""The owner of sessions while nobody is authenticated."""
+
+
+class AgentService(agent_pb2_grpc.AgentServiceServicer):
+    """The twelve RPCs of agent.v1."""
+
+    def __init__(
+        self,
+        registry: SessionRegistry,
+        *,
+        retention: float,
+        server_info: Callable[[], pb.GetServerInfoResponse],
+    ) -> None:
+        """Serve `registry`; sessions at rest are kept for `retention` seconds; `server_info` says what runs here."""
+        self._registry = registry
+        self._retention = retention
+        self._server_info = server_info
+
+    async def Execute(self, request: pb.ExecuteRequest, context: Context) -> pb.ExecuteResponse:
+        """Start a session or its next turn; answer once it is durable, or once it is at rest, with `wait`."""
+        check(request)
+        warnings = translate.warnings(request.options)
+        if request.validate_only:
+            session = await self._registry.check_start(request, NOBODY)
+            return self._checked(session, warnings)
+        started = await self._registry.start(request, NOBODY)
+        session, turn, expired = started.session, started.turn, False
+        if request.HasField("wait") and request.wait.ToNanoseconds():
+            patience = _patience(context, request.wait.ToMicroseconds() / 1e6)
+            expired = not await self._registry.wait_turn(session.session_id, turn.turn_id, patience)
+            session = await self._registry.get(session.session_id, NOBODY)
+            turn = await self._registry.ledger.turn(turn.turn_id) or turn
+        return pb.ExecuteResponse(
+            session_id=session.session_id,
+            state=session.state,
+            turn=turn,
+            session=_shown(session),
+            watch_after_sequence=started.watch_after_sequence,
+            deduplicated=started.deduplicated,
+            wait_expired=expired,
+            warnings=warnings,
+        )
+
+    @staticmethod
+    def _checked(session: pb.Session | None, warnings: list[str]) -> pb.ExecuteResponse:
+        response = pb.ExecuteResponse(warnings=warnings)
+        if session is not None:
+            response.session_id, response.state = session.session_id, session.state
+            response.session.CopyFrom(_shown(session))
+        return response
+
+    async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:
+        """Read a session, after a wait if asked to."""
+        check(request)
+        expired = False
+        if request.HasField("wait"):
+            wanted = Wanted(request.wait_for, request.after_sequence)
+            patience = _patience(context, request.wait.ToMicroseconds() / 1e6)
+            session, met = await self._registry.wait_until(request.session_id, NOBODY, patience, wanted)
+            expired = not met
+        else:
+            session = await self._registry.get(request.session_id, NOBODY)
+        return await self._status(request, session, expired)
+
+    async def _status(self, request: pb.GetStatusRequest, session: pb.Session, expired: bool) -> pb.GetStatusResponse:
+        turn = await self._registry.turn_of(session)
+        response = pb.GetStatusResponse(
+            session_id=session.session_id,
+            state=session.state,
+            session=_shown(session),
+            turn=turn,
+            wait_expired=expired,
+        )
+        if turn is not None and turn.HasField("result"):
+            response.result.CopyFrom(turn.result)
+        if session.HasField("error"):
+            response.error.CopyFrom(session.error)
+        limit = request.history_limit if request.HasField("history_limit") else DEFAULT_HISTORY
+        if limit:
+            messages, response.messages_truncated = await self._registry.ledger.messages(
+                session.session_id, limit, PAGE_BYTES
+            )
+            for event in messages:
+                response.messages.add().MergeFromString(event.body)
+        else:
+            response.messages_truncated = session.message_count > 0
+        return response
+
+    async def WatchSession(self, request: pb.WatchSessionRequest, context: Context) -> None:  # type: ignore[override]
+        """Write what the watcher reads, as the bytes that are stored. A coroutine: a generator would end in another task."""
+        check(request)
+        watcher = await self._registry.watch(
+            request.session_id,
+            NOBODY,
+            request.after_sequence,
+            follow=request.follow,
+            types=tuple(request.types),
+            partials=not request.skip_partials,
+            with_raw=request.include_raw,
+        )
+        interval = _heartbeat_interval(request)
+        started = pb.WatchStarted(session=_shown(watcher.session), last_sequence=watcher.session.last_sequence)
+        await context.write(pb.WatchSessionResponse(started=started))
+        with self._registry.watching():
+            while True:
+                batch = await watcher.read(interval)
+                if batch is None:
+                    await context.write(await self._heartbeat(watcher.session.session_id))
+                elif batch.end is not None:
+                    end = pb.WatchEnd(
+                        reason=batch.end, last_sequence=watcher.last_sequence, session=_shown(watcher.session)
+                    )
+                    await context.write(pb.WatchSessionResponse(end=end))
+                    return
+                else:
+                    await context.write(_batch(batch.events, request.include_raw))
+
+    async def _heartbeat(self, session_id: str) -> pb.WatchSessionResponse:
+        session = await self._registry.get(session_id, NOBODY)
+        heartbeat = pb.Heartbeat(last_sequence=session.last_sequence, state=session.state)
+        heartbeat.time.GetCurrentTime()
+        return pb.WatchSessionResponse(heartbeat=heartbeat)
+
+    async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:
+        """End a session's work and say how."""
+        check(request)
+        grace = request.grace.ToMicroseconds() / 1e6 if request.HasField("grace") else 5.0
+        wait = request.wait.ToMicroseconds() / 1e6 if request.HasField("wait") else None
+        done = await self._registry.cancel(
+            request.session_id,
+            NOBODY,
+            grace=grace,
+            force=request.force,
+            reason=request.reason,
+            wait=_patience(context, wait),
+        )
+        return pb.CancelResponse(
+            session=_shown(done.session), already_at_rest=done.already_at_rest, receipt=done.receipt
+        )
+
+    async def ListSessions(self, request: pb.ListSessionsRequest, context: Context) -> pb.ListSessionsResponse:
+        """List a page of sessions."""
+        check(request)
+        sessions, cursor = await self._registry.list(
+            request, NOBODY, after=pages.read_token(request), limit=request.page_size or DEFAULT_PAGE
+        )
+        return pb.ListSessionsResponse(
+            sessions=[_shown(session) for session in sessions], next_page_token=pages.make_token(request, cursor)
+        )
+
+    async def Cleanup(self, request: pb.CleanupRequest, context: Context) -> pb.CleanupResponse:
+        """Delete what has been at rest for long enough."""
+        check(request)
+        older_than = request.older_than.ToMicroseconds() / 1e6 if request.HasField("older_than") else self._retention
+        return await self._registry.cleanup(request, NOBODY, older_than=older_than)
+
+    async def DeleteSession(self, request: pb.DeleteSessionRequest, context: Context) -> pb.DeleteSessionResponse:
+        """Delete one session."""
+        check(request)
+        session = await self._registry.delete_one(request, NOBODY)
+        return pb.DeleteSessionResponse(session=_shown(session) if session is not None else None)
+
+    async def ListEvents(self, request: pb.ListEventsRequest, context: Context) -> bytes:  # type: ignore[override]
+        """Read a page of stored events, as the bytes that are stored."""
+        check(request)
+        session = await self._registry.get(request.session_id, NOBODY)
+        check_sequence(session, request.after_sequence)
+        cursor = pages.read_token(request)
+        limit = request.page_size or DEFAULT_EVENT_PAGE
+        page = await self._registry.ledger.read(
+            request.session_id,
+            request.after_sequence if cursor is None or request.newest_first else int(cursor),
+            limit=limit + 1,
+            max_bytes=PAGE_BYTES,
+            types=tuple(request.types),
+            newest_first=request.newest_first,
+            before_sequence=int(cursor) if cursor is not None and request.newest_first else None,
+            with_raw=request.include_raw,
+        )
+        return await self._event_page(request, session, page, limit)
+
+    async def _event_page(
+        self, request: pb.ListEventsRequest, session: pb.Session, page: list[events.Event], limit: int
+    ) -> bytes:
+        shown = page[:limit]
+        tail = pb.ListEventsResponse(last_sequence=session.last_sequence)
+        if shown and await self._more_after(request, session, shown[-1].sequence, len(page) > limit):
+            tail.next_page_token = pages.make_token(request, shown[-1].sequence)
+        return events.response_bytes(_bodies(shown, request.include_raw), field=1) + tail.SerializeToString()
+
+    async def _more_after(self, request: pb.ListEventsRequest, session: pb.Session, last: int, certainly: bool) -> bool:
+        """Whether there is a further page: a page may also end because it had enough bytes."""
+        if certainly:
+            return True
+        backwards = request.newest_first
+        further = await self._registry.ledger.read(
+            session.session_id,
+            request.after_sequence if backwards else last,
+            limit=1,
+            types=tuple(request.types),
+            newest_first=backwards,
+            before_sequence=last if backwards else None,
+        )
+        return bool(further)
+
+    async def SendMessage(self, request: pb.SendMessageRequest, context: Context) -> pb.SendMessageResponse:
+        """Send a message into the running turn."""
+        check(request)
+        sent = await self._registry.send(request, NOBODY)
+        sent.session.CopyFrom(_shown(sent.session))
+        return sent
+
+    async def Interrupt(self, request: pb.InterruptRequest, context: Context) -> pb.InterruptResponse:
+        """Stop the running turn and keep the session."""
+        check(request)
+        session, interrupted = await self._registry.interrupt(request.session_id, NOBODY, request.turn_id)
+        return pb.InterruptResponse(session=_shown(session), interrupted=interrupted)
+
+    async def RespondToInteraction(
+        self, request: pb.RespondToInteractionRequest, context: Context
+    ) -> pb.RespondToInteractionResponse:
+        """Answer what the agent asks; the first answer wins."""
+        check(request)
+        interaction, session, repeated = await self._registry.respond(
+            request, NOBODY, by=context.peer() or "", key=_metadata(context, "agent-request-id")
+        )
+        return pb.RespondToInteractionResponse(interaction=interaction, session=_shown(session), deduplicated=repeated)
+
+    async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
+        """Say what runs here."""
+        response = self._server_info()
+        response.draining = self._registry.draining
+        busy = self._registry.statistics()
+        response.load.MergeFrom(pb.ServerLoad(**busy, sessions=await self._registry.ledger.count()))
+        return response
+
+
+def _metadata(context: Context, key: str) -> str:
+    values = dict(context.invocation_metadata() or ())
+    value = values.get(key, "")
+    return value if isinstance(value, str) else ""
+
+
+def _patience(context: Context, wanted: float | None) -> float | None:
+    """How long a wait may take: as asked, but so that the answer comes before the caller's deadline."""
+    left = context.time_remaining()
+    if left is None:
+        return wanted
+    left = max(0.0, left - DEADLINE_MARGIN)
+    return left if wanted is None else min(wanted, left)
+
+
+def _heartbeat_interval(request: pb.WatchSessionRequest) -> float:
+    if not request.HasField("heartbeat_interval"):
+        return HEARTBEAT_DEFAULT
+    return min(max(request.heartbeat_interval.ToMicroseconds() / 1e6, HEARTBEAT_MIN), HEARTBEAT_MAX)
+
+
+def _shown(session: pb.Session) -> pb.Session:
+    """A copy of a session without its secrets."""
+    shown = pb.Session()
+    shown.CopyFrom(session)
+    shown.options.CopyFrom(translate.redacted(session.options))
+    return shown
+
+
+def _bodies(batch: Any, include_raw: bool) -> Any:
+    if not include_raw:
+        return (event.body for event in batch)
+    return (events.with_raw(event.body, event.raw) if event.raw else event.body for event in batch)
+
+
+def _batch(batch: Any, include_raw: bool) -> bytes:
+    return events.response_bytes(_bodies(batch, include_raw), field=2)

@@ -1,0 +1,715 @@
+"""Session: its turns, one after the other, each with an ending that is recorded whatever happens.
+
+Decisions are synchronous and go through the journal; the task of the session only waits: for a place, for an agent, for the turn's
+end. That task is never cancelled. A turn ends in one of three ways: its result, its agent's exit, or a stop (see stopping.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from agentpb import agent_pb2 as pb
+
+from agent_service import errors, events, outcomes
+from agent_service import options as translate
+from agent_service.admission import Admission
+from agent_service.agent import Agent, AgentFailed, Answer, PermissionContext
+from agent_service.events.accounting import TERMINAL_TASK_STATUSES, add_usage, unsolicited_result
+from agent_service.interactions import Interactions, ask_people
+from agent_service.journal import Journal, now_us
+from agent_service.ledger import RequestId
+from agent_service.options.live import live_settings
+from agent_service.outcomes import Outcome, StopCause
+from agent_service.pool import AgentPool, Resume
+from agent_service.stopping import Stop
+from agent_service.turns import Work, end_turn, message_content, prompt_content, seconds
+
+log = logging.getLogger(__name__)
+
+STDERR_EVENTS = 200
+"""Lines of stderr that one process may put into the log; the tail is kept beside it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What bounds a session, in seconds; 0 means no bound."""
+
+    execution_timeout: float
+    queue_timeout: float
+    stall_timeout: float
+    background_timeout: float
+    idle_timeout: float
+
+
+class Session:
+    """One conversation at work, or with a warm process. The registry holds it as long as that lasts."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        *,
+        pool: AgentPool,
+        admission: Admission,
+        limits: Limits,
+        on_rest: Callable[[Session], None],
+    ) -> None:
+        """Run turns with agents of `pool` in places of `admission`; tell `on_rest` when nothing is left to do."""
+        self.journal = journal
+        self._pool = pool
+        self._admission = admission
+        self._limits = limits
+        self._on_rest = on_rest
+        self._head: Work | None = None
+        self._queue: deque[Work] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._place: asyncio.Future[bool] | None = None
+        self._halted = False
+        self._agent: Agent | None = None
+        self._agent_key = ""
+        self._closing: asyncio.Task[Any] | None = None
+        self._totals = events.RunningTotals()
+        self._ended: asyncio.Future[Outcome] | None = None
+        self._prompted = False
+        self._result: pb.TurnResult | None = None
+        self._result_raw: bytes | None = None
+        self.result_in = asyncio.Event()
+        self._stop: Stop | None = None
+        self._last_frame = 0.0
+        self._timers: list[asyncio.TimerHandle] = []
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._stderr_events = 0
+        self._tasks: set[str] = set()
+        self._sent: dict[str, pb.SendMessageRequest] = {}
+        self._agent_busy = False
+        self.interactions = Interactions(journal, self._interactions_changed)
+
+    # ------------------------------------------------------------------------------------------------ what callers decide
+
+    @property
+    def session_id(self) -> str:
+        """The session's id."""
+        return self.journal.session_id
+
+    @property
+    def running_turn(self) -> pb.Turn | None:
+        """The turn an agent works on, or is being started for."""
+        return self._head.turn if self._head is not None and self._ended is not None else None
+
+    @property
+    def task(self) -> asyncio.Task[None] | None:
+        """The task that runs its turns, while there are any."""
+        return self._task if self._task is not None and not self._task.done() else None
+
+    @property
+    def warm(self) -> bool:
+        """Whether it is at rest and keeps its process for the next turn."""
+        return self.journal.record.phase == pb.SESSION_PHASE_IDLE
+
+    @property
+    def waiting(self) -> int:
+        """How many of its turns wait."""
+        return len(self._queue) + (self._head is not None and self._ended is None)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is at work and no process is kept: nobody need hold it."""
+        return self._head is None and self._agent is None and (self._task is None or self._task.done())
+
+    def submit(self, work: Work, *, request_id: RequestId | None, next_up: bool = False) -> asyncio.Future[None]:
+        """Take a turn: it runs at once or waits its turn. The future is done when that is durable."""
+        record, turn = self.journal.record, work.turn
+        turn.number = record.turn_count = record.turn_count + 1
+        turn.state = pb.TURN_STATE_QUEUED
+        self._disarm_idle()
+        if self._head is None:
+            self._promote(work)
+            self._settle(outcomes.COMPLETED)  # background work goes on beside the new turn
+        elif next_up:
+            self._queue.appendleft(work)
+        else:
+            self._queue.append(work)
+        self.journal.add(events.turn_queued(turn), turn_id=turn.turn_id)
+        self.journal.turn_changed(turn)
+        self._count_queue()
+        self._arm_queue_timeout(work)
+        durable = self.journal.commit(requests={turn.turn_id: work.request}, request_id=request_id)
+        self._start()
+        return durable
+
+    def restore(self, works: list[Work]) -> None:
+        """Queue turns that an earlier run of the service left waiting, and go on with the first."""
+        self._queue.extend(works)
+        for work in works:
+            self._arm_queue_timeout(work)
+        if self._head is None and self._queue:
+            self._promote(self._queue.popleft())
+        self._count_queue()
+        self.journal.commit()
+        self._start()
+
+    def find(self, turn_id: str) -> Work | None:
+        """A turn of the session that has not ended."""
+        works = ([self._head] if self._head else []) + list(self._queue)
+        return next((work for work in works if work.turn.turn_id == turn_id), None)
+
+    def cancel(self, *, grace: float, force: bool, reason: str) -> Stop:
+        """End all work for good: the queue in the same commit, the running turn by the ladder of stopping.py."""
+        dropped = self._drop_queue(reason or "cancelled")
+        if self._ended is None:
+            stop = self._cancel_waiting(reason)
+        else:
+            stop = self.stop(StopCause.CANCEL, grace=grace, force=force, reason=reason)
+        self._commit(dropped)
+        return stop
+
+    def _cancel_waiting(self, reason: str) -> Stop:
+        """Cancel a head that has no place yet: nothing was started."""
+        outcome = outcomes.of_stop(StopCause.CANCEL, reason)
+        if self._head is not None:
+            work, self._head = self._head, None
+            self._conclude(work, outcome)
+            self._leave_queue()
+        stop = Stop.not_started(outcome)
+        self._over_when_durable(stop)
+        return stop
+
+    def _over_when_durable(self, stop: Stop | None) -> None:
+        if stop is not None:
+            self.journal.commit().add_done_callback(lambda done: stop.is_over() if not done.exception() else None)
+
+    def stop(self, cause: StopCause, *, grace: float, force: bool = False, reason: str = "") -> Stop:
+        """Stop what runs; a stop under way takes over what is stronger in this one."""
+        if self._stop is None:
+            self._stop = Stop(cause, deadline=self._now() + grace, force=force, reason=reason)
+            if self.journal.record.state == pb.SESSION_STATE_RUNNING:
+                self.journal.move(
+                    pb.SESSION_STATE_RUNNING, pb.SESSION_PHASE_STOPPING, turn_id=self._turn_id(), reason=reason
+                )
+            if cause is not StopCause.CANCEL:
+                self.journal.commit()
+            self._stop.begin(self)
+        elif self._stop.escalate(cause, deadline=self._now() + grace, force=force, reason=reason) and self._agent:
+            self._pool.end(self._agent, patience=0, term_grace=0)
+        return self._stop
+
+    def hold_queue(self) -> None:
+        """Begin no further turn in this run of the service."""
+        self._halted = True
+        self._leave_queue()
+
+    def halt(self, *, grace: float) -> Stop | None:
+        """Leave the queue for the next start of the service, and stop what runs."""
+        self.hold_queue()
+        if self._ended is None:
+            return None
+        return self.stop(StopCause.DRAIN, grace=grace)
+
+    async def finished(self) -> None:
+        """Wait until the session's task and its agent have ended."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+        self.cool_down()
+        if self._closing is not None:
+            await asyncio.wait([self._closing])
+
+    def cool_down(self) -> None:
+        """Give up the warm process of a session at rest."""
+        self._disarm_idle()
+        if self._agent is None or self._head is not None or self._ended is not None:
+            return
+        if self.journal.record.phase == pb.SESSION_PHASE_IDLE:
+            self.journal.move(pb.SESSION_STATE_COMPLETED, pb.SESSION_PHASE_DORMANT)
+            self.journal.commit()
+        self._close_agent()
+        self._on_rest(self)
+
+    async def send(self, uuid: str, request: pb.SendMessageRequest, request_id: RequestId | None) -> asyncio.Future[None]:
+        """Give the agent a message while it works; the future is done when that is durable. Raises SessionNotActive."""
+        agent = self._agent
+        if agent is None or not self.can_be_asked or self._stop is not None:
+            raise errors.SessionNotActive(
+                f"session {self.session_id} has no turn that could take a message; use Execute", resource=self.session_id
+            )
+        self._sent[uuid] = request
+        try:
+            await agent.prompt(uuid, message_content(request.text, request.attachments))
+        except AgentFailed as failure:
+            self._sent.pop(uuid, None)
+            raise errors.SessionNotActive(
+                f"the agent of session {self.session_id} has just ended: {failure.message}", resource=self.session_id
+            ) from failure
+        self.journal.add(events.user_prompt(request.text, request.attachments, uuid), turn_id=self._turn_id())
+        return self.journal.commit(request_id=request_id)
+
+    # ------------------------------------------------------------------------------------------------------- the queue
+
+    def _promote(self, work: Work) -> None:
+        """Make `work` the next to run; from now on its options are those in force."""
+        record = self.journal.record
+        self._head = work
+        options = translate.merge(record.options, work.request.options, work.request.clear_options)
+        record.options.CopyFrom(options)
+        if options.permission_mode:
+            record.permission_mode = options.permission_mode
+        record.current_turn.CopyFrom(work.turn)
+        phase = pb.SESSION_PHASE_RECOVERING if work.turn.restart_count else pb.SESSION_PHASE_QUEUED
+        self.journal.move(pb.SESSION_STATE_PENDING, phase, turn_id=work.turn.turn_id)
+        self.journal.changed()
+
+    def _count_queue(self) -> None:
+        self.journal.record.queued_turn_count = len(self._queue)
+        self.journal.changed()
+
+    def _start(self) -> None:
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run(), name=f"session {self.session_id}")
+
+    def _arm_queue_timeout(self, work: Work) -> None:
+        timeout = seconds(work.request, "queue_timeout", self._limits.queue_timeout)
+        if timeout:
+            left = max(0.0, timeout - (now_us() - work.turn.create_time.ToMicroseconds()) / 1e6)
+            work.timer = asyncio.get_running_loop().call_later(left, self._queue_timed_out, work, timeout)
+
+    def _queue_timed_out(self, work: Work, timeout: float) -> None:
+        failure = outcomes.error(
+            "QUEUE_TIMEOUT", f"the turn waited longer than its queue_timeout of {timeout:g} s", retryable=True
+        )
+        outcome = outcomes.failed(pb.SESSION_PHASE_TIMED_OUT, failure)
+        if work is self._head and self._ended is None:
+            self._head = None
+            self._conclude(work, outcome)
+            self._leave_queue()
+        elif work in self._queue:
+            self._queue.remove(work)
+            self._end_turn(work, outcome, None)
+            self._count_queue()
+            self._commit([work])
+
+    def _leave_queue(self) -> None:
+        if self._place is not None:
+            self._admission.withdraw(self._place)
+
+    def _drop_queue(self, reason: str) -> list[Work]:
+        """Cancel all turns that wait behind the running one; the caller commits."""
+        outcome = outcomes.of_stop(StopCause.CANCEL, reason)
+        dropped, self._queue = list(self._queue), deque()
+        for work in dropped:
+            self._end_turn(work, outcome, None)
+        if dropped:
+            self._count_queue()
+        return dropped
+
+    def _commit(self, ended: list[Work]) -> None:
+        """Commit, and let those who wait for the end of these turns know once it is durable."""
+        durable = self.journal.commit()
+        for work in ended:
+            work.done_when(durable)
+
+    # ---------------------------------------------------------------------------------------------------- the main line
+
+    async def _run(self) -> None:
+        """Run one turn after the other until none is left."""
+        while self._head is not None and not self._halted:
+            self._place = self._admission.enter()
+            admitted = await self._place
+            self._place = None
+            if not admitted:
+                continue
+            try:
+                if self._head is not None and not self._halted:
+                    await self._run_turn(self._head)
+                    while self._head is not None and self._head.delivered:
+                        await self._run_turn(self._head)
+                    await self._linger()
+            finally:
+                self._admission.leave()
+        self._on_rest(self)
+
+    async def _run_turn(self, work: Work) -> None:
+        """Run one turn from its start to its recorded end."""
+        self._prepare(work)
+        assert self._ended is not None
+        try:
+            warm = await self._obtain(work)
+            self._begin(work, warm)
+            assert self._agent is not None
+            if not work.delivered:
+                await self._agent.prompt(work.turn.turn_id, prompt_content(work.request))
+        except AgentFailed as failure:
+            self.on_exit(failure)
+        except errors.StoreUnavailable:
+            raise
+        except Exception as error:
+            log.exception("session %s: a turn broke", self.session_id)
+            self._settle(outcomes.failed(pb.SESSION_PHASE_FAILED, outcomes.error("INTERNAL", repr(error)[:500])))
+        outcome = await self._ended
+        self._head = self._ended = None
+        self._conclude(work, outcome)
+        self._over_when_durable(self._stop)
+
+    def _prepare(self, work: Work) -> None:
+        work.cancel_timer()
+        self._ended = asyncio.get_running_loop().create_future()
+        self._prompted = False
+        self._result = self._result_raw = None
+        self.result_in = asyncio.Event()
+        self._stop = None
+        self._stderr_events = 0
+        work.turn.state = pb.TURN_STATE_RUNNING
+        self.journal.record.current_turn.CopyFrom(work.turn)
+        self.journal.turn_changed(work.turn)
+        if self.journal.record.phase != pb.SESSION_PHASE_RECOVERING:
+            self.journal.move(pb.SESSION_STATE_PENDING, pb.SESSION_PHASE_STARTING, turn_id=work.turn.turn_id)
+        self.journal.commit()
+
+    async def _obtain(self, work: Work) -> bool:
+        """Have a connected agent for the turn; whether it was connected already. Raises AgentFailed."""
+        record = self.journal.record
+        options = record.options
+        resume_at = work.request.options.resume_at_message_uuid
+        key = self._pool.key(options)
+        if self._agent is not None and self._agent.alive and key == self._agent_key and not resume_at:
+            if await self._adjust(self._agent, options):
+                return True
+        self._close_agent()
+        if self._closing is not None:
+            # Two processes on one conversation would each keep their own branch of it.
+            await asyncio.wait([self._closing])
+        begun = time.monotonic()
+        spec = await asyncio.to_thread(self._pool.spec, record, options, self._resume(work, resume_at))
+        if self._stop is not None:
+            raise AgentFailed("STOPPED", "the turn was stopped before its agent started")
+        self._agent = agent = self._pool.claim(spec)
+        self._agent_key = key
+        self._totals = events.RunningTotals()
+        self._tasks.clear()
+        agent.attach(self)
+        await agent.connect()
+        self._pool.started(time.monotonic() - begun)
+        return False
+
+    async def _adjust(self, agent: Agent, options: pb.AgentOptions) -> bool:
+        """Give a connected agent the model and permission mode of this turn; False when it refuses."""
+        wanted = live_settings(options)
+        if wanted.model is not None and wanted.model != agent.model and not await agent.set_model(wanted.model):
+            return False
+        mode = wanted.permission_mode
+        return mode is None or mode == agent.permission_mode or await agent.set_permission_mode(mode)
+
+    def _resume(self, work: Work, resume_at: str) -> Resume | None:
+        """Which conversation the turn continues; None begins one. Raises AgentFailed when it should continue and cannot."""
+        record = self.journal.record
+        if self._pool.has_transcript(record):
+            return Resume(record.agent_session_id, at_message_uuid=resume_at)
+        if work.fork_of is not None:
+            return Resume(work.fork_of, fork=True, at_message_uuid=resume_at)
+        if record.model:
+            raise AgentFailed("RESUME_REJECTED", "the conversation's transcript is missing; start a new session")
+        return None
+
+    def _begin(self, work: Work, warm: bool) -> None:
+        turn = work.turn
+        turn.start_time.FromMicroseconds(now_us())
+        self.journal.record.current_turn.CopyFrom(turn)
+        self.journal.turn_changed(turn)
+        self.journal.add(events.turn_started(turn, warm), turn_id=turn.turn_id)
+        self.journal.move(pb.SESSION_STATE_RUNNING, pb.SESSION_PHASE_WORKING, turn_id=turn.turn_id)
+        if not work.delivered:
+            prompt = events.user_prompt(work.request.prompt, work.request.attachments, turn.turn_id)
+            self.journal.add(prompt, turn_id=turn.turn_id)
+        self.journal.commit()
+        self._prompted = True
+        self._last_frame = self._now()
+        self._arm_watchdogs(work)
+
+    def _arm_watchdogs(self, work: Work) -> None:
+        loop = asyncio.get_running_loop()
+        timeout = seconds(work.request, "execution_timeout", self._limits.execution_timeout)
+        if timeout:
+            text = f"the turn ran longer than its execution_timeout of {timeout:g} s"
+            self._timers.append(loop.call_later(timeout, self._time_out, StopCause.TIMEOUT, text))
+        if self._limits.stall_timeout:
+            self._timers.append(loop.call_later(self._limits.stall_timeout, self._check_stall))
+
+    def _time_out(self, cause: StopCause, text: str) -> None:
+        self.stop(cause, grace=5.0, reason=text)
+
+    def _check_stall(self) -> None:
+        limit = self._limits.stall_timeout
+        silent = 0.0 if len(self.interactions) else self._now() - self._last_frame
+        if silent >= limit:
+            self._time_out(StopCause.STALL, f"the agent was silent for {limit:g} s, the service's stall_timeout")
+        else:
+            self._timers.append(asyncio.get_running_loop().call_later(limit - silent, self._check_stall))
+
+    def _disarm_watchdogs(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
+
+    def settle(self, outcome: Outcome) -> None:
+        """End the running turn, or the background work, with `outcome`: what a stop does once everything is dead."""
+        self._settle(outcome)
+
+    def _settle(self, outcome: Outcome) -> None:
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(outcome)
+
+    # ------------------------------------------------------------------------------------------------------- the endings
+
+    def _conclude(self, work: Work, outcome: Outcome) -> None:
+        """Record the turn's end, and where the session goes: the next turn, background work, or rest. One commit."""
+        self._disarm_watchdogs()
+        self.interactions.withdraw("restart" if outcome.phase == pb.SESSION_PHASE_INTERRUPTED else "cancel")
+        self._end_turn(work, outcome, self._result)
+        ended = [work]
+        if not outcome.keeps_queue:
+            ended += self._drop_queue("the turn before it did not complete")
+        self._adopt_sent(outcome)
+        if self._queue:
+            self._promote(self._queue.popleft())
+            self._count_queue()
+        else:
+            self._come_to_rest(outcome, work.turn.turn_id)
+        self._commit(ended)
+
+    def _adopt_sent(self, outcome: Outcome) -> None:
+        """Make turns of messages that the agent did not take into the turn that ends: it runs them next by itself."""
+        taken, self._sent = self._sent, {}
+        if outcome is not outcomes.COMPLETED or self._agent is None or not self._agent.alive or self._halted:
+            return
+        record = self.journal.record
+        for uuid, request in reversed(taken.items()):
+            record.turn_count += 1
+            turn = pb.Turn(turn_id=uuid, number=record.turn_count, state=pb.TURN_STATE_QUEUED, prompt=request.text)
+            turn.create_time.FromMicroseconds(now_us())
+            execute = pb.ExecuteRequest(prompt=request.text, attachments=request.attachments)
+            self._queue.appendleft(Work(turn, execute, delivered=True))
+            self.journal.add(events.turn_queued(turn), turn_id=uuid)
+            self.journal.turn_changed(turn)
+
+    def _come_to_rest(self, outcome: Outcome, turn_id: str) -> None:
+        record = self.journal.record
+        record.ClearField("current_turn")
+        self.journal.changed()
+        state, phase = outcome.state, outcome.phase
+        if outcome.state == pb.SESSION_STATE_COMPLETED and self._agent is not None and self._agent.alive:
+            if self._tasks and not self._halted:
+                state, phase = pb.SESSION_STATE_RUNNING, pb.SESSION_PHASE_BACKGROUND
+            elif self._limits.idle_timeout and not self._halted:
+                phase = pb.SESSION_PHASE_IDLE
+        self.journal.move(state, phase, turn_id=turn_id, reason=outcome.reason, error=outcome.error)
+        if phase == pb.SESSION_PHASE_IDLE:
+            self._arm_idle()
+        elif phase != pb.SESSION_PHASE_BACKGROUND:
+            self._close_agent(at_once=outcome.state != pb.SESSION_STATE_COMPLETED)
+
+    def _end_turn(self, work: Work, outcome: Outcome, result: pb.TurnResult | None) -> None:
+        """Put a turn's one turn.completed into the log, with its figures into the session's totals."""
+        work.cancel_timer()
+        raw = self._result_raw if result is not None else None
+        end_turn(work.turn, outcome, result)
+        self._add_to_totals(result)
+        self.journal.turn_changed(work.turn)
+        self.journal.add(events.turn_completed(work.turn), turn_id=work.turn.turn_id, raw=raw)
+
+    def _add_to_totals(self, result: pb.TurnResult | None) -> None:
+        if result is not None:
+            record = self.journal.record
+            record.total_cost_usd += result.cost_usd
+            add_usage(record.total_usage, result.usage)
+            self.journal.changed()
+
+    # ------------------------------------------------------------------------------------------------ after the result
+
+    async def _linger(self) -> None:
+        """Stay while background tasks go on after the result; then come to rest. A new turn does not wait for them."""
+        if self.journal.record.phase != pb.SESSION_PHASE_BACKGROUND:
+            return
+        self._stop = None
+        self._ended = asyncio.get_running_loop().create_future()
+        timer = asyncio.get_running_loop().call_later(
+            self._limits.background_timeout,
+            self._time_out,
+            StopCause.TIMEOUT,
+            f"background tasks went on for {self._limits.background_timeout:g} s after the result",
+        )
+        self._check_background()
+        outcome = await self._ended
+        timer.cancel()
+        self._ended = None
+        self.interactions.withdraw("cancel")
+        if self._head is None:
+            self._come_to_rest(outcome, "")
+        self.journal.commit()
+        self._over_when_durable(self._stop)
+
+    def _check_background(self) -> None:
+        """End the background phase when no task is left and the agent says that it is idle."""
+        if self.journal.record.phase == pb.SESSION_PHASE_BACKGROUND and not self._tasks and not self._agent_busy:
+            self._settle(outcomes.COMPLETED)
+
+    def _arm_idle(self) -> None:
+        self._idle_timer = asyncio.get_running_loop().call_later(self._limits.idle_timeout, self.cool_down)
+
+    def _disarm_idle(self) -> None:
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+
+    def _close_agent(self, *, at_once: bool = False) -> None:
+        agent, self._agent = self._agent, None
+        if agent is not None:
+            agent.detach()
+            self._closing = self._pool.end(agent, patience=0) if at_once else self._pool.end(agent)
+
+    # --------------------------------------------------------------------------------------------- what the agent reports
+
+    async def on_frame(self, frame: dict[str, Any]) -> None:
+        """Record what the agent says."""
+        self._last_frame = self._now()
+        kind = frame.get("type")
+        if kind == "result":
+            self._on_result(frame)
+            return
+        event = events.from_frame(frame)
+        if kind == "system":
+            self._observe(frame)
+        if event is None:
+            return
+        if event.ephemeral:
+            self.journal.publish(event, turn_id=self._turn_id())
+            return
+        if kind == "assistant":
+            self._note_model(event)
+        self.journal.add(event, turn_id=self._turn_id(), raw=events.raw_json(frame))
+        self.journal.commit()
+        await self.journal.keep_up()
+
+    def _note_model(self, event: pb.SessionEvent) -> None:
+        model = event.assistant_message.model
+        record = self.journal.record
+        if model and model != "<synthetic>" and model != record.model and not event.parent_tool_use_id:
+            record.model = model
+            self.journal.changed()
+
+    def _observe(self, frame: dict[str, Any]) -> None:
+        """Keep track of background tasks and of whether the agent is busy."""
+        subtype, task_id = frame.get("subtype"), str(frame.get("task_id", ""))
+        patch = frame.get("patch")
+        status = frame.get("status") or (patch.get("status") if isinstance(patch, dict) else None)
+        if subtype == "task_started":
+            self._tasks.add(task_id)
+        elif subtype in ("task_notification", "task_updated") and status in TERMINAL_TASK_STATUSES:
+            self._tasks.discard(task_id)
+        elif subtype == "session_state_changed":
+            self._agent_busy = frame.get("state") != "idle"
+            self._check_background()
+
+    def _on_result(self, frame: dict[str, Any]) -> None:
+        result, self._totals = events.turn_result(frame, self._totals)
+        work = self._head
+        if work is None or self._ended is None or not self._prompted or not _answers(frame, work.turn.turn_id):
+            self._on_other_result(frame, result)
+            return
+        for uuid in frame.get("user_message_uuids") or ():
+            self._sent.pop(uuid, None)
+        self._result, self._result_raw = result, events.raw_json(frame)
+        self.result_in.set()
+        if self._stop is None:
+            status = frame.get("api_error_status")
+            outcome = outcomes.of_result(result, status if isinstance(status, int) else None)
+            if outcome.error is not None and self._agent is not None:
+                outcome.error.stderr_tail = self._agent.stderr_tail
+            self._settle(outcome)
+
+    def _on_other_result(self, frame: dict[str, Any], result: pb.TurnResult) -> None:
+        """Keep the figures of a turn the agent took by itself, such as one after a background task."""
+        self._add_to_totals(result)
+        event = unsolicited_result(frame)
+        self.journal.add(event, turn_id=self._turn_id(), raw=events.raw_json(frame))
+        self.journal.commit()
+
+    def on_stderr(self, line: str) -> None:
+        """Record a line of stderr, up to a bound."""
+        self._stderr_events += 1
+        if self._stderr_events <= STDERR_EVENTS and not self.journal.at_rest:
+            self.journal.add(events.stderr(line), turn_id=self._turn_id())
+            self.journal.commit()
+
+    def on_exit(self, failure: AgentFailed) -> None:
+        """Take note that the agent is gone: the end of a turn, unless a stop is about to say so."""
+        if self._stop is not None:
+            return
+        error = outcomes.error(
+            failure.reason, failure.message, retryable=failure.retryable, stderr_tail=failure.stderr_tail
+        )
+        if self._ended is not None:
+            self._settle(outcomes.failed(pb.SESSION_PHASE_FAILED, error))
+        else:
+            self.cool_down()
+
+    async def on_permission(self, tool: str, tool_input: dict[str, Any], context: PermissionContext) -> Answer:
+        """Ask people, when the session's policy says so."""
+        policy = self.journal.record.options.interactions
+        return await ask_people(self.interactions, tool, tool_input, context, policy, turn_id=self._turn_id())
+
+    def _interactions_changed(self) -> None:
+        """Show in the phase what the session waits for."""
+        record = self.journal.record
+        if record.state == pb.SESSION_STATE_RUNNING and record.phase != pb.SESSION_PHASE_STOPPING:
+            background = pb.SESSION_PHASE_BACKGROUND if self._head is None else pb.SESSION_PHASE_WORKING
+            phase = self.interactions.phase or background
+            self.journal.move(pb.SESSION_STATE_RUNNING, phase, turn_id=self._turn_id())
+        self._last_frame = self._now()
+
+    # ------------------------------------------------------------------------------------------------- for the stop ladder
+
+    @property
+    def agent(self) -> Agent | None:
+        """The agent of the running turn."""
+        return self._agent
+
+    @property
+    def can_be_asked(self) -> bool:
+        """Whether the agent works on a prompt and can be asked to stop."""
+        return self._agent is not None and self._agent.alive and self._prompted and self._head is not None
+
+    @property
+    def pool(self) -> AgentPool:
+        """Where its agents come from and end."""
+        return self._pool
+
+    @property
+    def result(self) -> pb.TurnResult | None:
+        """The result of the running turn, once it is in."""
+        return self._result
+
+    def release_agent(self) -> None:
+        """Forget an agent that a stop has ended."""
+        if self._agent is not None:
+            self._agent.detach()
+            self._agent = None
+
+    def _turn_id(self) -> str:
+        return self._head.turn.turn_id if self._head is not None else ""
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
+
+
+def _answers(frame: dict[str, Any], turn_id: str) -> bool:
+    """Whether a result belongs to the prompt sent under `turn_id`."""
+    uuids = frame.get("user_message_uuids") or [frame.get("user_message_uuid")]
+    named = [uuid for uuid in uuids if uuid]
+    if named:
+        return turn_id in named
+    origin = frame.get("origin")
+    return not (isinstance(origin, dict) and origin.get("kind") not in (None, "human"))

@@ -1,0 +1,138 @@
+"""Stopping: the ladder that ends a running turn. The agent is asked, then its processes are told, then they are killed.
+
+    interrupt  →  grace  →  close input, SIGTERM to the whole tree  →  SIGKILL to the whole tree  →  nothing lives: settled
+
+It runs in a task of its own that nobody cancels. A stronger stop that comes later joins the ladder; it does not start another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from agentpb import agent_pb2 as pb
+
+from agent_service import outcomes
+from agent_service.agent import Ended
+from agent_service.outcomes import Outcome, StopCause
+
+if TYPE_CHECKING:
+    from agent_service.session import Session
+
+log = logging.getLogger(__name__)
+
+CLOSING_PATIENCE = 2.0
+"""Seconds a CLI that stopped when asked may take to exit; within the grace it may take longer."""
+
+
+class Stop:
+    """One stop under way. `over` is done when the turn's end is durable; from then on `receipt` tells how it went."""
+
+    def __init__(self, cause: StopCause, *, deadline: float, force: bool, reason: str) -> None:
+        """Stop for `cause`; the agent may take until `deadline` (loop time) to stop by itself."""
+        self.cause = cause
+        self.reason = reason
+        self.force = force
+        self.deadline = deadline
+        self.stopped_turn = False
+        self.receipt = pb.CancelReceipt()
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._nudge = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @classmethod
+    def not_started(cls, outcome: Outcome) -> Stop:
+        """A stop of work that had not begun: done already."""
+        stop = cls(StopCause.CANCEL, deadline=0, force=False, reason=outcome.reason)
+        stop.receipt = pb.CancelReceipt(outcome=pb.CANCEL_OUTCOME_NOT_STARTED)
+        stop.receipt.duration.FromMicroseconds(0)
+        return stop
+
+    def is_over(self) -> None:
+        """Say that the turn's end is durable."""
+        if not self.over.done():
+            self.over.set_result(None)
+
+    def escalate(self, cause: StopCause, *, deadline: float, force: bool, reason: str) -> bool:
+        """Take over what is stronger; True when the processes are to be killed at once from now on."""
+        if cause.value > self.cause.value:
+            self.cause, self.reason = cause, reason
+        self.deadline = min(self.deadline, deadline)
+        at_once = force and not self.force
+        self.force = self.force or force
+        self._nudge.set()
+        return at_once
+
+    def begin(self, session: Session) -> None:
+        """Climb the ladder, in a task of its own."""
+        self._task = asyncio.create_task(self._run(session), name=f"stop {session.session_id}")
+
+    async def _run(self, session: Session) -> None:
+        begun = asyncio.get_running_loop().time()
+        try:
+            self.receipt = await self._climb(session)
+        except Exception:
+            log.exception("session %s: the stop itself broke", session.session_id)
+            self.receipt = pb.CancelReceipt(outcome=pb.CANCEL_OUTCOME_UNSPECIFIED)
+        self.receipt.duration.FromMicroseconds(round((asyncio.get_running_loop().time() - begun) * 1e6))
+        session.settle(self._outcome(session))
+
+    def _outcome(self, session: Session) -> Outcome:
+        """An interrupt that came too late did not stop anything: the turn's own result stands."""
+        result = session.result
+        if self.cause is StopCause.INTERRUPT and result is not None and not result.is_error:
+            return outcomes.COMPLETED
+        self.stopped_turn = True
+        return outcomes.of_stop(self.cause, self.reason)
+
+    async def _climb(self, session: Session) -> pb.CancelReceipt:
+        if session.can_be_asked and not self.force:
+            await self._ask(session)
+        if self.cause is StopCause.INTERRUPT and session.result_in.is_set():
+            return pb.CancelReceipt(outcome=pb.CANCEL_OUTCOME_INTERRUPTED)
+        agent = session.agent
+        if agent is None:
+            return pb.CancelReceipt(outcome=pb.CANCEL_OUTCOME_NOT_STARTED)
+        had_process = agent.spawned
+        ended = await self._end(session)
+        session.release_agent()
+        return _receipt(ended, had_process=had_process)
+
+    async def _ask(self, session: Session) -> None:
+        """Interrupt, and wait for the turn's result until the deadline, or until somebody is in more of a hurry."""
+        agent = session.agent
+        assert agent is not None
+        asking = asyncio.create_task(agent.interrupt(cancel_queued=True), name=f"interrupt {session.session_id}")
+        while not session.result_in.is_set() and not self.force and agent.alive:
+            left = self.deadline - asyncio.get_running_loop().time()
+            if left <= 0:
+                break
+            self._nudge.clear()
+            waits = [asyncio.create_task(event.wait()) for event in (session.result_in, self._nudge)]
+            await asyncio.wait(waits, timeout=min(left, 0.25), return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
+        asking.cancel()
+
+    async def _end(self, session: Session) -> Ended:
+        agent = session.agent
+        assert agent is not None
+        polite = session.result_in.is_set() and not self.force
+        left = max(0.0, self.deadline - asyncio.get_running_loop().time())
+        patience = min(left, CLOSING_PATIENCE) if polite else 0.0
+        if self.force:
+            return await asyncio.shield(session.pool.end(agent, patience=0, term_grace=0))
+        return await asyncio.shield(session.pool.end(agent, patience=patience))
+
+
+def _receipt(ended: Ended, *, had_process: bool) -> pb.CancelReceipt:
+    if not had_process:
+        return pb.CancelReceipt(outcome=pb.CANCEL_OUTCOME_NOT_STARTED)
+    if ended.killed:
+        outcome = pb.CANCEL_OUTCOME_KILLED
+    elif ended.terminated:
+        outcome = pb.CANCEL_OUTCOME_TERMINATED
+    else:
+        outcome = pb.CANCEL_OUTCOME_INTERRUPTED
+    return pb.CancelReceipt(outcome=outcome, process_ids=ended.process_ids)

@@ -1,0 +1,91 @@
+"""Turns: what a session keeps of each prompt it was given, and the small translations around one."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from agentpb import agent_pb2 as pb
+
+from agent_service.journal import now_us
+from agent_service.outcomes import Outcome
+
+
+def _new_future() -> asyncio.Future[None]:
+    return asyncio.get_running_loop().create_future()
+
+
+@dataclass(eq=False)
+class Work:
+    """A turn that waits or runs, the request that asked for it, and a future that is done when its end is durable."""
+
+    turn: pb.Turn
+    request: pb.ExecuteRequest
+    fork_of: str | None = None
+    delivered: bool = False
+    """Whether the agent has the prompt already: it was sent into the turn before, and became one of its own."""
+    done: asyncio.Future[None] = field(default_factory=_new_future)
+    timer: asyncio.TimerHandle | None = None
+
+    def cancel_timer(self) -> None:
+        """Stop waiting for the queue timeout."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def done_when(self, durable: asyncio.Future[None]) -> None:
+        """Be done once `durable` is, or fails."""
+
+        def finish(future: asyncio.Future[None]) -> None:
+            if not self.done.done() and not future.cancelled():
+                future.exception()
+                self.done.set_result(None)
+
+        durable.add_done_callback(finish)
+
+
+def end_turn(turn: pb.Turn, outcome: Outcome, result: pb.TurnResult | None) -> None:
+    """Write a turn's ending into its record."""
+    turn.state = outcome.turn_state
+    turn.end_time.FromMicroseconds(now_us())
+    if result is not None:
+        turn.result.CopyFrom(result)
+    if outcome.turn_state == pb.TURN_STATE_ERROR and outcome.error is not None:
+        turn.error.CopyFrom(outcome.error)
+
+
+def seconds(request: pb.ExecuteRequest, name: Literal["execution_timeout", "queue_timeout"], default: float) -> float:
+    """A duration of the request in seconds, or the operator's; 0 means no bound."""
+    if request.HasField(name):
+        return float(getattr(request, name).ToMicroseconds()) / 1e6
+    return default
+
+
+def prompt_content(request: pb.ExecuteRequest) -> str | list[dict[str, Any]]:
+    """The prompt as the Messages API takes it."""
+    return message_content(request.prompt, request.attachments)
+
+
+def message_content(text: str, attachments: Any) -> str | list[dict[str, Any]]:
+    """A text and its attachments as the Messages API takes them."""
+    if not attachments:
+        return text
+    blocks = [_attachment(attachment) for attachment in attachments]
+    return [*blocks, {"type": "text", "text": text}] if text.strip() else blocks
+
+
+def _attachment(attachment: pb.Attachment) -> dict[str, Any]:
+    kind = "image" if attachment.media_type.startswith("image/") else "document"
+    if attachment.WhichOneof("source") == "url":
+        source: dict[str, Any] = {"type": "url", "url": attachment.url}
+    elif attachment.media_type == "text/plain":
+        source = {"type": "text", "media_type": "text/plain", "data": attachment.data.decode("utf-8", "replace")}
+    else:
+        data = base64.b64encode(attachment.data).decode("ascii")
+        source = {"type": "base64", "media_type": attachment.media_type, "data": data}
+    block: dict[str, Any] = {"type": kind, "source": source}
+    if attachment.title and kind == "document":
+        block["title"] = attachment.title
+    return block

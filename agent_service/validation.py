@@ -1,0 +1,234 @@
+"""Validation: every field of every request, checked before anything is looked up. All violations at once, each with its path."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from agentpb import agent_pb2 as pb
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from agent_service import options as translate
+from agent_service.errors import FieldViolation, InvalidField
+
+SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+MEDIA_TYPES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp", "application/pdf", "text/plain"})
+MAX_PROMPT_BYTES = 2 << 20
+MAX_ATTACHMENT_BYTES = 3 << 20
+MAX_DURATION_SECONDS = 10 * 365 * 86400
+EVENT_TYPES = frozenset(
+    [
+        "state.changed",
+        "turn.queued",
+        "turn.started",
+        "turn.completed",
+        "interaction.requested",
+        "interaction.resolved",
+        "message.user",
+        "message.assistant",
+        "message.system",
+        "message.partial",
+        "task.started",
+        "task.progress",
+        "task.notification",
+        "task.updated",
+        "hook.started",
+        "hook.response",
+        "rate_limit",
+        "conversation.reset",
+        "stderr",
+        "unknown",
+    ]
+)
+_TYPE_GROUPS = frozenset(name.split(".")[0] + ".*" for name in EVENT_TYPES if "." in name)
+
+Violations = list[FieldViolation]
+
+
+def check(request: Message) -> None:
+    """Raise InvalidField with all that is wrong with a request of any of the RPCs."""
+    found = [*_check_common(request, ""), *_check_request(request)]
+    if found:
+        raise InvalidField(found)
+
+
+def _check_common(message: Message, path: str) -> Iterable[FieldViolation]:
+    """What holds wherever such a field stands: known enum numbers, durations and timestamps that are well formed."""
+    for field, value in message.ListFields():
+        where = f"{path}{field.name}"
+        if field.name == "options" and isinstance(value, pb.AgentOptions):
+            yield from translate.check(value, where)
+        elif field.type == FieldDescriptor.TYPE_ENUM:
+            for number in value if field.is_repeated else [value]:
+                yield from _check_enum(field, number, where)
+        elif isinstance(value, Duration):
+            yield from _check_duration(value, where)
+        elif isinstance(value, Timestamp):
+            yield from _check_timestamp(value, where)
+        elif field.type == FieldDescriptor.TYPE_MESSAGE and not field.is_repeated:
+            yield from _check_common(value, f"{where}.")
+
+
+def _check_enum(field: FieldDescriptor, number: int, where: str) -> Iterable[FieldViolation]:
+    values = field.enum_type.values_by_number
+    if number not in values:
+        names = ", ".join(value.name for value in field.enum_type.values if value.number)
+        yield FieldViolation(where, f"{number} is not a value of {field.enum_type.name}; accepted are {names}")
+
+
+def _check_duration(value: Duration, where: str) -> Iterable[FieldViolation]:
+    if value.seconds < 0 or value.nanos < 0:
+        yield FieldViolation(where, "must not be negative")
+    elif value.nanos > 999_999_999 or value.seconds > MAX_DURATION_SECONDS:
+        yield FieldViolation(where, "must be a duration of at most 10 years, with nanos from 0 to 999,999,999")
+
+
+def _check_timestamp(value: Timestamp, where: str) -> Iterable[FieldViolation]:
+    if not 0 <= value.nanos <= 999_999_999 or not -62135596800 <= value.seconds <= 253402300799:
+        yield FieldViolation(where, "must be a timestamp from year 1 to year 9999, with nanos from 0 to 999,999,999")
+
+
+def _check_request(request: Message) -> Iterable[FieldViolation]:
+    if isinstance(request, pb.ExecuteRequest):
+        yield from _check_execute(request)
+        return
+    if "session_id" in request.DESCRIPTOR.fields_by_name and not request.session_id:  # type: ignore[attr-defined]
+        yield FieldViolation("session_id", "must name a session")
+    checker = _CHECKERS.get(type(request))
+    if checker is not None:
+        yield from checker(request)
+
+
+def _check_execute(request: pb.ExecuteRequest) -> Iterable[FieldViolation]:
+    if not request.prompt.strip() and not request.attachments:
+        yield FieldViolation("prompt", "must hold something besides white space")
+    if len(request.prompt.encode()) > MAX_PROMPT_BYTES:
+        yield FieldViolation("prompt", f"must have at most {MAX_PROMPT_BYTES} bytes")
+    for name in ("session_id", "fork_from"):
+        value = getattr(request, name)
+        if value and not SESSION_ID.fullmatch(value):
+            yield FieldViolation(name, "must have 1 to 128 of A-Z a-z 0-9 _ . - and begin with a letter or digit")
+    if request.fork_from and request.fork_from == request.session_id:
+        yield FieldViolation("fork_from", "must be another session than session_id")
+    if request.fork_from and request.mode == pb.EXECUTE_MODE_RESUME:
+        yield FieldViolation("mode", "must not be EXECUTE_MODE_RESUME with fork_from: a fork is a new session")
+    if request.HasField("execution_timeout") and not request.execution_timeout.ToNanoseconds():
+        yield FieldViolation("execution_timeout", "must be more than 0")
+    yield from _check_length("request_id", request.request_id, 128)
+    yield from _check_length("title", request.title, 255)
+    yield from _check_labels(request.labels, "labels")
+    yield from _check_attachments(request.attachments)
+    yield from translate.check_clear(request.clear_options)
+
+
+def _check_length(name: str, value: str, longest: int) -> Iterable[FieldViolation]:
+    if len(value) > longest:
+        yield FieldViolation(name, f"must have at most {longest} characters, not {len(value)}")
+
+
+def _check_labels(labels: Mapping[str, str], where: str) -> Iterable[FieldViolation]:
+    if len(labels) > 64:
+        yield FieldViolation(where, f"must have at most 64 entries, not {len(labels)}")
+    for key, value in labels.items():
+        if not 1 <= len(key) <= 63:
+            yield FieldViolation(f"{where}[{key[:20]!r}]", "keys must have 1 to 63 characters")
+        if len(value) > 255:
+            yield FieldViolation(f"{where}[{key[:63]!r}]", "values must have at most 255 characters")
+
+
+def _check_attachments(attachments: Iterable[pb.Attachment]) -> Iterable[FieldViolation]:
+    size = 0
+    for index, attachment in enumerate(attachments):
+        where = f"attachments[{index}]"
+        size += len(attachment.data)
+        source = attachment.WhichOneof("source")
+        if attachment.media_type not in MEDIA_TYPES:
+            yield FieldViolation(f"{where}.media_type", f"must be one of {', '.join(sorted(MEDIA_TYPES))}")
+        if source is None or (source == "data" and not attachment.data):
+            yield FieldViolation(where, "must have data or url")
+        if source == "url" and not attachment.url.startswith("https://"):
+            yield FieldViolation(f"{where}.url", "must begin with https://")
+    if size > MAX_ATTACHMENT_BYTES:
+        yield FieldViolation("attachments", f"must have at most {MAX_ATTACHMENT_BYTES} bytes of data together")
+
+
+def _check_status(request: pb.GetStatusRequest) -> Iterable[FieldViolation]:
+    if request.HasField("history_limit") and not 0 <= request.history_limit <= 1000:
+        yield FieldViolation("history_limit", "must be from 0 to 1000")
+    yield from _check_cursor(request.after_sequence)
+
+
+def _check_cursor(after_sequence: int) -> Iterable[FieldViolation]:
+    if after_sequence < 0:
+        yield FieldViolation("after_sequence", "must not be negative")
+
+
+def _check_types(types: Iterable[str]) -> Iterable[FieldViolation]:
+    for index, name in enumerate(types):
+        if name not in EVENT_TYPES and name not in _TYPE_GROUPS:
+            accepted = ", ".join(sorted(EVENT_TYPES | _TYPE_GROUPS))
+            yield FieldViolation(f"types[{index}]", f"{name[:64]!r} is no event type; accepted are {accepted}")
+
+
+def _check_watch(request: pb.WatchSessionRequest) -> Iterable[FieldViolation]:
+    yield from _check_cursor(request.after_sequence)
+    yield from _check_types(request.types)
+
+
+def _check_list_events(request: pb.ListEventsRequest) -> Iterable[FieldViolation]:
+    yield from _check_cursor(request.after_sequence)
+    yield from _check_types(request.types)
+    yield from _check_page_size(request.page_size)
+
+
+def _check_page_size(page_size: int) -> Iterable[FieldViolation]:
+    if not 0 <= page_size <= 1000:
+        yield FieldViolation("page_size", "must be from 1 to 1000, or 0 for the default")
+
+
+def _check_list_sessions(request: pb.ListSessionsRequest) -> Iterable[FieldViolation]:
+    yield from _check_page_size(request.page_size)
+    yield from _check_labels(request.filter.labels, "filter.labels")
+
+
+def _check_cancel(request: pb.CancelRequest) -> Iterable[FieldViolation]:
+    yield from _check_length("reason", request.reason, 1024)
+    if request.grace.seconds > 300:
+        yield FieldViolation("grace", "must be at most 5 minutes")
+
+
+def _check_cleanup(request: pb.CleanupRequest) -> Iterable[FieldViolation]:
+    yield from _check_labels(request.filter.labels, "filter.labels")
+    if request.limit < 0:
+        yield FieldViolation("limit", "must not be negative")
+
+
+def _check_send(request: pb.SendMessageRequest) -> Iterable[FieldViolation]:
+    if not request.text.strip() and not request.attachments:
+        yield FieldViolation("text", "must hold something besides white space")
+    if len(request.text.encode()) > MAX_PROMPT_BYTES:
+        yield FieldViolation("text", f"must have at most {MAX_PROMPT_BYTES} bytes")
+    yield from _check_length("request_id", request.request_id, 128)
+    yield from _check_attachments(request.attachments)
+
+
+def _check_respond(request: pb.RespondToInteractionRequest) -> Iterable[FieldViolation]:
+    if not request.interaction_id:
+        yield FieldViolation("interaction_id", "must name an interaction")
+    if request.WhichOneof("answer") is None:
+        yield FieldViolation("answer", "must have exactly one of allow and deny")
+
+
+_CHECKERS = {
+    pb.GetStatusRequest: _check_status,
+    pb.WatchSessionRequest: _check_watch,
+    pb.ListEventsRequest: _check_list_events,
+    pb.ListSessionsRequest: _check_list_sessions,
+    pb.CancelRequest: _check_cancel,
+    pb.CleanupRequest: _check_cleanup,
+    pb.SendMessageRequest: _check_send,
+    pb.RespondToInteractionRequest: _check_respond,
+}

@@ -1,0 +1,98 @@
+"""Workspaces: where a session's files are. All of them lie under the data directory, so that a backup is one folder.
+
+tenants/TENANT/config    the CLI's own files, transcripts included (CLAUDE_CONFIG_DIR)
+tenants/TENANT/home      the agent's HOME
+sessions/ID/work         the directory a session works in when it names none
+sessions/ID/scratch      files handed to the CLI: prompts, settings, MCP configuration
+tmp/XXXXXXXX             TMPDIR of one agent process, removed with it
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+from uuid import uuid4
+
+from agentpb import agent_pb2 as pb
+
+from agent_service.agent import project_folder
+
+
+class Workspaces:
+    """The directories of tenants, sessions and agents under one data directory."""
+
+    def __init__(self, data_dir: Path) -> None:
+        """Lay them under `data_dir`, which exists."""
+        self._root = data_dir.resolve()
+
+    def config_dir(self, owner: str) -> Path:
+        """The tenant's CLAUDE_CONFIG_DIR."""
+        return self._private(self._root / "tenants" / _folder(owner) / "config")
+
+    def home(self, owner: str) -> Path:
+        """The tenant's HOME."""
+        return self._private(self._root / "tenants" / _folder(owner) / "home")
+
+    def scratch(self, session_id: str) -> Path:
+        """Where files handed to the session's CLI lie."""
+        return self._private(self._root / "sessions" / session_id / "scratch")
+
+    def cwd(self, session: pb.Session) -> Path:
+        """The directory the session works in: its own unless its options name one. Made when it is its own."""
+        if session.options.cwd:
+            return Path(session.options.cwd)
+        return self._private(self._root / "sessions" / session.session_id / "work")
+
+    def new_tmp(self) -> Path:
+        """A short-named directory for one process's temporary files and sockets."""
+        return self._private(self._root / "tmp" / uuid4().hex[:8])
+
+    def clear_tmp(self) -> None:
+        """Remove what earlier runs of the service left."""
+        shutil.rmtree(self._root / "tmp", ignore_errors=True)
+
+    def transcript(self, session: pb.Session) -> Path | None:
+        """The CLI's file of the session's conversation; None when there is none."""
+        if not session.agent_session_id:
+            return None
+        projects = self.config_dir(session.owner) / "projects"
+        name = f"{session.agent_session_id}.jsonl"
+        cwd = session.options.cwd or str(self._root / "sessions" / session.session_id / "work")
+        expected = projects / project_folder(cwd) / name
+        if expected.exists():
+            return expected
+        # The session changed its cwd: the CLI goes on with the file where it began.
+        return next(projects.glob(f"*/{name}"), None)
+
+    def remove(self, session: pb.Session, *, keep_transcript: bool) -> int:
+        """Remove the session's directories, and its transcript unless kept; bytes freed. A `cwd` of the caller's stays."""
+        freed = 0
+        if not keep_transcript and (transcript := self.transcript(session)) is not None:
+            freed += _remove(transcript.with_suffix(""))
+            freed += _remove(transcript)
+            if transcript.parent.exists() and not any(transcript.parent.iterdir()):
+                transcript.parent.rmdir()
+        return freed + _remove(self._root / "sessions" / session.session_id)
+
+    @staticmethod
+    def _private(path: Path) -> Path:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return path
+
+
+def _folder(owner: str) -> str:
+    """A folder name for a tenant whatever its name: no two share one."""
+    return hashlib.sha256(owner.encode()).hexdigest()[:16] if owner else "default"
+
+
+def _remove(path: Path) -> int:
+    if path.is_dir() and not path.is_symlink():
+        freed = sum(file.lstat().st_size for file in path.rglob("*") if not file.is_dir())
+        shutil.rmtree(path, ignore_errors=True)
+        return freed
+    if path.exists() or path.is_symlink():
+        freed = path.lstat().st_size
+        path.unlink(missing_ok=True)
+        return freed
+    return 0

@@ -1,0 +1,120 @@
+"""The real service for tests: real server, real CLI, SQLite on disk, the offline model; one per test, on a free port."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import pytest
+from agent_service.__main__ import agent_environment
+from agent_service.config import Config
+from agent_service.server import Running, running
+from agentpb import agent_pb2 as pb
+from agentpb import agent_pb2_grpc
+
+
+@dataclass
+class Service:
+    """A running service and a raw stub of it."""
+
+    running: Running
+    channel: grpc.aio.Channel
+    stub: Any
+    data_dir: Path
+
+    async def execute(self, prompt: str, **fields: Any) -> pb.ExecuteResponse:
+        """Execute, without waiting."""
+        return await self.stub.Execute(pb.ExecuteRequest(prompt=prompt, **fields))
+
+    async def run(self, prompt: str, **fields: Any) -> pb.ExecuteResponse:
+        """Execute and wait until the turn is at rest."""
+        request = pb.ExecuteRequest(prompt=prompt, **fields)
+        request.wait.FromSeconds(60)
+        response = await self.stub.Execute(request)
+        assert not response.wait_expired
+        return response
+
+    async def status(self, session_id: str, **fields: Any) -> pb.GetStatusResponse:
+        """GetStatus."""
+        return await self.stub.GetStatus(pb.GetStatusRequest(session_id=session_id, **fields))
+
+    async def rest(self, session_id: str, seconds: int = 60) -> pb.GetStatusResponse:
+        """Wait until the session is at rest."""
+        request = pb.GetStatusRequest(session_id=session_id)
+        request.wait.FromSeconds(seconds)
+        response = await self.stub.GetStatus(request)
+        assert not response.wait_expired
+        return response
+
+    async def until(self, session_id: str, phase: pb.SessionPhase, seconds: int = 30) -> pb.Session:
+        """Wait until the session is in a phase."""
+        after = 0
+        for _ in range(1000):
+            request = pb.GetStatusRequest(
+                session_id=session_id, history_limit=0, wait_for=pb.WAIT_FOR_NEW_EVENT, after_sequence=after
+            )
+            request.wait.FromSeconds(seconds)
+            response = await self.stub.GetStatus(request)
+            if response.session.phase == phase:
+                return response.session
+            assert not response.wait_expired, f"still {pb.SessionPhase.Name(response.session.phase)}"
+            after = response.session.last_sequence
+        raise AssertionError("too many events")
+
+    async def events(self, session_id: str, **fields: Any) -> list[pb.SessionEvent]:
+        """Watch to the end; the events."""
+        request = pb.WatchSessionRequest(session_id=session_id, **fields)
+        return [event async for response in self.stub.WatchSession(request) for event in response.events]
+
+
+@pytest.fixture
+def options() -> Callable[..., pb.AgentOptions]:
+    """Make AgentOptions; every tool named is allowed."""
+
+    def make(*allowed: str, **fields: Any) -> pb.AgentOptions:
+        return pb.AgentOptions(allowed_tools=allowed, **fields)
+
+    return make
+
+
+def make_config(data_dir: Path, **settings: Any) -> Config:
+    """A Config for tests: the offline model, short patience."""
+    defaults: dict[str, Any] = {
+        "listen": "127.0.0.1:0",
+        "data_dir": data_dir,
+        "model": "offline",
+        "drain_timeout": 0.0,
+        "api_retries": 0,
+        "agent_environment": agent_environment({"PATH": os.environ["PATH"]}),
+    }
+    return Config(**{**defaults, **settings})
+
+
+@asynccontextmanager
+async def start_service(data_dir: Path, **settings: Any) -> AsyncIterator[Service]:
+    """Run a service while the block lasts."""
+    async with running(make_config(data_dir, **settings)) as service:
+        async with grpc.aio.insecure_channel(service.address) as channel:
+            yield Service(service, channel, agent_pb2_grpc.AgentServiceStub(channel), data_dir)
+
+
+@pytest.fixture
+async def start(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
+    """Start services with settings of one's own; they end with the test."""
+    async with AsyncExitStack() as stack:
+
+        async def begin(**settings: Any) -> Service:
+            return await stack.enter_async_context(start_service(tmp_path / "data", **settings))
+
+        yield begin
+
+
+@pytest.fixture
+async def service(start: Callable[..., Any]) -> Service:
+    """A service with the usual settings."""
+    return await start()
