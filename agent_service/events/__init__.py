@@ -16,7 +16,7 @@ from agent_service.events.own import (
     turn_started,
     user_prompt,
 )
-from agent_service.events.results import RunningTotals, turn_result
+from agent_service.events.results import RunningTotals, restored_totals, turn_result
 from agent_service.events.text import clean
 from agent_service.events.wire import LIST_EVENTS, WATCH_EVENTS, raw_json, response_bytes, seal, with_raw
 
@@ -30,6 +30,7 @@ __all__ = [
     "interaction_resolved",
     "raw_json",
     "response_bytes",
+    "restored_totals",
     "seal",
     "state_changed",
     "stderr",

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import mmap
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from agentpb import agent_pb2 as pb
@@ -13,6 +17,9 @@ from agent_service.events.text import int32, int64, mapping, number, text_of, to
 
 DIAGNOSTIC = "[ede_diagnostic]"
 """What begins the texts that the CLI writes for its own authors."""
+
+COST_STATE = b'\n{"type":"cost-state"'
+"""How the line of a transcript begins that holds a conversation's totals."""
 
 _COUNTERS = {
     "input_tokens": "inputTokens",
@@ -33,17 +40,22 @@ class ModelTotals:
 
 @dataclass(frozen=True, slots=True)
 class RunningTotals:
-    """What a process has spent so far, as its last result said. A fresh process begins with `RunningTotals()`."""
+    """What a conversation has spent so far, as its last result said.
+
+    A process that begins a conversation starts with `RunningTotals()`, one that resumes or forks one with
+    `restored_totals`.
+    """
 
     cost_usd: float = 0.0
+    api_duration_ms: int = 0
     models: Mapping[str, ModelTotals] = field(default_factory=dict)
 
 
 def turn_result(frame: Mapping[str, Any], previous: RunningTotals) -> tuple[pb.TurnResult, RunningTotals]:
     """The result of one turn, and the totals to give to the next call for the same process.
 
-    `total_cost_usd` and `modelUsage` are running totals of the process, `usage` and `num_turns` are the turn's own.
-    Totals that went down were reset, as by /clear: they count from zero again.
+    `total_cost_usd`, `modelUsage` and `duration_api_ms` are running totals; `usage` (without subagents), `num_turns` and
+    `duration_ms` are the turn's own. Totals that went down were reset, as by /clear: they count from zero again.
     """
     totals = _totals(frame, previous)
     base = RunningTotals() if _fell(previous, totals) else previous
@@ -55,7 +67,7 @@ def turn_result(frame: Mapping[str, Any], previous: RunningTotals) -> tuple[pb.T
         terminal_reason=text_of(frame.get("terminal_reason")),
         num_turns=int32(frame.get("num_turns")),
         duration=duration_of(frame.get("duration_ms")),
-        api_duration=duration_of(frame.get("duration_api_ms")),
+        api_duration=duration_of(totals.api_duration_ms - base.api_duration_ms),
         cost_usd=max(0.0, totals.cost_usd - base.cost_usd),
         usage=usage_of(mapping(frame.get("usage"))),
         errors=_errors(frame.get("errors")),
@@ -69,16 +81,45 @@ def turn_result(frame: Mapping[str, Any], previous: RunningTotals) -> tuple[pb.T
 
 def _totals(frame: Mapping[str, Any], previous: RunningTotals) -> RunningTotals:
     """The frame's totals; what it does not say stands as before."""
-    cost = frame.get("total_cost_usd")
-    usage = frame.get("modelUsage")
+    cost, usage, duration = frame.get("total_cost_usd"), frame.get("modelUsage"), frame.get("duration_api_ms")
     return RunningTotals(
         cost_usd=previous.cost_usd if cost is None else number(cost),
-        models=(
-            {text_of(model): _model_totals(mapping(entry)) for model, entry in usage.items()}
-            if isinstance(usage, Mapping)
-            else previous.models
-        ),
+        api_duration_ms=previous.api_duration_ms if duration is None else int64(duration),
+        models=_models(usage) if isinstance(usage, Mapping) else previous.models,
     )
+
+
+def restored_totals(transcript: Path) -> RunningTotals:
+    """The totals with which a process that resumes or forks this conversation will begin.
+
+    The CLI writes them into the transcript when it leaves in good order, and takes up the last ones: after a kill these
+    are older than its last result, or none. Read them once the former process is gone; blocks for a few milliseconds.
+    """
+    with (
+        suppress(OSError, ValueError),
+        transcript.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as lines,
+    ):
+        return _last_cost_state(lines)
+    return RunningTotals()
+
+
+def _last_cost_state(lines: mmap.mmap) -> RunningTotals:
+    start = len(lines)
+    while (start := lines.rfind(COST_STATE, 0, start)) >= 0:
+        end = lines.find(b"\n", start + 1)
+        with suppress(ValueError, RecursionError):
+            state = mapping(json.loads(lines[start : end if end >= 0 else len(lines)]))
+            return RunningTotals(
+                cost_usd=number(state.get("totalCostUSD")),
+                api_duration_ms=int64(state.get("totalAPIDuration")),
+                models=_models(mapping(state.get("modelUsage"))),
+            )
+    return RunningTotals()
+
+
+def _models(usage: Mapping[str, Any]) -> dict[str, ModelTotals]:
+    return {text_of(model): _model_totals(mapping(entry)) for model, entry in usage.items()}
 
 
 def _model_totals(entry: Mapping[str, Any]) -> ModelTotals:

@@ -13,7 +13,8 @@ NEVER_INHERITED = frozenset({"resume_at_message_uuid"})
 def merge(inherited: pb.AgentOptions, given: pb.AgentOptions, clear: Sequence[str] = ()) -> pb.AgentOptions:
     """The options of a resumed session: what `given` sets, field by field, over what it had.
 
-    Fields named in `clear` return to their defaults. A field is replaced as a whole: lists, maps and messages are never joined. What `given` sets wins over `clear`.
+    A field is replaced as a whole: lists, maps and messages are never joined. Fields named in `clear` return to their
+    defaults, unless `given` sets them.
     """
     merged = pb.AgentOptions()
     merged.CopyFrom(inherited)

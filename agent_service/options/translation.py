@@ -23,6 +23,12 @@ from agent_service.options.merging import is_blank
 MAX_BUFFER_SIZE = 32 << 20
 """Bytes of one line of the CLI. A longer one kills the SDK's reader, and one image is above its default of 1 MiB."""
 
+FLAGS: Mapping[str, str | None] = {
+    # By default the CLI records the first system prompt and sends it for ever, whatever a resume is given.
+    "system-prompt-snapshot": "off",
+}
+"""Flags that every agent is started with, unless `extra_args` says otherwise."""
+
 NOT_EXPOSED = {
     "continue_conversation": "picks a conversation by directory; sessions are named here",
     "debug_stderr": "deprecated by the SDK and read by nobody",
@@ -115,7 +121,7 @@ def to_sdk(
         forward_subagent_text=options.forward_subagent_text,
         enable_file_checkpointing=options.enable_file_checkpointing,
         verbatim_prompts=options.verbatim_prompts,
-        extra_args={flag: value or None for flag, value in options.extra_args.items()},
+        extra_args={**FLAGS} | {flag: value or None for flag, value in options.extra_args.items()},
         client_app=_optional(options, "client_app", options.client_app),
         max_buffer_size=MAX_BUFFER_SIZE,
     )
