@@ -30,8 +30,9 @@ prompt says, one directive a line, in the order of the lines:
 Lines that are no directive are echoed, neighbours together: `echo (3 messages): TEXT`, where the messages are those
 of the user and the assistant so far. A directive that cannot be followed is answered with a text that says what is
 accepted. An assistant message ends with a tool or with the program; one that has nothing to say says `done`. After
-other output, `fail` is an error event in the stream. What a user says while a tool runs is added to the end of the
-program; a background task that ends when all is done is answered with `noted: SUMMARY`.
+other output of the same message, `fail` is an error event in the stream, and the CLI asks once more before it gives
+up. What a user says while a tool runs is added to the end of the program; a background task that ends when all is
+done is answered with `noted: SUMMARY`.
 
 Nothing is remembered between requests (but which `-once` has happened): the position in the program is read from the
 conversation itself, so resumed and forked sessions carry on correctly. Tokens are counted as a quarter of the

@@ -11,7 +11,7 @@ from operator import itemgetter
 from typing import Any
 
 from .directives import parse
-from .steps import STRUCTURED_OUTPUT, Say, Step, UseTool
+from .steps import STRUCTURED_OUTPUT, Cut, Fail, Say, Step, UseTool
 
 REMINDER = re.compile(r"\s*<system-reminder>.*?</system-reminder>\s*", re.DOTALL)
 STEERED = re.compile(
@@ -21,7 +21,10 @@ NOTIFICATION = re.compile(r"<task-notification>.*?<summary>(.*?)</summary>.*?</t
 COMPACTION = "CRITICAL: Respond with TEXT ONLY. Do NOT call any tools."
 ENFORCEMENT = "[structured-output-enforce]"
 INTERRUPTION = "[Request interrupted by user"
-ADDED = (  # user texts of the CLI that are nobody's prompt
+INVISIBLE = "[Your previous response had no visible output."
+CUT_OFF = "Your response above was cut off mid-stream."
+ORDERS = (COMPACTION, ENFORCEMENT, INTERRUPTION, INVISIBLE, CUT_OFF)  # user texts of the CLI that ask for something
+ADDED = (  # and those that ask for nothing
     "This session is being continued from a previous conversation",
     "<local-command-caveat>",
     "<local-command-stdout>",
@@ -45,6 +48,7 @@ class Conversation:
     messages: int = 0  # of the user and the assistant
     characters: int = 0  # of what these said, without what the CLI added
     _tools: dict[str, str] = field(default_factory=dict)
+    _begun: int = 0  # the position before the last answer
 
     @property
     def pending(self) -> list[Step]:
@@ -67,6 +71,7 @@ class Conversation:
 
     def _assistant(self, blocks: list[dict[str, Any]]) -> None:
         """Move past what was answered: a message without a tool ends the turn, one with tools ends a step for each."""
+        self._begun = self.position
         used = [block for block in blocks if block.get("type") == "tool_use"]
         self.characters += sum(len(_text(block)) for block in blocks)
         for block in used:
@@ -80,34 +85,49 @@ class Conversation:
         for block in blocks:
             if block.get("type") == "tool_result":
                 self._tool_result(block)
-            elif (text := self._heard(_text(block))) is not None:
-                # The CLI joins the prompts of failed turns with the next one, each as a text ended by a newline.
-                prompt = [*(part for part in prompt if not part.endswith("\n")), text]
-        if prompt:
-            self._prompt("\n".join(prompt).strip())
+                continue
+            text = _text(block)
+            said = REMINDER.sub("", text)
+            if said.startswith(ORDERS):
+                self._prompt(prompt)
+                self._order(said)
+                prompt = []
+            elif said.strip() and not said.startswith(ADDED):
+                prompt = [*_unfinished(prompt), said]
+            elif not said.strip():
+                if NOTIFICATION.search(text) and prompt and not _unfinished(prompt):
+                    self._prompt(prompt)
+                    self._turn([])
+                    prompt = []
+                self._aside(text)
+        self._prompt(prompt)
 
-    def _prompt(self, text: str) -> None:
-        self.first_prompt = self.first_prompt or text
-        self.characters += len(text)
-        self._turn(parse(text))
+    def _prompt(self, parts: list[str]) -> None:
+        if parts:
+            text = "\n".join(parts).strip()
+            self.first_prompt = self.first_prompt or text
+            self.characters += len(text)
+            self._turn(parse(text))
 
     def _turn(self, program: list[Step]) -> None:
-        self.program, self.position = program, 0
+        self.program, self.position, self._begun = program, 0, 0
 
-    def _heard(self, text: str) -> str | None:
-        """What a user's text says as a prompt; None if it is the CLI's own, which is acted upon here."""
-        said = REMINDER.sub("", text)
-        if not said.strip():
-            self._aside(text)
-        elif said.startswith(INTERRUPTION):
-            self._turn([])
-        elif said.startswith(COMPACTION):
+    def _order(self, said: str) -> None:
+        if said.startswith(COMPACTION):
             self._turn([Say(f"<summary>The conversation began with: {self.first_prompt}</summary>")])
         elif said.startswith(ENFORCEMENT):
             self._turn([step for step in self.program if _is_output(step)][-1:])
-        elif not said.startswith(ADDED):
-            return said
-        return None
+        elif said.startswith(CUT_OFF):
+            self._resume()
+        else:
+            self._turn([])
+
+    def _resume(self) -> None:
+        """An answer that broke off was kept: go on at the step that broke it, or after it if it does so only once."""
+        for index, step in enumerate(self.program[self._begun :], self._begun):
+            if isinstance(step, Fail | Cut):
+                self.position = index + step.once
+                return
 
     def _aside(self, text: str) -> None:
         """Said beside the conversation: the user steers the turn, or a background task has ended."""
@@ -165,6 +185,11 @@ def _blocks(content: object, where: str) -> list[dict[str, Any]]:
     if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
         raise InvalidRequest(f"{where}: neither text nor a list of blocks")
     return content
+
+
+def _unfinished(prompt: list[str]) -> list[str]:
+    """Without the prompts of failed turns: the CLI joins them with the next one, each as a text ended by a newline."""
+    return [part for part in prompt if not part.endswith("\n")]
 
 
 def _text(block: dict[str, Any]) -> str:

@@ -90,4 +90,5 @@ async def run(client: ClaudeSDKClient, prompt: str) -> Turn:
 
 async def run_once(options: ClaudeAgentOptions, prompt: str) -> Turn:
     async with ClaudeSDKClient(options) as client:
-        return await run(client, prompt)
+        turn = await run(client, prompt)
+    return turn

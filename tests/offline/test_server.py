@@ -182,7 +182,7 @@ async def test_open_streams_do_not_delay_the_end(prompt: str) -> None:
         half.write(b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
         await reader.readuntil(b"message_start")
         started = time.monotonic()
-    assert time.monotonic() - started < 0.2
+    assert time.monotonic() - started < 1  # a few milliseconds, on a machine that does nothing else
     with contextlib.suppress(ConnectionResetError):
         assert await unfinished.read() == b""
     writer.close()

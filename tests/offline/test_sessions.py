@@ -125,6 +125,20 @@ async def test_a_cut_stream_fails_the_run(options: MakeOptions) -> None:
     assert turn.result.is_error
 
 
+async def test_a_failure_in_mid_answer_fails_the_run_too(options: MakeOptions) -> None:
+    turn = await run_once(options(), "say: begun\nfail: 529")
+
+    assert turn.texts[0] == "begun"
+    assert turn.result.is_error
+    assert turn.result.api_error_status == 529
+
+
+async def test_thinking_alone_is_not_the_end(options: MakeOptions) -> None:
+    turn = await run_once(options(), "think: alone")
+
+    assert turn.texts == ["done"]
+
+
 async def test_slow_text_arrives_in_pieces(options: MakeOptions) -> None:
     turn = await run_once(options(include_partial_messages=True), "slow: 0.3\nsay: end")
 
