@@ -53,7 +53,7 @@ check: lint types imports contract proto-check ## Run every check CI runs, excep
 
 .PHONY: lint
 lint: setup ## Check style and format (ruff)
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --output-format=concise .
 	$(BIN)/ruff format --check .
 
 .PHONY: types
@@ -62,7 +62,7 @@ types: setup ## Check types (mypy, strict)
 
 .PHONY: imports
 imports: setup ## Check which way imports go (import-linter)
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 
 .PHONY: contract
 contract: $(BUF) ## Check the contract: style, comments, nothing broken (buf)
