@@ -91,4 +91,4 @@ async def run(client: ClaudeSDKClient, prompt: str) -> Turn:
 async def run_once(options: ClaudeAgentOptions, prompt: str) -> Turn:
     async with ClaudeSDKClient(options) as client:
         turn = await run(client, prompt)
-    return turn
+    return turn  # noqa: RET504 - mypy: the client might swallow an exception
