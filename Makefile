@@ -6,12 +6,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BUF := node_modules/.bin/buf
 UV_VERSION := 0.13.9
-ARGS ?=
-MODEL ?= auto
+ARGS =
+MODEL = auto
 
 # The first Python on the path that is new enough and can make a virtual environment. Looked for only when it is needed.
 FITS := import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
-PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14 python; do \
+PYTHON = $(shell for p in python3.11 python3 python3.12 python3.13 python3.14 python; do \
 	$$p -c '$(FITS)' >/dev/null 2>&1 && { echo $$p; break; }; done)
 
 .DEFAULT_GOAL := help
