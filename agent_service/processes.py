@@ -515,7 +515,7 @@ class ProcessTree:
         members = await self._look(seen)
         terminated = bool(grace is not None and members and self._ask(members))
         if terminated and grace is not None:
-            members = await self._until_gone(members, seen, grace)
+            members = await self._be_patient(members, seen, grace)
         killed = bool(members)
         if killed:
             members = await self._force(members, seen)
@@ -568,22 +568,26 @@ class ProcessTree:
             below = [process for process in members if process.parent == chain[-1].pid]
         return chain
 
-    async def _until_gone(self, members: list[Process], seen: set[int], patience: float) -> list[Process]:
-        """Wait for all of them and for who came later; what lives after `patience` seconds is returned."""
+    async def _wait(self, members: list[Process], seen: set[int], deadline: float) -> list[Process]:
+        """Wait until all of them are gone, or for `deadline`; who lives then."""
+        for process in members:
+            await _gone(process, deadline)
+        return await self._look(seen)
+
+    async def _be_patient(self, members: list[Process], seen: set[int], grace: float) -> list[Process]:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + patience
-        while members and loop.time() < deadline:
-            for process in members:
-                await _gone(process, deadline)
-            members = await self._look(seen)
+        deadline = loop.time() + grace
+        while members and loop.time() < deadline and not self._forced:
+            members = await self._wait(members, seen, deadline)
         return members
 
     async def _force(self, members: list[Process], seen: set[int]) -> list[Process]:
-        deadline = time.monotonic() + KILL_PATIENCE
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + KILL_PATIENCE
         victims = self._victims(members)
-        while members and time.monotonic() < deadline:
+        while members and loop.time() < deadline:
             self._strike(members, victims)
-            victims = members = await self._until_gone(members, seen, 0.25)
+            victims = members = await self._wait(members, seen, loop.time() + 0.25)
         return members
 
     def _victims(self, members: list[Process]) -> list[Process]:

@@ -250,7 +250,7 @@ class TestEveryGuard:
             output, _ = await run.process.communicate()
             assert [int(line.split()[1], 16) for line in output.splitlines()] == [0, 0]
 
-    async def test_fifty_trees_end_at_once_without_blocking_the_loop(self, guard: ProcessGuard) -> None:
+    async def test_many_trees_end_at_once(self, guard: ProcessGuard) -> None:
         scripts = [running(guard, *shell(f"echo up; {SLEEP} & {SLEEP}")) for _ in range(20)]
         runs = [await script.__aenter__() for script in scripts]
         await asyncio.gather(*(run.says("up") for run in runs))
@@ -304,10 +304,11 @@ class TestTheDeathOfTheService:
             pytest.skip(guard.strength)
         marker = session_marker(OWNER, "i1", uuid4().hex)
         async with a_service(guard, marker) as service:
-            before = await sleepers(ProcessTree(guard, None, marker))
+            tree = ProcessTree(guard, None, marker)
+            before = await sleepers(tree)
             service.kill()
-            await until(lambda: alive(before) == [], 1.0)
-            assert ProcessTree(guard, None, marker).processes() == []
+            await until(lambda: tree.processes() == [], 1.0)
+            assert alive(before) == []
 
     async def test_what_a_weak_guard_leaves_is_swept_at_the_next_start(self) -> None:
         owner = f"{OWNER}-{uuid4().hex}"
