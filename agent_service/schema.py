@@ -1,0 +1,305 @@
+"""The ledger's tables, and every SQL text it runs. Plain SQL: a twin on PostgreSQL is to understand it.
+
+Rows hang on an integer key of the session, never used twice: so a session vanishes with one row, its events can be
+swept later, and a new session under the same id has nothing to do with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from agentpb import agent_pb2 as pb
+from google.protobuf.timestamp_pb2 import Timestamp
+
+APPLICATION_ID = 0x41474C31
+
+# One entry per version: the statements that lead to it. Entries that were released are never changed.
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        """CREATE TABLE sessions (
+            session_key   INTEGER NOT NULL PRIMARY KEY,
+            session_id    TEXT    NOT NULL UNIQUE,
+            owner         TEXT    NOT NULL,
+            state         INTEGER NOT NULL,
+            phase         INTEGER NOT NULL,
+            title         TEXT    NOT NULL,
+            create_time   BIGINT  NOT NULL,
+            update_time   BIGINT  NOT NULL,
+            rest_time     BIGINT,
+            expire_time   BIGINT,
+            last_sequence BIGINT  NOT NULL,
+            record        BLOB    NOT NULL
+        )""",
+        "CREATE INDEX sessions_by_create ON sessions (create_time, session_key)",
+        "CREATE INDEX sessions_by_owner_create ON sessions (owner, create_time, session_key)",
+        "CREATE INDEX sessions_by_owner_update ON sessions (owner, update_time, session_key)",
+        "CREATE INDEX sessions_by_owner_state ON sessions (owner, state)",
+        "CREATE INDEX sessions_by_owner_phase ON sessions (owner, phase)",
+        "CREATE INDEX sessions_at_work ON sessions (state) WHERE rest_time IS NULL",
+        "CREATE INDEX sessions_at_rest ON sessions (rest_time) WHERE rest_time IS NOT NULL",
+        "CREATE INDEX sessions_to_expire ON sessions (expire_time) WHERE expire_time IS NOT NULL",
+        """CREATE TABLE labels (
+            session_key INTEGER NOT NULL,
+            label       TEXT    NOT NULL,
+            value       TEXT    NOT NULL,
+            owner       TEXT    NOT NULL,
+            PRIMARY KEY (session_key, label)
+        )""",
+        "CREATE INDEX labels_by_value ON labels (owner, label, value, session_key)",
+        """CREATE TABLE turns (
+            turn_id     TEXT    NOT NULL PRIMARY KEY,
+            session_key INTEGER NOT NULL,
+            number      INTEGER NOT NULL,
+            state       INTEGER NOT NULL,
+            record      BLOB    NOT NULL
+        )""",
+        "CREATE INDEX turns_by_session ON turns (session_key, number)",
+        """CREATE TABLE turn_requests (
+            turn_id     TEXT    NOT NULL PRIMARY KEY,
+            session_key INTEGER NOT NULL,
+            request     BLOB    NOT NULL
+        )""",
+        "CREATE INDEX turn_requests_by_session ON turn_requests (session_key)",
+        """CREATE TABLE events (
+            session_key INTEGER NOT NULL,
+            sequence    BIGINT  NOT NULL,
+            type        TEXT    NOT NULL,
+            body        BLOB    NOT NULL,
+            raw         BLOB,
+            PRIMARY KEY (session_key, sequence)
+        )""",
+        """CREATE TABLE request_ids (
+            owner       TEXT   NOT NULL,
+            request_id  TEXT   NOT NULL,
+            fingerprint TEXT   NOT NULL,
+            session_id  TEXT   NOT NULL,
+            turn_id     TEXT   NOT NULL,
+            method      TEXT   NOT NULL,
+            response    BLOB   NOT NULL,
+            create_time BIGINT NOT NULL,
+            PRIMARY KEY (owner, request_id)
+        )""",
+        "CREATE INDEX request_ids_by_create ON request_ids (create_time)",
+        "CREATE TABLE deletions (session_key INTEGER NOT NULL PRIMARY KEY)",
+    ),
+)
+VERSION = len(MIGRATIONS)
+
+# -------------------------------------------------------------------------------------------------------------- writing
+
+INSERT_SESSION = "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+UPDATE_SESSION = """UPDATE sessions SET owner = ?, state = ?, phase = ?, title = ?, create_time = ?, update_time = ?,
+    rest_time = ?, expire_time = ?, last_sequence = ?, record = ? WHERE session_key = ?"""
+# Naming a column costs the upkeep of its indexes, so what did not change is not named.
+TOUCH_SESSION = "UPDATE sessions SET update_time = ?, last_sequence = ?, record = ? WHERE session_key = ?"
+DELETE_LABELS = "DELETE FROM labels WHERE session_key = ?"
+INSERT_LABEL = "INSERT INTO labels VALUES (?, ?, ?, ?)"
+UPSERT_TURN = """INSERT INTO turns VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT (turn_id) DO UPDATE SET number = excluded.number, state = excluded.state, record = excluded.record"""
+UPSERT_TURN_REQUEST = """INSERT INTO turn_requests VALUES (?, ?, ?)
+    ON CONFLICT (turn_id) DO UPDATE SET request = excluded.request"""
+DELETE_TURN_REQUEST = "DELETE FROM turn_requests WHERE turn_id = ?"
+UPSERT_REQUEST_ID = """INSERT INTO request_ids VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (owner, request_id) DO UPDATE SET fingerprint = excluded.fingerprint, session_id = excluded.session_id,
+    turn_id = excluded.turn_id, method = excluded.method, response = excluded.response,
+    create_time = excluded.create_time"""
+# Each step of a statement gives up the interpreter's lock and has to win it back: many rows a step, and few steps.
+INSERT_EVENTS = {
+    rows: "INSERT INTO events VALUES " + ", ".join(["(?, ?, ?, ?, ?)"] * rows) for rows in (128, 32, 8, 2, 1)
+}
+FIND_SESSION = """SELECT s.session_key, COALESCE((SELECT MAX(e.sequence) FROM events AS e
+    WHERE e.session_key = s.session_key), 0) FROM sessions AS s WHERE s.session_id = ?"""
+LAST_KEYS = "SELECT MAX(session_key) FROM sessions UNION ALL SELECT MAX(session_key) FROM deletions"
+DELETE_SESSION = "DELETE FROM sessions WHERE session_key = ?"
+INSERT_DELETION = "INSERT INTO deletions VALUES (?)"
+DELETIONS = "SELECT session_key FROM deletions"
+SWEEP_EVENTS = """DELETE FROM events WHERE session_key = ?
+    AND sequence < (SELECT MIN(sequence) FROM events WHERE session_key = ?) + ?"""
+SWEEP_REST = tuple(f"DELETE FROM {table} WHERE session_key = ?" for table in ("turn_requests", "turns", "labels"))
+DELETE_DELETION = "DELETE FROM deletions WHERE session_key = ?"
+SWEEP_REQUEST_IDS = """DELETE FROM request_ids WHERE (owner, request_id) IN
+    (SELECT owner, request_id FROM request_ids WHERE create_time < ? ORDER BY create_time LIMIT ?)"""
+
+# -------------------------------------------------------------------------------------------------------------- reading
+
+_KEY = "(SELECT session_key FROM sessions WHERE session_id = ?)"
+# A commit may bring events without a record: what a record counts is made good when it is read.
+_LAST = """COALESCE((SELECT MAX(e.sequence) FROM events AS e WHERE e.session_key = s.session_key), 0)"""
+_MESSAGES_SINCE = """(SELECT COUNT(*) FROM events AS e WHERE e.session_key = s.session_key
+    AND e.sequence > s.last_sequence AND e.type IN ('message.user', 'message.assistant'))"""
+_RECORD = f"s.record, {_LAST}, {_MESSAGES_SINCE}"
+SESSION = f"SELECT {_RECORD} FROM sessions AS s WHERE s.session_id = ?"
+UNFINISHED = f"""SELECT {_RECORD} FROM sessions AS s
+    WHERE s.rest_time IS NULL AND s.state IN (1, 2) ORDER BY s.create_time, s.session_key"""
+TURN = "SELECT t.record FROM turns AS t JOIN sessions AS s ON s.session_key = t.session_key WHERE t.turn_id = ?"
+TURN_REQUEST = """SELECT t.request FROM turn_requests AS t JOIN sessions AS s ON s.session_key = t.session_key
+    WHERE t.turn_id = ?"""
+TURNS = f"SELECT state, record FROM turns WHERE session_key = {_KEY} ORDER BY number"
+LAST_TURN = f"SELECT record FROM turns WHERE session_key = {_KEY} ORDER BY number DESC LIMIT 1"
+LAST_SEQUENCE = f"SELECT MAX(sequence) FROM events WHERE session_key = {_KEY}"
+LOG_COUNTS = f"""SELECT COALESCE(MAX(sequence), 0),
+    COALESCE(SUM(CASE WHEN type IN ('message.user', 'message.assistant') THEN 1 ELSE 0 END), 0)
+    FROM events WHERE session_key = {_KEY}"""
+REQUEST_ID = """SELECT owner, request_id, fingerprint, session_id, turn_id, method, response, create_time
+    FROM request_ids WHERE owner = ? AND request_id = ? AND create_time >= ?"""
+EXPIRED = """SELECT session_id, owner FROM sessions WHERE rest_time IS NOT NULL AND expire_time IS NOT NULL
+    AND expire_time <= ? ORDER BY expire_time LIMIT ?"""
+OUTSTAYED = """SELECT session_id, owner FROM sessions WHERE rest_time IS NOT NULL AND expire_time IS NULL
+    AND rest_time <= ? ORDER BY rest_time LIMIT ?"""
+COUNT = "SELECT COUNT(*) FROM sessions"
+SIZE = f"SELECT SUM(LENGTH(body) + COALESCE(LENGTH(raw), 0)) FROM events WHERE session_key = {_KEY}"
+
+
+class Query(NamedTuple):
+    """An SQL text or a part of one, and its parameters."""
+
+    sql: str
+    parameters: tuple[object, ...]
+
+
+def events_query(
+    session_id: str,
+    *,
+    after: int = 0,
+    before: int | None = None,
+    types: Sequence[str] = (),
+    newest_first: bool = False,
+    with_raw: bool = False,
+    limit: int,
+) -> Query:
+    """Make the query for a part of a log; its rows are the fields of Event."""
+    conditions = [Query(f"session_key = {_KEY}", (session_id,)), Query("sequence > ?", (after,))]
+    if before is not None:
+        conditions.append(Query("sequence < ?", (before,)))
+    if types:
+        conditions.append(_types(types))
+    where, parameters = _all(conditions)
+    raw = "raw" if with_raw else "NULL"
+    order = "DESC" if newest_first else "ASC"
+    sql = f"SELECT sequence, type, body, {raw} FROM events WHERE {where} ORDER BY sequence {order} LIMIT ?"
+    return Query(sql, (*parameters, limit))
+
+
+def _types(types: Sequence[str]) -> Query:
+    exact = [kind for kind in types if not kind.endswith(".*")]
+    # "task.*" is everything from "task." up to, not including, "task/": the character behind the dot.
+    ranges = [(kind[:-1], kind[:-2] + "/") for kind in types if kind.endswith(".*")]
+    parts = [f"type IN ({_marks(exact)})"] if exact else []
+    parts += ["(type >= ? AND type < ?)"] * len(ranges)
+    return Query(f"({' OR '.join(parts)})", (*exact, *(bound for both in ranges for bound in both)))
+
+
+# -------------------------------------------------------------------------------------------------------------- listing
+
+FEW = 2000
+"""So many sessions are few enough to sort them all."""
+
+
+class Listing:
+    """A listing of sessions: by the narrowest condition when few sessions meet one, else along the time's index.
+
+    Without an owner there is no narrow condition: that listing always goes along the index of create_time.
+    """
+
+    def __init__(
+        self, wanted: pb.SessionFilter, owner: str | None, order: pb.SessionOrder.ValueType | None = None
+    ) -> None:
+        """Take what is asked for apart."""
+        self._wanted = wanted
+        self._owner = owner
+        self.column = "update_time" if order == pb.SESSION_ORDER_UPDATE_TIME_DESC else "create_time"
+        self._ascending = order == pb.SESSION_ORDER_CREATE_TIME_ASC
+
+    def narrow(self) -> list[Query]:
+        """Make the queries for the keys of sessions that meet one condition each; an index answers all of them."""
+        if self._owner is None:
+            return []
+        wanted, owner = self._wanted, self._owner
+        keys = "SELECT session_key FROM sessions WHERE owner = ? AND "
+        queries = [
+            Query("SELECT session_key FROM labels WHERE owner = ? AND label = ? AND value = ?", (owner, label, value))
+            for label, value in sorted(wanted.labels.items())
+        ]
+        for column, values in (("state", wanted.states), ("phase", wanted.phases)):
+            if values:
+                queries.append(Query(f"{keys}{column} IN ({_marks(values)})", (owner, *values)))
+        for column in ("create_time", "update_time"):
+            if bounds := self._times(column, ""):
+                where, parameters = _all(bounds)
+                queries.append(Query(keys + where, (owner, *parameters)))
+        return queries
+
+    def page(self, narrow: Query | None, after: tuple[int, int] | None, limit: int) -> Query:
+        """Make the query for a page; its rows are time, session_key, record, last sequence, messages since."""
+        source = f"({narrow.sql}) AS n CROSS JOIN sessions AS s" if narrow is not None else "sessions AS s"
+        conditions = self._conditions()
+        if narrow is not None:
+            conditions.append(Query("s.session_key = n.session_key", ()))
+        if after is not None:
+            sign = ">" if self._ascending else "<"
+            conditions.append(Query(f"(s.{self.column}, s.session_key) {sign} (?, ?)", after))
+        where, parameters = _all(conditions)
+        order = "ASC" if self._ascending else "DESC"
+        sql = f"""SELECT s.{self.column}, s.session_key, {_RECORD} FROM {source} WHERE {where}
+            ORDER BY s.{self.column} {order}, s.session_key {order} LIMIT ?"""
+        return Query(sql, (*(narrow.parameters if narrow is not None else ()), *parameters, limit))
+
+    def at_rest(self, cutoff: int, limit: int) -> Query:
+        """Make the query for the ids of those at rest since `cutoff` or longer, longest first."""
+        where, parameters = _all(
+            [*self._conditions(), Query("s.rest_time IS NOT NULL AND s.rest_time <= ?", (cutoff,))]
+        )
+        sql = f"SELECT s.session_id FROM sessions AS s WHERE {where} ORDER BY s.rest_time, s.session_key LIMIT ?"
+        return Query(sql, (*parameters, limit))
+
+    def _conditions(self) -> list[Query]:
+        # The sign before a column keeps the planner from an index that would need a sort.
+        wanted = self._wanted
+        conditions = [Query("1 = 1", ())]
+        if self._owner is not None:
+            conditions.append(Query("s.owner = ?", (self._owner,)))
+        for column, values in (("state", wanted.states), ("phase", wanted.phases)):
+            if values:
+                conditions.append(Query(f"+s.{column} IN ({_marks(values)})", tuple(values)))
+        conditions += self._times("create_time", "s.") + self._times("update_time", "s.")
+        for label, value in sorted(wanted.labels.items()):
+            sql = (
+                "EXISTS (SELECT 1 FROM labels AS l WHERE l.session_key = s.session_key AND l.label = ? AND l.value = ?)"
+            )
+            conditions.append(Query(sql, (label, value)))
+        if wanted.title_contains:
+            conditions.append(Query("s.title LIKE ? ESCAPE '!'", (f"%{_escaped(wanted.title_contains)}%",)))
+        return conditions
+
+    def _times(self, column: str, prefix: str) -> list[Query]:
+        bounds = ((f"{column}_min", ">="), (f"{column}_max", "<"))
+        sign = "+" if prefix and column != self.column else ""
+        return [
+            Query(f"{sign}{prefix}{column} {comparison} ?", (micros(getattr(self._wanted, field)),))
+            for field, comparison in bounds
+            if self._wanted.HasField(field)  # type: ignore[arg-type]
+        ]
+
+
+def micros(time: Timestamp) -> int:
+    """Microseconds since 1970."""
+    return time.seconds * 1_000_000 + time.nanos // 1000
+
+
+def folded(title: str) -> str:
+    """A title as it is searched: in no case."""
+    return title.casefold()
+
+
+def _escaped(text: str) -> str:
+    return folded(text).replace("!", "!!").replace("%", "!%").replace("_", "!_")
+
+
+def _marks(values: Sequence[object]) -> str:
+    return ", ".join("?" * len(values))
+
+
+def _all(conditions: Sequence[Query]) -> Query:
+    parameters = tuple(value for condition in conditions for value in condition.parameters)
+    return Query(" AND ".join(condition.sql for condition in conditions), parameters)

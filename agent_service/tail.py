@@ -1,0 +1,228 @@
+"""Tail, the live end of one session's log: the only place where a writer and its watchers meet.
+
+It belongs to the event loop. Durable events and ephemeral partials lie in it in the order of emission, and whatever
+lies behind an event that is not yet durable is hidden. A watcher is a position: who leaves leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from itertools import count, islice
+from typing import NamedTuple
+
+MAX_ENTRIES = 512
+MAX_BYTES = 1 << 20
+BATCH_EVENTS = 256
+BATCH_BYTES = 1 << 20
+
+_ordinals = count(1)
+
+
+class Event(NamedTuple):
+    """One entry of a log; `sequence` is 0 when it is ephemeral, `body` is what is sent, `raw` the agent's own JSON."""
+
+    sequence: int
+    type: str
+    body: bytes
+    raw: bytes | None
+
+
+class Position(NamedTuple):
+    """Where a reader is: behind event `sequence` and, if it came from a tail, before that tail's entry `ordinal`."""
+
+    sequence: int
+    ordinal: int = -1
+
+
+class Tail:
+    """The newest entries of one session's log, at most 512 and 1 MiB of them."""
+
+    __slots__ = (
+        "__weakref__",
+        "_base",
+        "_changed",
+        "_end",
+        "_entries",
+        "_size",
+        "_start",
+        "appended",
+        "broken",
+        "deleted",
+        "key",
+        "last_sequence",
+        "searched",
+        "session_id",
+        "stored",
+    )
+
+    def __init__(self, session_id: str) -> None:
+        """Know nothing of the session yet but its id."""
+        self.session_id = session_id
+        self.last_sequence: int | None = None
+        """The last durable, visible event; None until somebody learned it."""
+        self.appended: int | None = None
+        """The last event handed over for writing."""
+        self.deleted = False
+        self.broken: Exception | None = None
+        """Why nothing more can be appended."""
+        self.key: int | None = None  # this and the next two are the writer thread's notes of what the file holds
+        self.stored = 0
+        self.searched: object = None
+        # Ordinals are never used twice, so that a position of an earlier tail of this session means nothing here.
+        self._start = self._end = next(_ordinals) << 40
+        self._entries: list[Event] = []
+        self._base: int | None = None  # the last durable event before the first entry
+        self._size = 0
+        self._changed: asyncio.Event | None = None
+
+    @property
+    def changed(self) -> asyncio.Event:
+        """Set at the next news and never cleared. Fetch it *before* reading, then wait on it."""
+        if self._changed is None:
+            self._changed = asyncio.Event()
+        return self._changed
+
+    def wake(self) -> None:
+        """Wake whoever waits; without watchers this costs nothing."""
+        changed, self._changed = self._changed, None
+        if changed is not None:
+            changed.set()
+
+    def append(self, events: Sequence[Event]) -> None:
+        """Take durable events which continue the log; they stay hidden until `settle`."""
+        if not events:
+            return
+        self.check(events)
+        self.learn(events[0].sequence - 1)
+        self.appended = events[-1].sequence
+        for event in events:
+            self._add(event)
+
+    def check(self, events: Sequence[Event]) -> None:
+        """Raise ValueError unless the events continue the log without a gap."""
+        expected = events[0].sequence if self.appended is None else self.appended + 1
+        for number, event in enumerate(events, expected):
+            if event.sequence != number or number < 1:
+                raise ValueError(f"session {self.session_id}: event {event.sequence} where {number} is due")
+
+    def publish(self, event: Event) -> None:
+        """Take an ephemeral event; it is visible once everything appended before it is durable."""
+        visible = self.appended == self.last_sequence
+        self._add(event)
+        if visible:
+            self._end = self._start + len(self._entries)
+            self.wake()
+
+    def settle(self, sequence: int) -> None:
+        """Show what is durable up to `sequence`, and wake."""
+        self.last_sequence = sequence
+        if self._base is not None and self._base <= sequence:
+            index = max(0, self._end - self._start)
+            for event in islice(self._entries, index, None):
+                if event.sequence > sequence:
+                    break
+                index += 1
+            self._end = self._start + index
+        self.wake()
+
+    def learn(self, sequence: int) -> None:
+        """Take note of the log's last event as the table has it; whoever appended meanwhile knows better."""
+        if self._base is None:
+            self._base = self.appended = self.last_sequence = sequence
+
+    def delete(self) -> None:
+        """Say that the session is gone."""
+        self.deleted = True
+        self.wake()
+
+    def after(
+        self,
+        position: Position,
+        *,
+        types: Sequence[str] = (),
+        partials: bool = True,
+        limit: int = BATCH_EVENTS,
+        max_bytes: int = BATCH_BYTES,
+        with_raw: bool = False,
+    ) -> tuple[list[Event], Position] | None:
+        """Return the visible entries past a position and the position behind them; None if they are no longer here.
+
+        Who comes by sequence gets of the partials only those behind the last durable event: the others have become
+        messages, which hold it all.
+        """
+        if self._start <= position.ordinal <= self._end:
+            index = position.ordinal - self._start
+            fresh = index
+        elif self._base is not None and self._base <= position.sequence:
+            index = self._index(position.sequence)
+            fresh = self._index(self.last_sequence or 0)
+        else:
+            return None
+        return self._collect(
+            position.sequence, index, fresh, _wanted(tuple(types), partials), limit, max_bytes, with_raw
+        )
+
+    def _collect(
+        self,
+        sequence: int,
+        index: int,
+        fresh: int,
+        wanted: Callable[[str, int], bool],
+        limit: int,
+        max_bytes: int,
+        with_raw: bool,
+    ) -> tuple[list[Event], Position]:
+        events: list[Event] = []
+        size = 0
+        for event in islice(self._entries, index, max(index, self._end - self._start)):
+            if wanted(event.type, event.sequence) and (event.sequence or index >= fresh):
+                size += weight(event, with_raw)
+                if len(events) == limit or (events and size > max_bytes):
+                    break
+                events.append(event)
+            index += 1
+            sequence = event.sequence or sequence
+        # Behind the visible end (the table may be ahead of us by one group) only the sequence tells the place.
+        ordinal = self._start + index
+        return events, Position(sequence, ordinal if ordinal <= self._end else -1)
+
+    def _index(self, sequence: int) -> int:
+        """Where the entries behind a durable event begin."""
+        for index in range(len(self._entries) - 1, -1, -1):
+            if 0 < self._entries[index].sequence <= sequence:
+                return index + 1
+        return 0
+
+    def _add(self, event: Event) -> None:
+        self._entries.append(event)
+        self._size += weight(event, True)
+        if len(self._entries) > MAX_ENTRIES or self._size > MAX_BYTES:
+            self._trim()
+
+    def _trim(self) -> None:
+        gone = 0
+        while len(self._entries) - gone > MAX_ENTRIES or self._size > MAX_BYTES:
+            event = self._entries[gone]
+            self._size -= weight(event, True)
+            self._base = event.sequence or self._base
+            gone += 1
+        del self._entries[:gone]
+        self._start += gone
+
+
+def weight(event: Event, with_raw: bool) -> int:
+    """How many bytes of a batch an event takes."""
+    return len(event.body) + (len(event.raw) if with_raw and event.raw else 0)
+
+
+@lru_cache(maxsize=256)
+def _wanted(types: tuple[str, ...], partials: bool) -> Callable[[str, int], bool]:
+    exact = frozenset(types)
+    prefixes = tuple(entry[:-1] for entry in types if entry.endswith(".*"))
+
+    def wanted(kind: str, sequence: int) -> bool:
+        return (partials or sequence > 0) and (not types or kind in exact or kind.startswith(prefixes))
+
+    return wanted
