@@ -16,6 +16,9 @@ NOT_EVENTS = frozenset(
 )
 """Types of frames that no event is made of; of `result` the session makes `turn.completed`."""
 
+NOTICES = frozenset({"auth_status", "command_lifecycle", "prompt_suggestion", "tool_progress", "tool_use_summary"})
+"""Types of frames that are notices of the CLI's own, though it does not call them `system`."""
+
 _LAST_SECOND = 253_402_300_799  # 9999-12-31T23:59:59Z, where google.protobuf.Timestamp ends
 
 
@@ -156,7 +159,7 @@ def _only_texts(content: object) -> list[str] | None:
 
 
 def _system(frame: Mapping[str, Any], event: pb.SessionEvent) -> bool:
-    subtype = frame.get("subtype")
+    subtype = frame["type"] if frame["type"] in NOTICES else frame.get("subtype")
     if not isinstance(subtype, str):
         return False
     reader = _SYSTEM_READERS.get(subtype)
@@ -272,6 +275,7 @@ _READERS: Mapping[str, Callable[[Mapping[str, Any], pb.SessionEvent], bool]] = {
     "stream_event": _partial,
     "rate_limit_event": _rate_limit,
     "conversation_reset": _conversation_reset,
+    **dict.fromkeys(NOTICES, _system),
 }
 
 _SYSTEM_READERS: Mapping[str, Callable[[Mapping[str, Any], pb.SessionEvent], None]] = {

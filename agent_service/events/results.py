@@ -54,8 +54,8 @@ class RunningTotals:
 def turn_result(frame: Mapping[str, Any], previous: RunningTotals) -> tuple[pb.TurnResult, RunningTotals]:
     """The result of one turn, and the totals to give to the next call for the same process.
 
-    `total_cost_usd`, `modelUsage` and `duration_api_ms` are running totals; `usage` (without subagents), `num_turns` and
-    `duration_ms` are the turn's own. Totals that went down were reset, as by /clear: they count from zero again.
+    `total_cost_usd`, `modelUsage` and `duration_api_ms` are running totals; `usage` (without subagents), `num_turns`
+    and `duration_ms` are the turn's own. Totals that went down were reset, as by /clear: they count from zero again.
     """
     totals = _totals(frame, previous)
     base = RunningTotals() if _fell(previous, totals) else previous

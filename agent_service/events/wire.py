@@ -18,13 +18,15 @@ MAX_STRING = 256 << 10
 """Bytes of a string within an event."""
 MAX_EVENT = 1 << 20
 """Bytes of an event, and of the raw message that goes with it."""
+MAX_PARTS = 4096
+"""How long a list within an event may be, once the event is above MAX_EVENT."""
 MAX_PATHS = 100
 """How many cut fields are named; the last name is then an ellipsis."""
 
 WATCH_EVENTS = pb.WatchSessionResponse.EVENTS_FIELD_NUMBER
 LIST_EVENTS = pb.ListEventsResponse.EVENTS_FIELD_NUMBER
 
-_ROOM_FOR_HEAD = 4 << 10
+_ROOM_FOR_PATHS = 32 << 10
 _LENGTH_DELIMITED = 2
 _RAW_JSON_TAG = bytes([pb.SessionEvent.RAW_JSON_FIELD_NUMBER << 3 | _LENGTH_DELIMITED])
 
@@ -43,13 +45,14 @@ def fit(event: pb.SessionEvent) -> pb.SessionEvent:
     if event.ByteSize() <= MAX_STRING:
         return event
     paths = dict.fromkeys(event.truncated_fields)
-    longest = MAX_STRING
+    most, longest = MAX_PARTS, MAX_STRING
+    if event.ByteSize() > MAX_EVENT:
+        _cut_lists(event, most, paths)
     _cut_strings(event, longest, paths)
-    while event.ByteSize() > MAX_EVENT - _ROOM_FOR_HEAD and longest > 1024:
+    while event.ByteSize() > MAX_EVENT - _ROOM_FOR_PATHS and longest > 1024:
         longest //= 2
         _cut_strings(event, longest, paths)
-    most = 16384
-    while event.ByteSize() > MAX_EVENT - _ROOM_FOR_HEAD and most > 1:
+    while event.ByteSize() > MAX_EVENT - _ROOM_FOR_PATHS and most > 1:
         most //= 4
         _cut_lists(event, most, paths)
     del event.truncated_fields[:]
