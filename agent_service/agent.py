@@ -24,13 +24,13 @@ from claude_agent_sdk import (
     PermissionResult,
     PermissionResultAllow,
     PermissionResultDeny,
-    PermissionRuleValue,
     PermissionUpdate,
     ProcessError,
     ResultError,
     project_key_for_directory,
 )
 from claude_agent_sdk import ToolPermissionContext as PermissionContext
+from claude_agent_sdk.types import PermissionRuleValue
 from claude_agent_sdk._internal.transport.subprocess_cli import SubprocessCLITransport
 
 from agent_service.processes import ProcessGuard, Reaped
@@ -216,6 +216,8 @@ class Agent:
             self._sink.on_exit(failure)
 
     def _on_stderr(self, line: str) -> None:
+        if line.startswith("[claude-code:unrecognized_model]") and '"offline"' in line:
+            return  # the offline model is none the CLI knows, and that is as it should be
         self._stderr.append(line[:4096])
         if self._sink is not None:
             self._sink.on_stderr(line)

@@ -184,7 +184,7 @@ class _Host:
     def _marker_of(self, process: Process) -> str | None:
         with suppress(KeyError):
             return self._markers[process.identity]
-        environment = _read(f"/proc/{process.pid}/environ")
+        environment = _read(f"/proc/{process.pid}/environ", 1 << 15)
         found = _find_marker(environment)
         if found or (environment and not _is_young(process)):  # a young process may be about to exec
             self._markers[process.identity] = found
@@ -194,18 +194,27 @@ class _Host:
 _UNREADABLE = (FileNotFoundError, ProcessLookupError, PermissionError)
 
 
-def _read(path: str) -> bytes:
+def _read(path: str, chunk: int = 1024) -> bytes:
     """Nothing for what has gone or is not ours to read; other errors must not look like a death."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except _UNREADABLE:
         return b""
     try:
-        return os.read(descriptor, 1 << 20)
+        return _read_all(descriptor, chunk)
     except _UNREADABLE:
         return b""
     finally:
         os.close(descriptor)
+
+
+def _read_all(descriptor: int, chunk: int) -> bytes:
+    """A short answer is the last: a second read of each file, or a large buffer, would double the time of a look."""
+    data = part = os.read(descriptor, chunk)
+    while len(part) == chunk:
+        part = os.read(descriptor, chunk)
+        data += part
+    return data
 
 
 def _read_process(pid: str) -> Process | None:
@@ -311,8 +320,6 @@ class ProcessGuard(ABC):
     """Whether the whole tree dies with this process, and with the command itself."""
     wrappers: ClassVar[int] = 0
     """Processes between this one and the command; SIGTERM is not for them."""
-    ends_by_itself: ClassVar[bool] = False
-    """Whether the wrapper ends the tree once the command is dead, so that killing it first would lose a helper."""
 
     @abstractmethod
     def command(self, argv: Sequence[str], marker: str) -> list[str]:
@@ -329,6 +336,10 @@ class ProcessGuard(ABC):
     def tree(self, pid: int, *, marker: str) -> ProcessTree:
         """The tree of the process that was just spawned with `marker`."""
         return ProcessTree(self, pid, marker)
+
+    def first_victims(self, wrappers: list[Process], others: list[Process]) -> list[Process]:
+        """Whom to kill first; all that lives is next."""
+        return [*wrappers, *others]
 
     def cgroups(self, prefix: str) -> list[Path]:
         """The cgroups of the trees whose marker begins with `prefix`: the kernel's own count of who belongs to them."""
@@ -356,6 +367,9 @@ class NamespaceGuard(ProcessGuard):
     wrappers: ClassVar[int] = 2
     user: ClassVar[tuple[str, ...]] = ()
 
+    def first_victims(self, wrappers: list[Process], others: list[Process]) -> list[Process]:
+        return wrappers if len(wrappers) == self.wrappers else [*wrappers, *others]
+
     def command(self, argv: Sequence[str], marker: str) -> list[str]:
         namespace = ["unshare", *self.user, *_NAMESPACE]
         init = ["sh", "-c", _INIT, "agent-init", str(next(_inner_ids))]
@@ -380,7 +394,6 @@ class SubreaperGuard(ProcessGuard):
         "subreaper: nothing escapes while its launcher lives; after that, only what dropped its environment"
     )
     wrappers: ClassVar[int] = 1
-    ends_by_itself: ClassVar[bool] = True
 
     parent: int = field(default_factory=os.getpid)
     """Who must be the launcher's parent, lest it died before the launcher could watch it; 0 for anyone."""
@@ -392,6 +405,10 @@ class SubreaperGuard(ProcessGuard):
 
     def _cgroup(self, marker: str) -> str:
         return "-"
+
+    def first_victims(self, wrappers: list[Process], others: list[Process]) -> list[Process]:
+        """The launcher is spared: it finds and ends what a look could miss."""
+        return others or wrappers
 
 
 @dataclass(frozen=True)
@@ -507,7 +524,7 @@ class ProcessTree:
         """SIGKILL to all that lives now, without waiting; cuts the grace of a `terminate` that is under way."""
         members = self.processes()
         self._forced = self._forced or bool(members)
-        self._strike(members, self._victims(members))
+        self._strike(self._victims(members))
 
     async def _end(self, grace: float | None) -> Reaped:
         began = time.monotonic()
@@ -586,19 +603,18 @@ class ProcessTree:
         deadline = loop.time() + KILL_PATIENCE
         victims = self._victims(members)
         while members and loop.time() < deadline:
-            self._strike(members, victims)
+            self._strike(victims)
             victims = members = await self._wait(members, seen, loop.time() + 0.25)
         return members
 
     def _victims(self, members: list[Process]) -> list[Process]:
-        """Whom to kill first: not a wrapper that helps, unless there is nobody else."""
-        spared = self._wrappers(members) if self._guard.ends_by_itself else []
-        return [process for process in members if process not in spared] or members
+        wrappers = self._wrappers(members)
+        return self._guard.first_victims(wrappers, [process for process in members if process not in wrappers])
 
-    def _strike(self, members: list[Process], victims: list[Process]) -> None:
+    def _strike(self, victims: list[Process]) -> None:
         _kill_cgroups(self._guard.cgroups(self._marker))
-        for process in members:
-            _send(process, signal.SIGKILL if process in victims else signal.SIGCONT)
+        for process in victims:
+            _send(process, signal.SIGKILL)
 
 
 def _private_bytes(pid: int) -> int:

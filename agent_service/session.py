@@ -36,6 +36,13 @@ STDERR_EVENTS = 200
 """Lines of stderr that one process may put into the log; the tail is kept beside it."""
 
 
+QUIET_AFTER_RESULT = 0.25
+"""Seconds after a result in which the agent usually says that it is idle; a turn does not wait longer for that."""
+
+QUIET_AFTER_TASK = 2.0
+"""Seconds after a background task in which the agent usually begins a turn about it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """What bounds a session, in seconds; 0 means no bound."""
@@ -78,6 +85,7 @@ class Session:
         self._prompted = False
         self._result: pb.TurnResult | None = None
         self._result_raw: bytes | None = None
+        self._outcome: Outcome | None = None
         self.result_in = asyncio.Event()
         self._stop: Stop | None = None
         self._last_frame = 0.0
@@ -357,7 +365,7 @@ class Session:
         work.cancel_timer()
         self._ended = asyncio.get_running_loop().create_future()
         self._prompted = False
-        self._result = self._result_raw = None
+        self._result = self._result_raw = self._outcome = None
         self.result_in = asyncio.Event()
         self._stop = None
         self._stderr_events = 0
@@ -436,6 +444,9 @@ class Session:
             self._timers.append(loop.call_later(timeout, self._time_out, StopCause.TIMEOUT, text))
         if self._limits.stall_timeout:
             self._timers.append(loop.call_later(self._limits.stall_timeout, self._check_stall))
+
+    def _later(self, delay: float, call: Callable[[], None]) -> None:
+        self._timers.append(asyncio.get_running_loop().call_later(delay, call))
 
     def _time_out(self, cause: StopCause, text: str) -> None:
         self.stop(cause, grace=5.0, reason=text)
@@ -578,9 +589,9 @@ class Session:
         if kind == "result":
             self._on_result(frame)
             return
-        event = events.from_frame(frame)
         if kind == "system":
             self._observe(frame)
+        event = None if _is_signal(frame) else events.from_frame(frame)
         if event is None:
             return
         if event.ephemeral:
@@ -608,9 +619,18 @@ class Session:
             self._tasks.add(task_id)
         elif subtype in ("task_notification", "task_updated") and status in TERMINAL_TASK_STATUSES:
             self._tasks.discard(task_id)
+            # The agent is about to take note of it in a turn of its own; if it does not, this is the end.
+            self._later(QUIET_AFTER_TASK, self._check_background)
         elif subtype == "session_state_changed":
             self._agent_busy = frame.get("state") != "idle"
-            self._check_background()
+            if not self._agent_busy:
+                self._came_to_idle()
+
+    def _came_to_idle(self) -> None:
+        """End the turn whose result is in: only now has the agent said all it has to say of it."""
+        if self._outcome is not None:
+            self._settle(self._outcome)
+        self._check_background()
 
     def _on_result(self, frame: dict[str, Any]) -> None:
         result, self._totals = events.turn_result(frame, self._totals)
@@ -627,7 +647,11 @@ class Session:
             outcome = outcomes.of_result(result, status if isinstance(status, int) else None)
             if outcome.error is not None and self._agent is not None:
                 outcome.error.stderr_tail = self._agent.stderr_tail
-            self._settle(outcome)
+            self._outcome = outcome
+            if self._agent_busy:
+                self._later(QUIET_AFTER_RESULT, self._came_to_idle)
+            else:
+                self._settle(outcome)
 
     def _on_other_result(self, frame: dict[str, Any], result: pb.TurnResult) -> None:
         """Keep the figures of a turn the agent took by itself, such as one after a background task."""
@@ -703,6 +727,11 @@ class Session:
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
+
+
+def _is_signal(frame: dict[str, Any]) -> bool:
+    """Whether a frame is there for the service alone: it asked for these to know when the agent is idle."""
+    return frame.get("type") == "command_lifecycle" or frame.get("subtype") == "session_state_changed"
 
 
 def _answers(frame: dict[str, Any], turn_id: str) -> bool:
