@@ -40,7 +40,7 @@ NOT_PASSED_ON = ("CLAUDE_CODE_ENTRYPOINT", "CLAUDE_CODE_SSE_PORT", "CLAUDE_CODE_
 """What would make the CLI believe that it runs inside another one."""
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType[float]):
     """Seconds, written 90s, 5m, 24h."""
 
     name = "duration"
@@ -78,7 +78,7 @@ def _config_option(field: dataclasses.Field[Any]) -> Callable[..., Any]:
     return click.option(flag, **settings)
 
 
-def _type_of(field: dataclasses.Field[Any]) -> click.ParamType:
+def _type_of(field: dataclasses.Field[Any]) -> click.ParamType[Any]:
     if field.metadata.get("duration"):
         return Duration()
     if choices := field.metadata.get("choices"):

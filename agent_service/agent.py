@@ -30,11 +30,13 @@ from claude_agent_sdk import (
     project_key_for_directory,
 )
 from claude_agent_sdk import ToolPermissionContext as PermissionContext
-from claude_agent_sdk.types import PermissionRuleValue
 from claude_agent_sdk._internal.transport.subprocess_cli import SubprocessCLITransport
+from claude_agent_sdk.types import PermissionRuleValue
 
 from agent_service.processes import ProcessGuard, Reaped
 from agent_service.transport import ProcessTransport
+
+__all__ = ["Agent", "AgentFailed", "AgentSpec", "Answer", "Ended", "PermissionContext", "Sink", "project_folder"]
 
 log = logging.getLogger(__name__)
 

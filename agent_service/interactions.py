@@ -47,7 +47,7 @@ class Interactions:
         return len(self._pending)
 
     @property
-    def phase(self) -> pb.SessionPhase | None:
+    def phase(self) -> pb.SessionPhase.ValueType | None:
         """The phase the pending ones put their session in; None when there are none."""
         kinds = {pending.interaction.kind for pending in self._pending.values()}
         if pb.INTERACTION_KIND_PERMISSION in kinds:
@@ -118,7 +118,7 @@ class Interactions:
             },
         )
 
-    def _expire(self, interaction_id: str, on_timeout: pb.OnTimeout) -> None:
+    def _expire(self, interaction_id: str, on_timeout: pb.OnTimeout.ValueType) -> None:
         interrupt = on_timeout == pb.ON_TIMEOUT_INTERRUPT
         answer = Answer(False, message="Nobody answered in time.", interrupt=interrupt)
         self._resolve(interaction_id, pb.INTERACTION_STATE_EXPIRED, by="timeout", answer=answer)
@@ -131,7 +131,7 @@ class Interactions:
     def _resolve(
         self,
         interaction_id: str,
-        state: pb.InteractionState,
+        state: pb.InteractionState.ValueType,
         *,
         by: str,
         answer: Answer | None = None,

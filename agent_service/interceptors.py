@@ -34,9 +34,9 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler:
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Wrap the handlers of AgentService; leave health and reflection alone."""
         handler = await continuation(handler_call_details)
         if handler is None or not handler_call_details.method.startswith(f"/{SERVICE}/"):
@@ -71,7 +71,7 @@ def _guarded(name: str, method: Any, parse: Any) -> Any:
             if context.done():  # the caller left; whatever broke on the way broke because of that
                 log.debug("%s: the caller left: %r", name, error)
                 raise
-            await _abort(context, _internal(name))
+            await _abort(context, _internal(name, error))
 
     return call
 
@@ -85,9 +85,9 @@ def _parsed(data: bytes, parse: Any) -> Any:
         ) from None
 
 
-def _internal(name: str) -> errors.RequestError:
+def _internal(name: str, error: Exception) -> errors.RequestError:
     incident = uuid4().hex[:12]
-    log.exception("%s failed, incident %s", name, incident)
+    log.error("%s failed, incident %s", name, incident, exc_info=error)
     return errors.RequestError(f"internal error, incident {incident}", metadata={"incident": incident})
 
 

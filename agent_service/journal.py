@@ -72,8 +72,8 @@ class Journal:
 
     def move(
         self,
-        state: pb.SessionState,
-        phase: pb.SessionPhase,
+        state: pb.SessionState.ValueType,
+        phase: pb.SessionPhase.ValueType,
         *,
         turn_id: str = "",
         reason: str = "",

@@ -19,9 +19,9 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -239,9 +239,9 @@ class Ledger:
             if position.sequence >= end:
                 return [], position
             query = schema.events_query(
-                session_id, after=position.sequence, before=end + 1, types=types, with_raw=with_raw, limit=limit
+                session_id, after=position.sequence, before=end + 1, types=types, with_raw=with_raw
             )
-            events, whole = await self._stored(query, limit, max_bytes, with_raw)
+            events, whole = await self._stored(query, limit, max_bytes)
             position = Position(end if whole else events[-1].sequence)
             if events:
                 return events, position
@@ -276,16 +276,15 @@ class Ledger:
             types=types,
             newest_first=newest_first,
             with_raw=with_raw,
-            limit=limit,
         )
-        events, _ = await self._stored(query, limit, max_bytes, with_raw)
+        events, _ = await self._stored(query, limit, max_bytes)
         return events
 
     async def messages(self, session_id: str, limit: int, max_bytes: int = BATCH_BYTES) -> Messages:
         """The newest messages of user and assistant, oldest first."""
-        query = schema.events_query(session_id, types=MESSAGES, newest_first=True, limit=limit + 1)
-        events, whole = await self._stored(query, limit + 1, max_bytes, False)
-        return Messages(events[:limit][::-1], not whole or len(events) > limit)
+        query = schema.events_query(session_id, types=MESSAGES, newest_first=True)
+        events, whole = await self._stored(query, limit, max_bytes)
+        return Messages(events[::-1], not whole)
 
     async def last_sequence(self, session_id: str) -> int:
         """The last durable event's sequence; 0 when there is none."""
@@ -368,10 +367,8 @@ class Ledger:
         """How many sessions are stored."""
         return self._writer.sessions
 
-    async def _stored(
-        self, query: schema.Query, limit: int, max_bytes: int, with_raw: bool
-    ) -> tuple[list[Event], bool]:
-        return await self._readers.run(lambda db: _events(db, query, limit, max_bytes, with_raw))
+    async def _stored(self, query: schema.Query, limit: int, max_bytes: int) -> tuple[list[Event], bool]:
+        return await self._readers.run(lambda db: _events(db, query, limit, max_bytes))
 
     async def _rows(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
         return await self._readers.run(lambda db: db.execute(sql, parameters).fetchall())
@@ -806,36 +803,67 @@ class _Readers:
             raise StoreUnavailable(f"the ledger cannot be read: {error}") from error
 
 
-def _events(
-    db: sqlite3.Connection, query: schema.Query, limit: int, max_bytes: int, with_raw: bool
-) -> tuple[list[Event], bool]:
-    """The events of a query up to `max_bytes`, and whether that was all there is."""
-    events: list[Event] = []
+class _Row(NamedTuple):
+    """A row of a batch: what its query notes of it, and its blobs."""
+
+    note: list[str]
+    body: bytes
+    raw: bytes | None
+
+
+def _batch(db: sqlite3.Connection, query: schema.Query, limit: int, max_bytes: int) -> tuple[list[_Row], bool]:
+    """The rows of a query up to `limit` and `max_bytes`, at least one, and whether that was all there is.
+
+    Every step of a statement gives up the interpreter's lock, and under load waits 5 ms to get it back; for 256 rows that
+    is a second. So rows are not stepped through: SQLite joins them into one. First their notes, to see how many fit.
+    """
+    with _snapshot(db):
+        joined = _value(db, schema.notes(query.sql), *query.parameters, limit + 1)
+        notes = [note.split() for note in joined.split(";")] if joined else []
+        fitting = _fitting(notes, limit, max_bytes)
+        bodies, raws = db.execute(schema.blobs(query.sql), (*query.parameters, fitting)).fetchone()
+    return _cut(notes[:fitting], bodies or b"", raws or b""), fitting == len(notes)
+
+
+def _fitting(notes: Sequence[list[str]], limit: int, max_bytes: int) -> int:
     size = 0
-    with closing(db.execute(query.sql, query.parameters)) as rows:
-        for event in map(Event._make, rows):
-            size += weight(event, with_raw)
-            if events and size > max_bytes:
-                return events, False
-            events.append(event)
-    return events, len(events) < limit
+    for index, (body, raw, *_) in enumerate(notes[:limit]):
+        size += int(body) + max(0, int(raw))
+        if index and size > max_bytes:
+            return index
+    return min(limit, len(notes))
+
+
+def _cut(notes: Sequence[list[str]], bodies: bytes, raws: bytes) -> list[_Row]:
+    rows = []
+    body_start = raw_start = 0
+    for body, raw, *note in notes:
+        body_end, raw_end = body_start + int(body), raw_start + max(0, int(raw))
+        rows.append(_Row(note, bodies[body_start:body_end], raws[raw_start:raw_end] if raw != "-1" else None))
+        body_start, raw_start = body_end, raw_end
+    return rows
+
+
+@contextmanager
+def _snapshot(db: sqlite3.Connection) -> Iterator[None]:
+    db.execute("BEGIN")
+    try:
+        yield
+    finally:
+        db.execute("COMMIT")
+
+
+def _events(db: sqlite3.Connection, query: schema.Query, limit: int, max_bytes: int) -> tuple[list[Event], bool]:
+    rows, whole = _batch(db, query, limit, max_bytes)
+    return [Event(int(note[0]), note[1], body, raw) for note, body, raw in rows], whole
 
 
 def _page(
     db: sqlite3.Connection, listing: schema.Listing, after: tuple[int, int] | None, limit: int, max_bytes: int
 ) -> tuple[list[pb.Session], PageCursor | None]:
-    query = listing.page(_narrowest(db, listing), after, limit + 1)
-    sessions: list[pb.Session] = []
-    cursor: PageCursor | None = None
-    size = 0
-    with closing(db.execute(query.sql, query.parameters)) as rows:
-        for at, key, record, last, since in rows:
-            size += len(record)
-            if len(sessions) == limit or (sessions and size > max_bytes):
-                return sessions, cursor
-            sessions.append(_session(record, last, since))
-            cursor = (at, str(key))
-    return sessions, None
+    rows, whole = _batch(db, listing.page(_narrowest(db, listing), after), limit, max_bytes)
+    sessions = [_session(body, int(note[2]), int(note[3])) for note, body, _ in rows]
+    return sessions, None if whole else (int(rows[-1].note[0]), rows[-1].note[1])
 
 
 def _narrowest(db: sqlite3.Connection, listing: schema.Listing) -> schema.Query | None:

@@ -25,9 +25,9 @@ class StopCause(Enum):
 class Outcome:
     """How a turn ended, and where its session goes from there."""
 
-    turn_state: pb.TurnState
-    state: pb.SessionState
-    phase: pb.SessionPhase
+    turn_state: pb.TurnState.ValueType
+    state: pb.SessionState.ValueType
+    phase: pb.SessionPhase.ValueType
     error: pb.SessionError | None = None
     reason: str = ""
     keeps_queue: bool = False
@@ -116,7 +116,7 @@ def interrupted(text: str) -> Outcome:
     )
 
 
-def failed(phase: pb.SessionPhase, failure: pb.SessionError) -> Outcome:
+def failed(phase: pb.SessionPhase.ValueType, failure: pb.SessionError) -> Outcome:
     """A turn that failed."""
     return Outcome(pb.TURN_STATE_ERROR, pb.SESSION_STATE_ERROR, phase, failure)
 

@@ -113,7 +113,7 @@ class AgentPool:
         fixed = pb.AgentOptions()
         fixed.CopyFrom(options)
         for name in ("model", "permission_mode", "resume_at_message_uuid"):
-            fixed.ClearField(name)  # type: ignore[arg-type]
+            fixed.ClearField(name)
         return fixed.SerializeToString(deterministic=True).hex()
 
     def _agent_environment(self, session: pb.Session, options: pb.AgentOptions, cwd: Path, tmp: Path) -> dict[str, str]:

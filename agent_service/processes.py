@@ -16,6 +16,7 @@ import hashlib
 import itertools
 import os
 import re
+import shutil
 import signal
 import sys
 import time
@@ -311,6 +312,10 @@ _host = _Host()
 # --- how a tree is held -----------------------------------------------------------------------------------------------
 
 
+class GuardUnavailable(Exception):
+    """The wished guard, or any at all, does not work on this host; the text says why."""
+
+
 class ProcessGuard(ABC):
     """A way to start a command so that nothing of its tree can stay behind."""
 
@@ -346,6 +351,14 @@ class ProcessGuard(ABC):
         return []
 
 
+def _tool(name: str) -> str:
+    """Where a program is on the service's own PATH: the command's may be another, and is not to choose its guard."""
+    found = shutil.which(name)
+    if found is None:
+        raise GuardUnavailable(f"there is no {name} on this host")
+    return found
+
+
 _NAMESPACE = ("--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "slave")
 _INIT = '{ echo "$1" >/proc/sys/kernel/ns_last_pid; } 2>/dev/null; shift; "$@"; exit $?'
 _inner_ids = itertools.cycle(range(1000, 31000))
@@ -367,13 +380,17 @@ class NamespaceGuard(ProcessGuard):
     wrappers: ClassVar[int] = 2
     user: ClassVar[tuple[str, ...]] = ()
 
+    setpriv: str = field(default_factory=lambda: _tool("setpriv"))
+    unshare: str = field(default_factory=lambda: _tool("unshare"))
+    shell: str = field(default_factory=lambda: _tool("sh"))
+
     def first_victims(self, wrappers: list[Process], others: list[Process]) -> list[Process]:
         return wrappers if len(wrappers) == self.wrappers else [*wrappers, *others]
 
     def command(self, argv: Sequence[str], marker: str) -> list[str]:
-        namespace = ["unshare", *self.user, *_NAMESPACE]
-        init = ["sh", "-c", _INIT, "agent-init", str(next(_inner_ids))]
-        return ["setpriv", "--pdeathsig", "KILL", "--", *namespace, "--", *init, *argv]
+        namespace = [self.unshare, *self.user, *_NAMESPACE]
+        init = [self.shell, "-c", _INIT, "agent-init", str(next(_inner_ids))]
+        return [self.setpriv, "--pdeathsig", "KILL", "--", *namespace, "--", *init, *argv]
 
 
 @dataclass(frozen=True)
@@ -631,10 +648,6 @@ async def sweep(owner: str, guard: ProcessGuard | None = None) -> Reaped:
 
 
 # --- which guard works here -------------------------------------------------------------------------------------------
-
-
-class GuardUnavailable(Exception):
-    """The wished guard, or any at all, does not work on this host; the text says why."""
 
 
 class Refusal(NamedTuple):

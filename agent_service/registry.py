@@ -359,7 +359,7 @@ class SessionRegistry:
                 raise errors.SessionActive(
                     f"session {session_id} is at work; cancel it first, or set force", resource=session_id
                 )
-            shown, _ = await self.cancel(session_id, owner, grace=5.0, force=False, reason="deleted", wait=None)
+            await self.cancel(session_id, owner, grace=5.0, force=False, reason="deleted", wait=None)
             return await self.delete(session_id, owner, force=force, keep_transcript=keep_transcript)
         if session_id in self._deleting:
             raise errors.SessionNotFound(session_id)
@@ -394,25 +394,25 @@ class SessionRegistry:
         cutoff = now_us() - round(older_than * 1e6)
         response = pb.CleanupResponse()
         found = await self.ledger.at_rest_since(cutoff, request.filter, owner=owner, limit=request.limit or None)
-        for session in found:
-            if not request.dry_run and not await self._clean(session, owner, request.keep_transcripts, response):
+        for session_id in found:
+            if not request.dry_run and not await self._clean(session_id, owner, request.keep_transcripts, response):
                 continue
             response.deleted_count += 1
             if len(response.session_ids) < MAX_LISTED:
-                response.session_ids.append(session.session_id)
+                response.session_ids.append(session_id)
         return response
 
     async def _clean(
-        self, session: pb.Session, owner: str, keep_transcript: bool, response: pb.CleanupResponse
+        self, session_id: str, owner: str, keep_transcript: bool, response: pb.CleanupResponse
     ) -> bool:
         """Delete one; what a moment ago was at rest may be at work again, or gone, and that is no failure."""
         try:
-            _, freed = await self.delete(session.session_id, owner, force=False, keep_transcript=keep_transcript)
+            _, freed = await self.delete(session_id, owner, force=False, keep_transcript=keep_transcript)
         except (errors.SessionNotFound, errors.SessionActive):
             return False
         except OSError as error:
             if len(response.failures) < MAX_LISTED:
-                response.failures.add(session_id=session.session_id, message=str(error))
+                response.failures.add(session_id=session_id, message=str(error))
             return False
         response.freed_bytes += freed
         return True
@@ -442,9 +442,7 @@ class SessionRegistry:
             response.deduplicated = True
             return response
 
-    async def _send(
-        self, request: pb.SendMessageRequest, owner: str, key: RequestKey | None
-    ) -> pb.SendMessageResponse:
+    async def _send(self, request: pb.SendMessageRequest, owner: str, key: RequestKey | None) -> pb.SendMessageResponse:
         await self.get(request.session_id, owner)
         session = self._sessions.get(request.session_id)
         running = session.running_turn if session is not None else None

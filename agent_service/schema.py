@@ -158,6 +158,19 @@ class Query(NamedTuple):
     parameters: tuple[object, ...]
 
 
+def notes(source: str) -> str:
+    """Make the query for what is noted of a batch's rows, as one text: lengths of body and raw (-1: none), then the rest."""
+    return f"""SELECT group_concat(LENGTH(b.body) || ' ' || COALESCE(LENGTH(b.raw), -1) || ' ' || b.note, ';')
+        FROM ({source} LIMIT ?) AS b"""
+
+
+def blobs(source: str) -> str:
+    """Make the query for the bodies and the raws of a batch's rows, each joined into one blob."""
+    # PostgreSQL calls it string_agg. The cast is what makes a blob of it again: group_concat copies bytes, whatever they are.
+    return f"""SELECT CAST(group_concat(b.body, '') AS BLOB), CAST(group_concat(COALESCE(b.raw, ''), '') AS BLOB)
+        FROM ({source} LIMIT ?) AS b"""
+
+
 def events_query(
     session_id: str,
     *,
@@ -166,19 +179,18 @@ def events_query(
     types: Sequence[str] = (),
     newest_first: bool = False,
     with_raw: bool = False,
-    limit: int,
 ) -> Query:
-    """Make the query for a part of a log; its rows are the fields of Event."""
+    """Make the source of a batch of events; what it notes of a row is sequence and type."""
     conditions = [Query(f"session_key = {_KEY}", (session_id,)), Query("sequence > ?", (after,))]
     if before is not None:
         conditions.append(Query("sequence < ?", (before,)))
     if types:
         conditions.append(_types(types))
     where, parameters = _all(conditions)
-    raw = "raw" if with_raw else "NULL"
+    raw = "raw" if with_raw else "NULL AS raw"
     order = "DESC" if newest_first else "ASC"
-    sql = f"SELECT sequence, type, body, {raw} FROM events WHERE {where} ORDER BY sequence {order} LIMIT ?"
-    return Query(sql, (*parameters, limit))
+    sql = f"SELECT sequence || ' ' || type AS note, body, {raw} FROM events WHERE {where} ORDER BY sequence {order}"
+    return Query(sql, parameters)
 
 
 def _types(types: Sequence[str]) -> Query:
@@ -230,8 +242,8 @@ class Listing:
                 queries.append(Query(keys + where, (owner, *parameters)))
         return queries
 
-    def page(self, narrow: Query | None, after: tuple[int, int] | None, limit: int) -> Query:
-        """Make the query for a page; its rows are time, session_key, record, last sequence, messages since."""
+    def page(self, narrow: Query | None, after: tuple[int, int] | None) -> Query:
+        """Make the source of a page; what it notes of a row is time, session_key, last sequence, messages since."""
         source = f"({narrow.sql}) AS n CROSS JOIN sessions AS s" if narrow is not None else "sessions AS s"
         conditions = self._conditions()
         if narrow is not None:
@@ -241,9 +253,10 @@ class Listing:
             conditions.append(Query(f"(s.{self.column}, s.session_key) {sign} (?, ?)", after))
         where, parameters = _all(conditions)
         order = "ASC" if self._ascending else "DESC"
-        sql = f"""SELECT s.{self.column}, s.session_key, {_RECORD} FROM {source} WHERE {where}
-            ORDER BY s.{self.column} {order}, s.session_key {order} LIMIT ?"""
-        return Query(sql, (*(narrow.parameters if narrow is not None else ()), *parameters, limit))
+        sql = f"""SELECT s.{self.column} || ' ' || s.session_key || ' ' || {_LAST} || ' ' || {_MESSAGES_SINCE} AS note,
+            s.record AS body, NULL AS raw FROM {source} WHERE {where}
+            ORDER BY s.{self.column} {order}, s.session_key {order}"""
+        return Query(sql, (*(narrow.parameters if narrow is not None else ()), *parameters))
 
     def at_rest(self, cutoff: int, limit: int) -> Query:
         """Make the query for the ids of those at rest since `cutoff` or longer, longest first."""

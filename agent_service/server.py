@@ -135,9 +135,9 @@ async def _drain(
     """NOT_SERVING, then the drain, then the end: `server.stop` refuses everything at once, so it comes last."""
     await health_servicer.enter_graceful_shutdown()
     draining = asyncio.create_task(registry.drain(timeout), name="drain")
-    waits: set[asyncio.Task[object]] = {draining}  # type: ignore[arg-type]
+    waits: set[asyncio.Task[object]] = {draining}
     if signals is not None:
-        waits.add(asyncio.create_task(signals.get(), name="second signal"))  # type: ignore[arg-type]
+        waits.add(asyncio.create_task(signals.get(), name="second signal"))
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     if not draining.done():
         log.warning("second signal: leaving at once; the next start records the rest as interrupted")

@@ -12,6 +12,7 @@ from agentpb import agent_pb2_grpc
 
 from agent_service import events, pages
 from agent_service import options as translate
+from agent_service.ledger import Event
 from agent_service.registry import SessionRegistry
 from agent_service.validation import check
 from agent_service.watcher import Wanted, check_sequence
@@ -54,7 +55,7 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         started = await self._registry.start(request, NOBODY)
         session, turn, expired = started.session, started.turn, False
         if request.HasField("wait") and request.wait.ToNanoseconds():
-            patience = _patience(context, request.wait.ToMicroseconds() / 1e6)
+            patience = _bounded(context, request.wait.ToMicroseconds() / 1e6)
             expired = not await self._registry.wait_turn(session.session_id, turn.turn_id, patience)
             session = await self._registry.get(session.session_id, NOBODY)
             turn = await self._registry.ledger.turn(turn.turn_id) or turn
@@ -83,7 +84,7 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         expired = False
         if request.HasField("wait"):
             wanted = Wanted(request.wait_for, request.after_sequence)
-            patience = _patience(context, request.wait.ToMicroseconds() / 1e6)
+            patience = _bounded(context, request.wait.ToMicroseconds() / 1e6)
             session, met = await self._registry.wait_until(request.session_id, NOBODY, patience, wanted)
             expired = not met
         else:
@@ -208,7 +209,7 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         return await self._event_page(request, session, page, limit)
 
     async def _event_page(
-        self, request: pb.ListEventsRequest, session: pb.Session, page: list[events.Event], limit: int
+        self, request: pb.ListEventsRequest, session: pb.Session, page: list[Event], limit: int
     ) -> bytes:
         shown = page[:limit]
         tail = pb.ListEventsResponse(last_sequence=session.last_sequence)
@@ -267,6 +268,11 @@ def _metadata(context: Context, key: str) -> str:
     values = dict(context.invocation_metadata() or ())
     value = values.get(key, "")
     return value if isinstance(value, str) else ""
+
+
+def _bounded(context: Context, wanted: float) -> float:
+    patience = _patience(context, wanted)
+    return wanted if patience is None else patience
 
 
 def _patience(context: Context, wanted: float | None) -> float | None:

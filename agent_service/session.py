@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,15 +19,16 @@ from agent_service import errors, events, outcomes
 from agent_service import options as translate
 from agent_service.admission import Admission
 from agent_service.agent import Agent, AgentFailed, Answer, PermissionContext
-from agent_service.events.accounting import TERMINAL_TASK_STATUSES, add_usage, unsolicited_result
+from agent_service.events.accounting import add_usage, unsolicited_result
 from agent_service.interactions import Interactions, ask_people
 from agent_service.journal import Journal, now_us
+from agent_service.keeper import Keeper
 from agent_service.ledger import RequestId
-from agent_service.options.live import live_settings
 from agent_service.outcomes import Outcome, StopCause
-from agent_service.pool import AgentPool, Resume
+from agent_service.pool import AgentPool
 from agent_service.stopping import Stop
 from agent_service.turns import Work, end_turn, message_content, prompt_content, seconds
+from agent_service.watchdogs import Activity, StallWatch, Timers, is_signal
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +38,6 @@ STDERR_EVENTS = 200
 
 QUIET_AFTER_RESULT = 0.25
 """Seconds after a result in which the agent usually says that it is idle; a turn does not wait longer for that."""
-
-QUIET_AFTER_TASK = 2.0
-"""Seconds after a background task in which the agent usually begins a turn about it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +65,6 @@ class Session:
     ) -> None:
         """Run turns with agents of `pool` in places of `admission`; tell `on_rest` when nothing is left to do."""
         self.journal = journal
-        self._pool = pool
         self._admission = admission
         self._limits = limits
         self._on_rest = on_rest
@@ -77,25 +73,24 @@ class Session:
         self._task: asyncio.Task[None] | None = None
         self._place: asyncio.Future[bool] | None = None
         self._halted = False
-        self._agent: Agent | None = None
-        self._agent_key = ""
-        self._closing: asyncio.Task[Any] | None = None
-        self._totals = events.RunningTotals()
+        self._keeper = Keeper(pool)
         self._ended: asyncio.Future[Outcome] | None = None
         self._prompted = False
+        self._keeper.begin()
         self._result: pb.TurnResult | None = None
         self._result_raw: bytes | None = None
         self._outcome: Outcome | None = None
         self.result_in = asyncio.Event()
         self._stop: Stop | None = None
-        self._last_frame = 0.0
-        self._timers: list[asyncio.TimerHandle] = []
+        self._timers = Timers()
+        self._activity = Activity(self._came_to_idle)
         self._idle_timer: asyncio.TimerHandle | None = None
         self._stderr_events = 0
-        self._tasks: set[str] = set()
         self._sent: dict[str, pb.SendMessageRequest] = {}
-        self._agent_busy = False
         self.interactions = Interactions(journal, self._interactions_changed)
+        self._stall_watch = StallWatch(
+            limits.stall_timeout, self._timers, lambda: len(self.interactions) > 0, self._stalled
+        )
 
     # ------------------------------------------------------------------------------------------------ what callers decide
 
@@ -127,7 +122,7 @@ class Session:
     @property
     def idle(self) -> bool:
         """Whether nothing is at work and no process is kept: nobody need hold it."""
-        return self._head is None and self._agent is None and (self._task is None or self._task.done())
+        return self._head is None and self.agent is None and (self._task is None or self._task.done())
 
     def submit(self, work: Work, *, request_id: RequestId | None, next_up: bool = False) -> asyncio.Future[None]:
         """Take a turn: it runs at once or waits its turn. The future is done when that is durable."""
@@ -201,9 +196,10 @@ class Session:
                 )
             if cause is not StopCause.CANCEL:
                 self.journal.commit()
+            self._keeper.stop_starting()
             self._stop.begin(self)
-        elif self._stop.escalate(cause, deadline=self._now() + grace, force=force, reason=reason) and self._agent:
-            self._pool.end(self._agent, patience=0, term_grace=0)
+        elif self._stop.escalate(cause, deadline=self._now() + grace, force=force, reason=reason) and self.agent:
+            self._keeper.pool.end(self.agent, patience=0, term_grace=0)
         return self._stop
 
     def hold_queue(self) -> None:
@@ -223,26 +219,28 @@ class Session:
         if self._task is not None:
             await asyncio.wait([self._task])
         self.cool_down()
-        if self._closing is not None:
-            await asyncio.wait([self._closing])
+        await self._keeper.closed()
 
     def cool_down(self) -> None:
         """Give up the warm process of a session at rest."""
         self._disarm_idle()
-        if self._agent is None or self._head is not None or self._ended is not None:
+        if self.agent is None or self._head is not None or self._ended is not None:
             return
         if self.journal.record.phase == pb.SESSION_PHASE_IDLE:
             self.journal.move(pb.SESSION_STATE_COMPLETED, pb.SESSION_PHASE_DORMANT)
             self.journal.commit()
-        self._close_agent()
+        self._keeper.close()
         self._on_rest(self)
 
-    async def send(self, uuid: str, request: pb.SendMessageRequest, request_id: RequestId | None) -> asyncio.Future[None]:
+    async def send(
+        self, uuid: str, request: pb.SendMessageRequest, request_id: RequestId | None
+    ) -> asyncio.Future[None]:
         """Give the agent a message while it works; the future is done when that is durable. Raises SessionNotActive."""
-        agent = self._agent
+        agent = self.agent
         if agent is None or not self.can_be_asked or self._stop is not None:
             raise errors.SessionNotActive(
-                f"session {self.session_id} has no turn that could take a message; use Execute", resource=self.session_id
+                f"session {self.session_id} has no turn that could take a message; use Execute",
+                resource=self.session_id,
             )
         self._sent[uuid] = request
         try:
@@ -344,11 +342,13 @@ class Session:
         self._prepare(work)
         assert self._ended is not None
         try:
-            warm = await self._obtain(work)
+            warm = await self._keeper.obtain(self.journal.record, work, self)
+            if not warm:
+                self._activity.reset()
             self._begin(work, warm)
-            assert self._agent is not None
+            assert self.agent is not None
             if not work.delivered:
-                await self._agent.prompt(work.turn.turn_id, prompt_content(work.request))
+                await self.agent.prompt(work.turn.turn_id, prompt_content(work.request))
         except AgentFailed as failure:
             self.on_exit(failure)
         except errors.StoreUnavailable:
@@ -365,6 +365,7 @@ class Session:
         work.cancel_timer()
         self._ended = asyncio.get_running_loop().create_future()
         self._prompted = False
+        self._keeper.begin()
         self._result = self._result_raw = self._outcome = None
         self.result_in = asyncio.Event()
         self._stop = None
@@ -375,51 +376,6 @@ class Session:
         if self.journal.record.phase != pb.SESSION_PHASE_RECOVERING:
             self.journal.move(pb.SESSION_STATE_PENDING, pb.SESSION_PHASE_STARTING, turn_id=work.turn.turn_id)
         self.journal.commit()
-
-    async def _obtain(self, work: Work) -> bool:
-        """Have a connected agent for the turn; whether it was connected already. Raises AgentFailed."""
-        record = self.journal.record
-        options = record.options
-        resume_at = work.request.options.resume_at_message_uuid
-        key = self._pool.key(options)
-        if self._agent is not None and self._agent.alive and key == self._agent_key and not resume_at:
-            if await self._adjust(self._agent, options):
-                return True
-        self._close_agent()
-        if self._closing is not None:
-            # Two processes on one conversation would each keep their own branch of it.
-            await asyncio.wait([self._closing])
-        begun = time.monotonic()
-        spec = await asyncio.to_thread(self._pool.spec, record, options, self._resume(work, resume_at))
-        if self._stop is not None:
-            raise AgentFailed("STOPPED", "the turn was stopped before its agent started")
-        self._agent = agent = self._pool.claim(spec)
-        self._agent_key = key
-        self._totals = events.RunningTotals()
-        self._tasks.clear()
-        agent.attach(self)
-        await agent.connect()
-        self._pool.started(time.monotonic() - begun)
-        return False
-
-    async def _adjust(self, agent: Agent, options: pb.AgentOptions) -> bool:
-        """Give a connected agent the model and permission mode of this turn; False when it refuses."""
-        wanted = live_settings(options)
-        if wanted.model is not None and wanted.model != agent.model and not await agent.set_model(wanted.model):
-            return False
-        mode = wanted.permission_mode
-        return mode is None or mode == agent.permission_mode or await agent.set_permission_mode(mode)
-
-    def _resume(self, work: Work, resume_at: str) -> Resume | None:
-        """Which conversation the turn continues; None begins one. Raises AgentFailed when it should continue and cannot."""
-        record = self.journal.record
-        if self._pool.has_transcript(record):
-            return Resume(record.agent_session_id, at_message_uuid=resume_at)
-        if work.fork_of is not None:
-            return Resume(work.fork_of, fork=True, at_message_uuid=resume_at)
-        if record.model:
-            raise AgentFailed("RESUME_REJECTED", "the conversation's transcript is missing; start a new session")
-        return None
 
     def _begin(self, work: Work, warm: bool) -> None:
         turn = work.turn
@@ -433,36 +389,20 @@ class Session:
             self.journal.add(prompt, turn_id=turn.turn_id)
         self.journal.commit()
         self._prompted = True
-        self._last_frame = self._now()
         self._arm_watchdogs(work)
 
     def _arm_watchdogs(self, work: Work) -> None:
-        loop = asyncio.get_running_loop()
         timeout = seconds(work.request, "execution_timeout", self._limits.execution_timeout)
         if timeout:
             text = f"the turn ran longer than its execution_timeout of {timeout:g} s"
-            self._timers.append(loop.call_later(timeout, self._time_out, StopCause.TIMEOUT, text))
-        if self._limits.stall_timeout:
-            self._timers.append(loop.call_later(self._limits.stall_timeout, self._check_stall))
+            self._timers.later(timeout, self._time_out, StopCause.TIMEOUT, text)
+        self._stall_watch.arm()
 
-    def _later(self, delay: float, call: Callable[[], None]) -> None:
-        self._timers.append(asyncio.get_running_loop().call_later(delay, call))
+    def _stalled(self, text: str) -> None:
+        self._time_out(StopCause.STALL, text)
 
     def _time_out(self, cause: StopCause, text: str) -> None:
         self.stop(cause, grace=5.0, reason=text)
-
-    def _check_stall(self) -> None:
-        limit = self._limits.stall_timeout
-        silent = 0.0 if len(self.interactions) else self._now() - self._last_frame
-        if silent >= limit:
-            self._time_out(StopCause.STALL, f"the agent was silent for {limit:g} s, the service's stall_timeout")
-        else:
-            self._timers.append(asyncio.get_running_loop().call_later(limit - silent, self._check_stall))
-
-    def _disarm_watchdogs(self) -> None:
-        for timer in self._timers:
-            timer.cancel()
-        self._timers.clear()
 
     def settle(self, outcome: Outcome) -> None:
         """End the running turn, or the background work, with `outcome`: what a stop does once everything is dead."""
@@ -476,7 +416,7 @@ class Session:
 
     def _conclude(self, work: Work, outcome: Outcome) -> None:
         """Record the turn's end, and where the session goes: the next turn, background work, or rest. One commit."""
-        self._disarm_watchdogs()
+        self._timers.disarm()
         self.interactions.withdraw("restart" if outcome.phase == pb.SESSION_PHASE_INTERRUPTED else "cancel")
         self._end_turn(work, outcome, self._result)
         ended = [work]
@@ -493,7 +433,7 @@ class Session:
     def _adopt_sent(self, outcome: Outcome) -> None:
         """Make turns of messages that the agent did not take into the turn that ends: it runs them next by itself."""
         taken, self._sent = self._sent, {}
-        if outcome is not outcomes.COMPLETED or self._agent is None or not self._agent.alive or self._halted:
+        if outcome is not outcomes.COMPLETED or not self._keeper.alive or self._halted:
             return
         record = self.journal.record
         for uuid, request in reversed(taken.items()):
@@ -510,8 +450,8 @@ class Session:
         record.ClearField("current_turn")
         self.journal.changed()
         state, phase = outcome.state, outcome.phase
-        if outcome.state == pb.SESSION_STATE_COMPLETED and self._agent is not None and self._agent.alive:
-            if self._tasks and not self._halted:
+        if outcome.state == pb.SESSION_STATE_COMPLETED and self._keeper.alive:
+            if self._activity.tasks and not self._halted:
                 state, phase = pb.SESSION_STATE_RUNNING, pb.SESSION_PHASE_BACKGROUND
             elif self._limits.idle_timeout and not self._halted:
                 phase = pb.SESSION_PHASE_IDLE
@@ -519,7 +459,7 @@ class Session:
         if phase == pb.SESSION_PHASE_IDLE:
             self._arm_idle()
         elif phase != pb.SESSION_PHASE_BACKGROUND:
-            self._close_agent(at_once=outcome.state != pb.SESSION_STATE_COMPLETED)
+            self._keeper.close(at_once=outcome.state != pb.SESSION_STATE_COMPLETED)
 
     def _end_turn(self, work: Work, outcome: Outcome, result: pb.TurnResult | None) -> None:
         """Put a turn's one turn.completed into the log, with its figures into the session's totals."""
@@ -563,7 +503,7 @@ class Session:
 
     def _check_background(self) -> None:
         """End the background phase when no task is left and the agent says that it is idle."""
-        if self.journal.record.phase == pb.SESSION_PHASE_BACKGROUND and not self._tasks and not self._agent_busy:
+        if self.journal.record.phase == pb.SESSION_PHASE_BACKGROUND and not self._activity.at_work:
             self._settle(outcomes.COMPLETED)
 
     def _arm_idle(self) -> None:
@@ -574,24 +514,18 @@ class Session:
             self._idle_timer.cancel()
             self._idle_timer = None
 
-    def _close_agent(self, *, at_once: bool = False) -> None:
-        agent, self._agent = self._agent, None
-        if agent is not None:
-            agent.detach()
-            self._closing = self._pool.end(agent, patience=0) if at_once else self._pool.end(agent)
-
     # --------------------------------------------------------------------------------------------- what the agent reports
 
     async def on_frame(self, frame: dict[str, Any]) -> None:
         """Record what the agent says."""
-        self._last_frame = self._now()
+        self._stall_watch.touch()
         kind = frame.get("type")
         if kind == "result":
             self._on_result(frame)
             return
         if kind == "system":
-            self._observe(frame)
-        event = None if _is_signal(frame) else events.from_frame(frame)
+            self._activity.observe(frame)
+        event = None if is_signal(frame) else events.from_frame(frame)
         if event is None:
             return
         if event.ephemeral:
@@ -610,22 +544,6 @@ class Session:
             record.model = model
             self.journal.changed()
 
-    def _observe(self, frame: dict[str, Any]) -> None:
-        """Keep track of background tasks and of whether the agent is busy."""
-        subtype, task_id = frame.get("subtype"), str(frame.get("task_id", ""))
-        patch = frame.get("patch")
-        status = frame.get("status") or (patch.get("status") if isinstance(patch, dict) else None)
-        if subtype == "task_started":
-            self._tasks.add(task_id)
-        elif subtype in ("task_notification", "task_updated") and status in TERMINAL_TASK_STATUSES:
-            self._tasks.discard(task_id)
-            # The agent is about to take note of it in a turn of its own; if it does not, this is the end.
-            self._later(QUIET_AFTER_TASK, self._check_background)
-        elif subtype == "session_state_changed":
-            self._agent_busy = frame.get("state") != "idle"
-            if not self._agent_busy:
-                self._came_to_idle()
-
     def _came_to_idle(self) -> None:
         """End the turn whose result is in: only now has the agent said all it has to say of it."""
         if self._outcome is not None:
@@ -633,7 +551,7 @@ class Session:
         self._check_background()
 
     def _on_result(self, frame: dict[str, Any]) -> None:
-        result, self._totals = events.turn_result(frame, self._totals)
+        result, self._keeper.totals = events.turn_result(frame, self._keeper.totals)
         work = self._head
         if work is None or self._ended is None or not self._prompted or not _answers(frame, work.turn.turn_id):
             self._on_other_result(frame, result)
@@ -645,11 +563,11 @@ class Session:
         if self._stop is None:
             status = frame.get("api_error_status")
             outcome = outcomes.of_result(result, status if isinstance(status, int) else None)
-            if outcome.error is not None and self._agent is not None:
-                outcome.error.stderr_tail = self._agent.stderr_tail
+            if outcome.error is not None and self.agent is not None:
+                outcome.error.stderr_tail = self.agent.stderr_tail
             self._outcome = outcome
-            if self._agent_busy:
-                self._later(QUIET_AFTER_RESULT, self._came_to_idle)
+            if self._activity.busy:
+                self._timers.later(QUIET_AFTER_RESULT, self._came_to_idle)
             else:
                 self._settle(outcome)
 
@@ -691,24 +609,24 @@ class Session:
             background = pb.SESSION_PHASE_BACKGROUND if self._head is None else pb.SESSION_PHASE_WORKING
             phase = self.interactions.phase or background
             self.journal.move(pb.SESSION_STATE_RUNNING, phase, turn_id=self._turn_id())
-        self._last_frame = self._now()
+        self._stall_watch.touch()
 
     # ------------------------------------------------------------------------------------------------- for the stop ladder
 
     @property
     def agent(self) -> Agent | None:
         """The agent of the running turn."""
-        return self._agent
+        return self._keeper.agent
 
     @property
     def can_be_asked(self) -> bool:
         """Whether the agent works on a prompt and can be asked to stop."""
-        return self._agent is not None and self._agent.alive and self._prompted and self._head is not None
+        return self._keeper.alive and self._prompted and self._head is not None
 
     @property
     def pool(self) -> AgentPool:
         """Where its agents come from and end."""
-        return self._pool
+        return self._keeper.pool
 
     @property
     def result(self) -> pb.TurnResult | None:
@@ -717,9 +635,7 @@ class Session:
 
     def release_agent(self) -> None:
         """Forget an agent that a stop has ended."""
-        if self._agent is not None:
-            self._agent.detach()
-            self._agent = None
+        self._keeper.release()
 
     def _turn_id(self) -> str:
         return self._head.turn.turn_id if self._head is not None else ""
@@ -727,11 +643,6 @@ class Session:
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
-
-
-def _is_signal(frame: dict[str, Any]) -> bool:
-    """Whether a frame is there for the service alone: it asked for these to know when the agent is idle."""
-    return frame.get("type") == "command_lifecycle" or frame.get("subtype") == "session_state_changed"
 
 
 def _answers(frame: dict[str, Any], turn_id: str) -> bool:

@@ -83,7 +83,7 @@ class ProcessTransport(Transport):
             stdin.write(data.encode("utf-8", "replace"))
             await stdin.drain()
 
-    async def read_messages(self) -> AsyncIterator[dict[str, Any]]:  # type: ignore[override]
+    async def read_messages(self) -> AsyncIterator[dict[str, Any]]:
         """Yield each frame; when the output ends and nobody closed it, raise ProcessError so that no request waits for ever."""
         assert self._process is not None
         assert self._process.stdout is not None

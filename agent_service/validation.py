@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from agentpb import agent_pb2 as pb
 from google.protobuf.descriptor import FieldDescriptor
@@ -73,8 +74,8 @@ def _check_common(message: Message, path: str) -> Iterable[FieldViolation]:
 
 
 def _check_enum(field: FieldDescriptor, number: int, where: str) -> Iterable[FieldViolation]:
-    values = field.enum_type.values_by_number
-    if number not in values:
+    assert field.enum_type is not None
+    if number not in field.enum_type.values_by_number:
         names = ", ".join(value.name for value in field.enum_type.values if value.number)
         yield FieldViolation(where, f"{number} is not a value of {field.enum_type.name}; accepted are {names}")
 
@@ -222,7 +223,7 @@ def _check_respond(request: pb.RespondToInteractionRequest) -> Iterable[FieldVio
         yield FieldViolation("answer", "must have exactly one of allow and deny")
 
 
-_CHECKERS = {
+_CHECKERS: dict[type[Message], Callable[[Any], Iterable[FieldViolation]]] = {
     pb.GetStatusRequest: _check_status,
     pb.WatchSessionRequest: _check_watch,
     pb.ListEventsRequest: _check_list_events,

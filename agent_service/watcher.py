@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Wanted:
     """What a long poll waits for."""
 
-    wait_for: pb.WaitFor
+    wait_for: pb.WaitFor.ValueType
     after_sequence: int = 0
 
     def met(self, session: pb.Session) -> bool:
@@ -37,7 +37,7 @@ class Batch(NamedTuple):
     """What a watcher reads at once: events, and the reason and session when that was all."""
 
     events: Sequence[Event]
-    end: pb.WatchEndReason | None
+    end: pb.WatchEndReason.ValueType | None
     session: pb.Session | None
 
 
@@ -94,7 +94,7 @@ class Watcher:
             except TimeoutError:
                 return None
 
-    async def _ending(self) -> pb.WatchEndReason | None:
+    async def _ending(self) -> pb.WatchEndReason.ValueType | None:
         """Why there will be nothing more; None when there may be."""
         if self._tail.deleted:
             return pb.WATCH_END_REASON_DELETED

@@ -1,0 +1,99 @@
+"""Keeper: the one agent a session has, from turn to turn: obtained, adjusted, resumed, closed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from agentpb import agent_pb2 as pb
+
+from agent_service.agent import Agent, AgentFailed, Sink
+from agent_service.events import RunningTotals
+from agent_service.options.live import live_settings
+from agent_service.pool import AgentPool, Resume
+from agent_service.turns import Work
+
+
+class Keeper:
+    """Keeps a session's agent. There is never more than one process on a conversation: two would each go their own way."""
+
+    def __init__(self, pool: AgentPool) -> None:
+        """Take agents from `pool` and give them back to it."""
+        self.pool = pool
+        self.agent: Agent | None = None
+        self.totals = RunningTotals()
+        self._key = ""
+        self._closing: asyncio.Task[Any] | None = None
+        self._stopped = False
+
+    @property
+    def alive(self) -> bool:
+        """Whether there is a connected agent."""
+        return self.agent is not None and self.agent.alive
+
+    def begin(self) -> None:
+        """Forget a stop of the turn before."""
+        self._stopped = False
+
+    def stop_starting(self) -> None:
+        """Start no agent for this turn any more."""
+        self._stopped = True
+
+    async def obtain(self, record: pb.Session, work: Work, sink: Sink) -> bool:
+        """Have a connected agent for the turn; whether it was connected already. Raises AgentFailed."""
+        options = record.options
+        resume_at = work.request.options.resume_at_message_uuid
+        key = self.pool.key(options)
+        if self.agent is not None and self.alive and key == self._key and not resume_at:
+            if await self._adjust(self.agent, options):
+                return True
+        self.close()
+        await self.closed()
+        begun = time.monotonic()
+        spec = await asyncio.to_thread(self.pool.spec, record, options, self._resume(record, work, resume_at))
+        if self._stopped:
+            raise AgentFailed("STOPPED", "the turn was stopped before its agent started")
+        self.totals = RunningTotals()
+        self.agent, self._key = self.pool.claim(spec), key
+        self.agent.attach(sink)
+        await self.agent.connect()
+        self.pool.started(time.monotonic() - begun)
+        return False
+
+    @staticmethod
+    async def _adjust(agent: Agent, options: pb.AgentOptions) -> bool:
+        """Give a connected agent the model and permission mode of this turn; False when it refuses."""
+        wanted = live_settings(options)
+        if wanted.model is not None and wanted.model != agent.model and not await agent.set_model(wanted.model):
+            return False
+        mode = wanted.permission_mode
+        return mode is None or mode == agent.permission_mode or await agent.set_permission_mode(mode)
+
+    def _resume(self, record: pb.Session, work: Work, resume_at: str) -> Resume | None:
+        """Which conversation the turn continues; None begins one. Raises AgentFailed when it should and cannot."""
+        if self.pool.has_transcript(record):
+            return Resume(record.agent_session_id, at_message_uuid=resume_at)
+        if work.fork_of is not None:
+            return Resume(work.fork_of, fork=True, at_message_uuid=resume_at)
+        if record.model:
+            raise AgentFailed("RESUME_REJECTED", "the conversation's transcript is missing; start a new session")
+        return None
+
+    def close(self, *, at_once: bool = False) -> None:
+        """Give the agent back; the pool ends it."""
+        agent, self.agent = self.agent, None
+        if agent is not None:
+            agent.detach()
+            self._closing = self.pool.end(agent, patience=0) if at_once else self.pool.end(agent)
+
+    def release(self) -> None:
+        """Forget an agent that somebody else has ended."""
+        if self.agent is not None:
+            self.agent.detach()
+            self.agent = None
+
+    async def closed(self) -> None:
+        """Wait until the agent that was given back is dead."""
+        if self._closing is not None:
+            await asyncio.wait([self._closing])
