@@ -67,9 +67,6 @@ class Running:
             missing.discard(line.decode().strip())
 
 
-Start = Callable[..., "asyncio.Future[Running]"]
-
-
 @pytest.fixture(params=GUARDS, ids=lambda kind: kind.name)
 async def guard(request: pytest.FixtureRequest) -> ProcessGuard:
     try:
@@ -79,10 +76,12 @@ async def guard(request: pytest.FixtureRequest) -> ProcessGuard:
 
 
 @asynccontextmanager
-async def running(guard: ProcessGuard, *argv: str, marker: str = "", **keywords: object) -> AsyncIterator[Running]:
+async def running(
+    guard: ProcessGuard, *argv: str, marker: str = "", path: str = os.environ["PATH"], **keywords: object
+) -> AsyncIterator[Running]:
     marker = marker or session_marker(OWNER, "i1", uuid4().hex)
     command, options = guard.spawn(argv, marker=marker)
-    environment = os.environ | guard.environment(marker)
+    environment = os.environ | {"PATH": path} | guard.environment(marker)
     process = await asyncio.create_subprocess_exec(
         *command, stdin=PIPE, stdout=PIPE, env=environment, **options, **keywords
     )
@@ -237,6 +236,13 @@ class TestEveryGuard:
             pytest.skip("the spawn itself raises FileNotFoundError")
         async with running(guard, "/does/not/exist", stderr=PIPE) as run:
             assert await run.process.wait() == 127
+
+    async def test_the_commands_path_does_not_choose_its_guard(self, guard: ProcessGuard, tmp_path: Path) -> None:
+        for name in ("sh", "setpriv", "unshare", "python3.11"):
+            (tmp_path / name).write_text("#!/bin/sh\necho fooled\n")
+            (tmp_path / name).chmod(0o755)
+        async with running(guard, "/bin/sh", "-c", "echo $PATH", path=str(tmp_path)) as run:
+            assert (await run.process.communicate())[0].decode().strip() == str(tmp_path)
 
     async def test_a_megabyte_passes_both_ways(self, guard: ProcessGuard) -> None:
         data = os.urandom(1 << 20)
