@@ -6,14 +6,18 @@ set -eu
 scratch=$(mktemp -d)
 mkdir "$scratch/work"
 server=""
-finish() {
-    [ -z "$server" ] || { kill "$server" 2>/dev/null && wait "$server" 2>/dev/null; } || true
-    rm -rf "$scratch"
+down() {
+    if [ -n "$server" ]; then
+        kill "$server" 2>/dev/null || true
+        wait "$server" 2>/dev/null || true
+        server=""
+    fi
 }
-trap finish EXIT
+trap 'down; rm -rf "$scratch"' EXIT
 trap 'exit 130' INT TERM
 
-say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+if [ -t 1 ]; then bold=$(printf '\033[1m') plain=$(printf '\033[0m'); else bold="" plain=""; fi
+say() { printf '\n%s%s%s\n' "$bold" "$*" "$plain"; }
 
 say '$ agent-service serve --listen 127.0.0.1:0 --model offline'
 agent-service serve --listen 127.0.0.1:0 --data-dir "$scratch/data" --model offline >"$scratch/stdout" 2>"$scratch/stderr" &
@@ -31,13 +35,19 @@ done
 cat "$scratch/stdout"
 address=$(sed -n 's/^agent-service listening on //p' "$scratch/stdout")
 
-say '$ agentctl run --allow Bash "..."'
-agentctl --server "$address" run --allow Bash --cwd "$scratch/work" 'bash: echo "written by an agent" > note.txt && cat note.txt'
+# The offline model follows directives, one a line; any other model reads the same lines as a request.
+prompt='think: a note has to be written
+bash: echo "written by an agent" > note.txt && cat note.txt
+say: The note is written.'
+
+say "\$ agentctl run --allow Bash --cwd $scratch/work '$prompt'"
+agentctl --server "$address" run --allow Bash --cwd "$scratch/work" "$prompt"
 
 say '$ agentctl list'
 agentctl --server "$address" list
 
-say 'What the agent left in its folder:'
+say "\$ cat $scratch/work/note.txt"
 cat "$scratch/work/note.txt"
 
+down
 say 'Server down.'
