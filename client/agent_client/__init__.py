@@ -1,0 +1,26 @@
+"""A client of the agent service: AgentClient (async), SyncAgentClient, and `agentctl` on the command line.
+
+async with AgentClient() as client:
+    print((await client.run("What is 6 times 7?")).text)
+"""
+
+from agent_client.client import AgentClient
+from agent_client.errors import AgentServiceError, RunCancelled, RunFailed
+from agent_client.handle import SessionHandle
+from agent_client.options import agent_options
+from agent_client.results import RunResult
+from agent_client.sync import SyncAgentClient, SyncSessionHandle
+from agent_client.watching import SessionWatch
+
+__all__ = [
+    "AgentClient",
+    "AgentServiceError",
+    "RunCancelled",
+    "RunFailed",
+    "RunResult",
+    "SessionHandle",
+    "SessionWatch",
+    "SyncAgentClient",
+    "SyncSessionHandle",
+    "agent_options",
+]

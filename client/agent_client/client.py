@@ -1,0 +1,324 @@
+"""AgentClient: the service's RPCs as Python methods, with deadlines, retries and typed errors."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+import grpc
+import grpc.aio
+from agentpb import agent_pb2 as pb
+from agentpb import agent_pb2_grpc
+
+from agent_client import errors, options, retry
+from agent_client.channel import ChannelOptions, open_channel
+from agent_client.handle import SessionHandle
+from agent_client.options import ExecuteArguments, FilterArguments, Seconds
+from agent_client.results import RunResult
+from agent_client.watching import SessionWatch
+
+DEFAULT_TARGET = "127.0.0.1:50051"
+DEFAULT_GRACE = 5.0
+
+
+class AgentClient:
+    """A client of the agent service; one is enough for a program, and it may be used by many tasks at once.
+
+    Every call has a deadline and is tried again while the service restarts. Leaving a call or the client stops no run.
+    """
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        credentials: grpc.ChannelCredentials | None = None,
+        metadata: Mapping[str, str] | Sequence[tuple[str, str]] = (),
+        timeout: float = 30.0,
+        retry_for: float = 30.0,
+        first_contact_for: float | None = None,
+        channel_options: ChannelOptions | None = None,
+    ) -> None:
+        """Describe the connection; it opens with the first call.
+
+        `credentials` encrypt (without, the connection is in the clear); `metadata` goes with every call, such as an
+        authorization; `timeout` is the deadline of each try, beside what the call itself is told to wait; `retry_for`
+        is how many seconds a call, or a cut watch, keeps trying to reach the service, and `first_contact_for` the same
+        until the service has answered for the first time.
+        """
+        self.target = target
+        self.timeout = timeout
+        self._patience = retry.Patience(retry_for, first_contact_for)
+        self._credentials = credentials
+        self._metadata = [*(metadata.items() if isinstance(metadata, Mapping) else metadata)]
+        self._channel_options = channel_options
+        self._channel: grpc.aio.Channel | None = None
+        self._stub: Any = None
+
+    async def __aenter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the connection."""
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; runs go on. The next call opens another."""
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.close(None)
+
+    # --- running ------------------------------------------------------------------------------------------------------
+
+    async def execute(self, prompt: str, **arguments: Unpack[ExecuteArguments]) -> SessionHandle:
+        """Start a session, or give an existing one its next turn; return once it is durable.
+
+        Takes every field of ExecuteRequest, and every agent option, by name: see `ExecuteArguments`.
+        """
+        request = options.execute_request(prompt, **arguments)
+        response = await self._call("Execute", request, extra=_seconds(request.wait))
+        return SessionHandle(self, response.session_id, response)
+
+    async def run(self, prompt: str, *, check: bool = True, **arguments: Unpack[ExecuteArguments]) -> RunResult:
+        """Execute and wait for the end; RunFailed tells of a run that ended in an error, unless `check` is false."""
+        handle = await self.execute(prompt, **arguments)
+        return await handle.result(check=check)
+
+    def session(self, session_id: str) -> SessionHandle:
+        """Return a handle on an existing session, without asking the service."""
+        return SessionHandle(self, session_id)
+
+    def watch(
+        self,
+        session_id: str,
+        after_sequence: int = 0,
+        *,
+        follow: bool = False,
+        types: Sequence[str] = (),
+        partials: bool = True,
+        include_raw: bool = False,
+    ) -> SessionWatch:
+        """Watch a session's events past a cursor, through every cut of the connection."""
+        request = pb.WatchSessionRequest(
+            session_id=session_id,
+            after_sequence=after_sequence,
+            follow=follow,
+            types=types,
+            skip_partials=not partials,
+            include_raw=include_raw,
+        )
+        return SessionWatch(self._open_stream, request, target=self.target, patience=self._patience)
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    async def status(
+        self,
+        session_id: str,
+        *,
+        history_limit: int | None = None,
+        wait: Seconds | None = None,
+        wait_for: str | int | None = None,
+        after_sequence: int = 0,
+    ) -> pb.GetStatusResponse:
+        """Read a session: state, newest messages, result. With `wait`, not before `wait_for` is true or it is over."""
+        fields = {"history_limit": history_limit, "wait": wait, "wait_for": wait_for, "after_sequence": after_sequence}
+        request = options.build(pb.GetStatusRequest, {"session_id": session_id, **fields})
+        response: pb.GetStatusResponse = await self._call("GetStatus", request, extra=_seconds(request.wait))
+        return response
+
+    async def list_sessions(
+        self,
+        *,
+        order_by: str | int | None = None,
+        page_size: int = 0,
+        limit: int | None = None,
+        **conditions: Unpack[FilterArguments],
+    ) -> AsyncIterator[pb.Session]:
+        """Iterate over all sessions that meet the conditions, page by page; `limit` ends it sooner."""
+        request = options.build(pb.ListSessionsRequest, {"order_by": order_by, "page_size": page_size})
+        request.filter.CopyFrom(options.session_filter(**conditions))
+        async for session in self._pages("ListSessions", request, "sessions", limit):
+            yield session
+
+    async def list_events(
+        self,
+        session_id: str,
+        *,
+        after_sequence: int = 0,
+        types: Sequence[str] = (),
+        newest_first: bool = False,
+        include_raw: bool = False,
+        page_size: int = 0,
+        limit: int | None = None,
+    ) -> AsyncIterator[pb.SessionEvent]:
+        """Iterate over a session's stored events, page by page; `limit` ends it sooner."""
+        request = pb.ListEventsRequest(
+            session_id=session_id,
+            after_sequence=after_sequence,
+            types=types,
+            newest_first=newest_first,
+            include_raw=include_raw,
+            page_size=page_size,
+        )
+        async for event in self._pages("ListEvents", request, "events", limit):
+            yield event
+
+    async def server_info(self) -> pb.GetServerInfoResponse:
+        """Tell what runs there: versions, limits, load, model backend."""
+        response: pb.GetServerInfoResponse = await self._call("GetServerInfo", pb.GetServerInfoRequest())
+        return response
+
+    # --- ending and deleting ------------------------------------------------------------------------------------------
+
+    async def cancel(
+        self,
+        session_id: str,
+        *,
+        reason: str = "",
+        grace: Seconds | None = None,
+        force: bool = False,
+        wait: Seconds | None = None,
+    ) -> pb.CancelResponse:
+        """End the session's work for good, its queue included, and return the receipt. At rest, it changes nothing."""
+        fields = {"session_id": session_id, "reason": reason, "grace": grace, "force": force, "wait": wait}
+        request = options.build(pb.CancelRequest, fields)
+        patience = _seconds(request.grace) if request.HasField("grace") else DEFAULT_GRACE
+        response: pb.CancelResponse = await self._call("Cancel", request, extra=patience + _seconds(request.wait))
+        return response
+
+    async def cleanup(
+        self,
+        *,
+        older_than: Seconds | None = None,
+        limit: int = 0,
+        dry_run: bool = False,
+        keep_transcripts: bool = False,
+        **conditions: Unpack[FilterArguments],
+    ) -> pb.CleanupResponse:
+        """Delete sessions that have been at rest for `older_than` (the operator's retention when None)."""
+        fields = {"older_than": older_than, "limit": limit, "dry_run": dry_run, "keep_transcripts": keep_transcripts}
+        request = options.build(pb.CleanupRequest, fields)
+        if conditions:
+            request.filter.CopyFrom(options.session_filter(**conditions))
+        response: pb.CleanupResponse = await self._call("Cleanup", request)
+        return response
+
+    async def delete(
+        self, session_id: str, *, force: bool = False, allow_missing: bool = False, keep_transcript: bool = False
+    ) -> pb.DeleteSessionResponse:
+        """Delete a session with its log; `force` cancels it first if it is at work."""
+        request = pb.DeleteSessionRequest(
+            session_id=session_id, force=force, allow_missing=allow_missing, keep_transcript=keep_transcript
+        )
+        response: pb.DeleteSessionResponse = await self._call("DeleteSession", request)
+        return response
+
+    # --- steering -----------------------------------------------------------------------------------------------------
+
+    async def send_message(
+        self, session_id: str, text: str, *, attachments: Sequence[Any] = (), request_id: str = ""
+    ) -> pb.SendMessageResponse:
+        """Send a message into the running turn."""
+        fields = {"session_id": session_id, "text": text, "attachments": attachments}
+        request = options.build(pb.SendMessageRequest, fields)
+        request.request_id = request_id or str(uuid.uuid4())
+        response: pb.SendMessageResponse = await self._call("SendMessage", request)
+        return response
+
+    async def interrupt(self, session_id: str, *, turn_id: str = "") -> pb.InterruptResponse:
+        """Stop the running turn; keep the session and its queue."""
+        response: pb.InterruptResponse = await self._call(
+            "Interrupt", pb.InterruptRequest(session_id=session_id, turn_id=turn_id)
+        )
+        return response
+
+    async def respond(
+        self,
+        session_id: str,
+        interaction_id: str,
+        *,
+        allow: pb.PermissionAllow | Mapping[str, Any] | None = None,
+        deny: pb.PermissionDeny | Mapping[str, Any] | None = None,
+    ) -> pb.RespondToInteractionResponse:
+        """Answer an interaction with exactly one of `allow` and `deny`."""
+        if (allow is None) == (deny is None):
+            raise TypeError("respond takes exactly one of allow= and deny=")
+        fields = {"session_id": session_id, "interaction_id": interaction_id, "allow": allow, "deny": deny}
+        response: pb.RespondToInteractionResponse = await self._call(
+            "RespondToInteraction", options.build(pb.RespondToInteractionRequest, fields)
+        )
+        return response
+
+    async def allow(
+        self,
+        session_id: str,
+        interaction_id: str,
+        *,
+        updated_input: str | Mapping[str, Any] | None = None,
+        updated_permissions: Sequence[Any] = (),
+        answers: Mapping[str, str] | None = None,
+    ) -> pb.RespondToInteractionResponse:
+        """Allow what the agent asks leave for, perhaps with another input, or answer its question."""
+        text = updated_input if isinstance(updated_input, str) else json.dumps(updated_input)
+        answer = {
+            "updated_input_json": "" if updated_input is None else text,
+            "updated_permissions": updated_permissions,
+            "answers": answers,
+        }
+        return await self.respond(session_id, interaction_id, allow=answer)
+
+    async def deny(
+        self, session_id: str, interaction_id: str, *, message: str = "", interrupt: bool = False
+    ) -> pb.RespondToInteractionResponse:
+        """Refuse what the agent asks; `interrupt` stops the turn as well."""
+        return await self.respond(session_id, interaction_id, deny={"message": message, "interrupt": interrupt})
+
+    # --- the connection -----------------------------------------------------------------------------------------------
+
+    async def _call(self, method: str, request: Any, *, extra: float = 0.0) -> Any:
+        backoff = retry.Backoff(self._patience)
+        while True:
+            try:
+                return await self._try(method, request, self.timeout + extra)
+            except grpc.aio.AioRpcError as error:
+                delay = retry.delay_after(error, backoff)
+                if delay is None:
+                    raise errors.from_rpc_error(error, self.target) from error
+            await asyncio.sleep(delay)
+
+    async def _try(self, method: str, request: Any, deadline: float) -> Any:
+        response = await getattr(self._connected(), method)(request, timeout=deadline, metadata=self._metadata)
+        self._patience.answered = True
+        return response
+
+    async def _pages(self, method: str, request: Any, items: str, limit: int | None) -> AsyncIterator[Any]:
+        sent = 0
+        while True:
+            response = await self._call(method, request)
+            for item in getattr(response, items):
+                if limit is not None and sent >= limit:
+                    return
+                sent += 1
+                yield item
+            if not response.next_page_token or (limit is not None and sent >= limit):
+                return
+            request.page_token = response.next_page_token
+
+    def _open_stream(self, request: pb.WatchSessionRequest) -> Any:
+        return self._connected().WatchSession(request, metadata=self._metadata)
+
+    def _connected(self) -> Any:
+        if self._channel is None:
+            self._channel = open_channel(self.target, self._credentials, self._channel_options)
+            self._stub = agent_pb2_grpc.AgentServiceStub(self._channel)
+        return self._stub
+
+
+def _seconds(value: Any) -> float:
+    return float(value.ToTimedelta().total_seconds())

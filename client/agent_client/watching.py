@@ -1,0 +1,152 @@
+"""Watching a session through every cut of the connection: no durable event is lost, none comes twice."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+from typing import Any, Self, cast
+
+import grpc
+import grpc.aio
+from agentpb import agent_pb2 as pb
+
+from agent_client import errors, retry
+
+# The service speaks at least every 15 s; who is silent for three times that is gone, whatever the connection says.
+SILENCE = 50.0
+# A stream that lived this long was worth having: its cut begins a new count.
+STEADY = 5.0
+
+OpenStream = Callable[[pb.WatchSessionRequest], Any]
+Sleep = Callable[[float], Coroutine[Any, Any, None]]
+
+
+class SessionWatch:
+    """An iterator over a session's events which reconnects by itself.
+
+    It stops when the session is at rest (unless `follow`) or deleted; `end` then says which, and how it was.
+    Leave it whenever you like: `async with`, `aclose()`, or simply break.
+    """
+
+    def __init__(
+        self,
+        open_stream: OpenStream,
+        request: pb.WatchSessionRequest,
+        *,
+        target: str,
+        patience: retry.Patience,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        """Prepare to watch; the first stream opens with the first event asked for."""
+        self.last_sequence = request.after_sequence
+        self.end: pb.WatchEnd | None = None
+        self._open_stream = open_stream
+        self._request = request
+        self._target = target
+        self._patience = patience
+        self._backoff = retry.Backoff(patience)
+        self._sleep = sleep
+        self._events: deque[pb.SessionEvent] = deque()
+        self._stream: Any = None
+        self._opened_at = 0.0
+        self._closed = False
+
+    def __aiter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    async def __anext__(self) -> pb.SessionEvent:
+        """Return the next event, however many streams it takes."""
+        while not self._events:
+            if self.end is not None or self._closed:
+                raise StopAsyncIteration
+            await self._advance()
+        return self._events.popleft()
+
+    async def __aenter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave."""
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Leave: the service forgets this watch."""
+        self._closed = True
+        self._events.clear()
+        self._drop_stream()
+
+    def __del__(self) -> None:
+        """Leave when the watch was left by a plain break."""
+        self._drop_stream()
+
+    async def _advance(self) -> None:
+        try:
+            response = await self._read()
+        except grpc.aio.AioRpcError as error:
+            await self._recover(error)
+        except TimeoutError:
+            await self._recover(None)
+        except asyncio.CancelledError:
+            self._drop_stream()
+            if not self._closed or _is_being_cancelled():
+                raise
+        else:
+            if response is grpc.aio.EOF:
+                await self._recover(None)
+            else:
+                self._accept(cast(pb.WatchSessionResponse, response))
+
+    async def _read(self) -> Any:
+        if self._stream is None:
+            self._request.after_sequence = self.last_sequence
+            self._stream = self._open_stream(self._request)
+            self._opened_at = time.monotonic()
+        async with asyncio.timeout(SILENCE):
+            return await self._stream.read()
+
+    def _accept(self, response: pb.WatchSessionResponse) -> None:
+        self._patience.answered = True
+        for event in response.events:
+            if event.ephemeral:
+                self._events.append(event)
+            elif event.sequence > self.last_sequence:
+                self.last_sequence = event.sequence
+                self._events.append(event)
+        if response.events:
+            self._backoff.reset()
+        # A service that drains ends the stream; what follows is a cut like any other.
+        if response.HasField("end") and response.end.reason != pb.WATCH_END_REASON_DRAINING:
+            self.end = response.end
+            self._drop_stream()
+
+    async def _recover(self, error: grpc.aio.AioRpcError | None) -> None:
+        """Wait for the next try, or raise what cannot be mended. Without `error` the stream was merely cut."""
+        self._drop_stream()
+        if time.monotonic() - self._opened_at > STEADY:
+            self._backoff.reset()
+        delay = self._backoff.next_delay() if error is None else retry.delay_after(error, self._backoff)
+        if delay is not None:
+            await self._sleep(delay)
+        elif error is not None:
+            raise errors.from_rpc_error(error, self._target) from error
+        else:
+            raise errors.Unavailable(
+                f"the service at {self._target} keeps ending the watch before the session is at rest"
+            )
+
+    def _drop_stream(self) -> None:
+        stream, self._stream = getattr(self, "_stream", None), None
+        if stream is not None:
+            stream.cancel()
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
