@@ -18,12 +18,14 @@ import os
 import sqlite3
 import threading
 import time
-from collections import deque
+from bisect import bisect_right
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass, field, replace
-from itertools import chain
+from itertools import accumulate, chain, pairwise
+from operator import add
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import TracebackType
@@ -31,6 +33,7 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar
 from weakref import WeakValueDictionary
 
 from agentpb import agent_pb2 as pb
+from google.protobuf.message import DecodeError
 
 from agent_service import schema
 from agent_service.errors import StoreUnavailable
@@ -61,6 +64,8 @@ SWEEP_ROWS = 500
 SWEEP_PAUSE = 0.02
 PURGE_PAUSE = 3600.0
 NO_LIMIT = 2**62
+NULL = "-1"
+"""The size of what is not there."""
 
 MESSAGES = ("message.user", "message.assistant")
 AT_REST = frozenset({pb.SESSION_STATE_COMPLETED, pb.SESSION_STATE_ERROR, pb.SESSION_STATE_CANCELLED})
@@ -367,7 +372,7 @@ class Ledger:
         """How many sessions are stored."""
         return self._writer.sessions
 
-    async def _stored(self, query: schema.Query, limit: int, max_bytes: int) -> tuple[list[Event], bool]:
+    async def _stored(self, query: schema.BatchQuery, limit: int, max_bytes: int) -> tuple[list[Event], bool]:
         return await self._readers.run(lambda db: _events(db, query, limit, max_bytes))
 
     async def _rows(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
@@ -559,7 +564,7 @@ class _Writer:
         self._purged = 0.0
         self._purging = True
         self._open = True
-        self._batch = _Batch()
+        self._pending = _Pending()
         self._thread: threading.Thread | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop, committed: Committed) -> None:
@@ -574,7 +579,7 @@ class _Writer:
 
     def bury(self, session_id: str) -> bool:
         """Take a session's row away and leave a note of what is to be swept. A job."""
-        self._batch.flush(self._db)
+        self._pending.flush(self._db)
         row = self._db.execute(schema.FIND_SESSION, (session_id,)).fetchone()
         if row is None:
             return False
@@ -621,7 +626,7 @@ class _Writer:
         except Exception as error:
             log.critical("the ledger cannot be written: %s", error, exc_info=error)
             self.failure = error
-            self._batch = _Batch()
+            self._pending = _Pending()
             if self._db.in_transaction:
                 _rollback(self._db)
 
@@ -632,7 +637,7 @@ class _Writer:
                 item.result.append(item.run())
             else:
                 self._add(item)
-        self._batch.flush(self._db)
+        self._pending.flush(self._db)
         self._db.execute("COMMIT")
         self.groups += 1
 
@@ -643,7 +648,7 @@ class _Writer:
             log.error("%s", item.refused)
             return
         item.tail.stored += len(item.events)
-        self._batch.add(item)
+        self._pending.add(item)
         self.commits += 1
         self.events += len(item.events)
         self.bytes += sum(weight(event, True) for event in item.events)
@@ -698,7 +703,7 @@ class _Writer:
         self._purged = now
 
 
-class _Batch:
+class _Pending:
     """What a group writes: of a record that changed often, only its last state."""
 
     def __init__(self) -> None:
@@ -803,45 +808,44 @@ class _Readers:
             raise StoreUnavailable(f"the ledger cannot be read: {error}") from error
 
 
-class _Row(NamedTuple):
-    """A row of a batch: what its query notes of it, and its blobs."""
+class _Batch(NamedTuple):
+    """Rows of a query, column by column, and whether that was all there is."""
 
-    note: list[str]
-    body: bytes
-    raw: bytes | None
+    notes: list[list[str]]
+    bodies: list[bytes]
+    raws: list[bytes | None]
+    whole: bool
 
 
-def _batch(db: sqlite3.Connection, query: schema.Query, limit: int, max_bytes: int) -> tuple[list[_Row], bool]:
-    """The rows of a query up to `limit` and `max_bytes`, at least one, and whether that was all there is.
+def _batch(db: sqlite3.Connection, query: schema.BatchQuery, limit: int, max_bytes: int) -> _Batch:
+    """Read the rows of a query up to `limit` and `max_bytes`, at least one if there is any.
 
-    Every step of a statement gives up the interpreter's lock, and under load waits 5 ms to get it back; for 256 rows that
-    is a second. So rows are not stepped through: SQLite joins them into one. First their notes, to see how many fit.
+    Every step of a statement gives up the interpreter's lock, and under load waits 5 ms to get it back; for 256 rows
+    that is a second. So rows are not stepped through: SQLite joins them into one. Their sizes come first.
     """
     with _snapshot(db):
-        joined = _value(db, schema.notes(query.sql), *query.parameters, limit + 1)
-        notes = [note.split() for note in joined.split(";")] if joined else []
-        fitting = _fitting(notes, limit, max_bytes)
-        bodies, raws = db.execute(schema.blobs(query.sql), (*query.parameters, fitting)).fetchone()
-    return _cut(notes[:fitting], bodies or b"", raws or b""), fitting == len(notes)
+        columns = db.execute(query.notes, (*query.parameters, limit + 1)).fetchone()
+        if columns[0] is None:
+            return _Batch([[] for _ in columns[2:]], [], [], True)
+        body_sizes, raw_sizes, *notes = (column.split(" ") for column in columns)
+        body_ends = list(accumulate(map(int, body_sizes)))
+        raw_ends = list(accumulate(0 if size == NULL else int(size) for size in raw_sizes))
+        fitting = max(1, bisect_right(list(map(add, body_ends, raw_ends)), max_bytes))
+        fitting = min(fitting, limit)
+        bodies, raws = db.execute(query.blobs, (*query.parameters, fitting)).fetchone()
+    return _Batch(
+        [note[:fitting] for note in notes],
+        _sliced(bodies, body_ends[:fitting]),
+        [
+            None if size == NULL else raw
+            for size, raw in zip(raw_sizes, _sliced(raws, raw_ends[:fitting]), strict=False)
+        ],
+        fitting == len(body_ends),
+    )
 
 
-def _fitting(notes: Sequence[list[str]], limit: int, max_bytes: int) -> int:
-    size = 0
-    for index, (body, raw, *_) in enumerate(notes[:limit]):
-        size += int(body) + max(0, int(raw))
-        if index and size > max_bytes:
-            return index
-    return min(limit, len(notes))
-
-
-def _cut(notes: Sequence[list[str]], bodies: bytes, raws: bytes) -> list[_Row]:
-    rows = []
-    body_start = raw_start = 0
-    for body, raw, *note in notes:
-        body_end, raw_end = body_start + int(body), raw_start + max(0, int(raw))
-        rows.append(_Row(note, bodies[body_start:body_end], raws[raw_start:raw_end] if raw != "-1" else None))
-        body_start, raw_start = body_end, raw_end
-    return rows
+def _sliced(joined: bytes, ends: Sequence[int]) -> list[bytes]:
+    return [joined[start:end] for start, end in pairwise((0, *ends))]
 
 
 @contextmanager
@@ -853,17 +857,18 @@ def _snapshot(db: sqlite3.Connection) -> Iterator[None]:
         db.execute("COMMIT")
 
 
-def _events(db: sqlite3.Connection, query: schema.Query, limit: int, max_bytes: int) -> tuple[list[Event], bool]:
-    rows, whole = _batch(db, query, limit, max_bytes)
-    return [Event(int(note[0]), note[1], body, raw) for note, body, raw in rows], whole
+def _events(db: sqlite3.Connection, query: schema.BatchQuery, limit: int, max_bytes: int) -> tuple[list[Event], bool]:
+    (sequences, types), bodies, raws, whole = _batch(db, query, limit, max_bytes)
+    return list(map(Event, map(int, sequences), types, bodies, raws)), whole
 
 
 def _page(
     db: sqlite3.Connection, listing: schema.Listing, after: tuple[int, int] | None, limit: int, max_bytes: int
 ) -> tuple[list[pb.Session], PageCursor | None]:
-    rows, whole = _batch(db, listing.page(_narrowest(db, listing), after), limit, max_bytes)
-    sessions = [_session(body, int(note[2]), int(note[3])) for note, body, _ in rows]
-    return sessions, None if whole else (int(rows[-1].note[0]), rows[-1].note[1])
+    notes, bodies, _, whole = _batch(db, listing.page(_narrowest(db, listing), after), limit, max_bytes)
+    times, keys, lasts, counts = notes
+    sessions = list(map(_session, bodies, map(int, lasts), map(int, counts)))
+    return sessions, None if whole else (int(times[-1]), keys[-1])
 
 
 def _narrowest(db: sqlite3.Connection, listing: schema.Listing) -> schema.Query | None:
@@ -957,6 +962,106 @@ def _backup(source: Path, path: Path) -> None:
         db.backup(copy)
 
 
+# ----------------------------------------------------------------------------------------------------- contradictions
+
+
 def fsck(path: Path) -> list[str]:
-    """Name every contradiction in a ledger: a file, or the directory it lies in."""
-    return []
+    """Name every contradiction in a ledger: a file, or the directory it lies in. It may be in use."""
+    file = path / FILE if path.is_dir() else path
+    try:
+        with closing(_connect(file, read_only=True)) as db, _snapshot(db):
+            problems = [text for (text,) in db.execute("PRAGMA quick_check") if text != "ok"]
+            for sql in schema.ORPHANS:
+                table, count = db.execute(sql).fetchone()
+                problems += [f"{count} rows of {table} belong to no session"] if count else []
+            with closing(db.execute(schema.ALL_SESSIONS)) as rows:
+                for row in rows:
+                    problems += [f"session {row[1]}: {text}" for text in _session_problems(db, row)]
+            return problems
+    except sqlite3.Error as error:
+        return [f"{file} is damaged, or no ledger: {error}"]
+
+
+def _session_problems(db: sqlite3.Connection, row: Sequence[Any]) -> Iterator[str]:
+    key, session_id, *columns, body, last, since = row
+    stored = _Record.of(session := pb.Session.FromString(body))
+    if (session.session_id, *stored[:5], stored.update_time, *stored[5:7]) != (session_id, *columns):
+        yield "its columns differ from its record"
+    labels = db.execute(schema.ALL_LABELS, (key,)).fetchall()
+    if labels != [(*label, session.owner) for label in stored.labels]:
+        yield "its labels differ from its record"
+    if session.last_sequence > last:
+        yield f"its record knows event {session.last_sequence}, the log ends at {last}"
+    yield from _rest_problems(session)
+    log_ = _Log(session_id)
+    with closing(db.execute(schema.ALL_EVENTS, (key,))) as rows:
+        for sequence, kind, event in rows:
+            yield from log_.problems(sequence, kind, event)
+    yield from log_.end_problems(session, since)
+    yield from _turn_problems(db.execute(schema.ALL_TURNS, (key,)).fetchall(), session, log_.completed)
+
+
+def _rest_problems(session: pb.Session) -> Iterator[str]:
+    at_rest = session.state in AT_REST
+    if at_rest != session.HasField("rest_time"):
+        yield "it is at rest without a rest_time, or the other way round"
+    if at_rest and session.pending_interactions:
+        yield "it is at rest with pending interactions"
+    if at_rest and session.HasField("current_turn"):
+        yield "it is at rest with a running turn"
+    if (session.state == pb.SESSION_STATE_ERROR) != session.HasField("error"):
+        yield "it is in state ERROR without an error, or the other way round"
+
+
+class _Log:
+    """What is seen on a walk through one session's events."""
+
+    def __init__(self, session_id: str) -> None:
+        self.completed: Counter[str] = Counter()
+        self._session_id = session_id
+        self._place: tuple[int, int] = (pb.SESSION_STATE_UNSPECIFIED, pb.SESSION_PHASE_UNSPECIFIED)
+        self._last = 0
+        self._messages = 0
+
+    def problems(self, sequence: int, kind: str, body: bytes) -> Iterator[str]:
+        if sequence != self._last + 1:
+            yield f"event {sequence} follows event {self._last}"
+        self._last = sequence
+        self._messages += kind in MESSAGES
+        try:
+            event = pb.SessionEvent.FromString(body)
+        except DecodeError:
+            yield f"event {sequence} cannot be parsed"
+            return
+        if (event.session_id, event.sequence, event.type) != (self._session_id, sequence, kind):
+            yield f"event {sequence} says it is event {event.sequence}, {event.type}, of session {event.session_id}"
+        if kind == "turn.completed":
+            self.completed[event.turn_completed.turn.turn_id] += 1
+        if kind == "state.changed":
+            yield from self._move(sequence, event.state_changed)
+
+    def _move(self, sequence: int, change: pb.StateChanged) -> Iterator[str]:
+        if (change.from_state, change.from_phase) != self._place:
+            yield f"event {sequence}: the session was not in the state it is said to leave"
+        self._place = (change.state, change.phase)
+
+    def end_problems(self, session: pb.Session, messages_since: int) -> Iterator[str]:
+        if self._last and self._place != (session.state, session.phase):
+            yield "its last state.changed is not the state of its record"
+        if session.message_count + messages_since != self._messages:
+            yield f"it counts {session.message_count + messages_since} messages, the log has {self._messages}"
+
+
+def _turn_problems(rows: Sequence[Sequence[Any]], session: pb.Session, completed: Mapping[str, int]) -> Iterator[str]:
+    for expected, (turn_id, number, state, body) in enumerate(rows, 1):
+        turn = pb.Turn.FromString(body)
+        if number != expected or (turn.turn_id, turn.number, turn.state) != (turn_id, number, state):
+            yield f"turn {turn_id} is number {number} where {expected} is due, or differs from its record"
+        if completed.get(turn_id, 0) != (state in FINISHED):
+            yield f"turn {turn_id} is in state {state} and has {completed.get(turn_id, 0)} events turn.completed"
+        if session.state in AT_REST and state == pb.TURN_STATE_RUNNING:
+            yield f"turn {turn_id} runs while the session is at rest"
+    if len(rows) != session.turn_count:
+        yield f"it counts {session.turn_count} turns, {len(rows)} are stored"
+    for turn_id in completed.keys() - {row[0] for row in rows}:
+        yield f"turn {turn_id} has ended and is not stored"

@@ -148,6 +148,16 @@ EXPIRED = """SELECT session_id, owner FROM sessions WHERE rest_time IS NOT NULL 
 OUTSTAYED = """SELECT session_id, owner FROM sessions WHERE rest_time IS NOT NULL AND expire_time IS NULL
     AND rest_time <= ? ORDER BY rest_time LIMIT ?"""
 COUNT = "SELECT COUNT(*) FROM sessions"
+ALL_SESSIONS = f"""SELECT s.session_key, s.session_id, s.owner, s.state, s.phase, s.title, s.create_time, s.update_time,
+    s.rest_time, s.expire_time, s.record, {_LAST}, {_MESSAGES_SINCE} FROM sessions AS s ORDER BY s.session_key"""
+ALL_EVENTS = "SELECT sequence, type, body FROM events WHERE session_key = ? ORDER BY sequence"
+ALL_TURNS = "SELECT turn_id, number, state, record FROM turns WHERE session_key = ? ORDER BY number"
+ALL_LABELS = "SELECT label, value, owner FROM labels WHERE session_key = ? ORDER BY label"
+ORPHANS = tuple(
+    f"""SELECT '{table}', COUNT(*) FROM {table} WHERE session_key NOT IN
+    (SELECT session_key FROM sessions UNION ALL SELECT session_key FROM deletions)"""
+    for table in ("events", "turns", "turn_requests", "labels")
+)
 SIZE = f"SELECT SUM(LENGTH(body) + COALESCE(LENGTH(raw), 0)) FROM events WHERE session_key = {_KEY}"
 
 
@@ -158,17 +168,31 @@ class Query(NamedTuple):
     parameters: tuple[object, ...]
 
 
-def notes(source: str) -> str:
-    """Make the query for what is noted of a batch's rows, as one text: lengths of body and raw (-1: none), then the rest."""
-    return f"""SELECT group_concat(LENGTH(b.body) || ' ' || COALESCE(LENGTH(b.raw), -1) || ' ' || b.note, ';')
-        FROM ({source} LIMIT ?) AS b"""
+class BatchQuery(NamedTuple):
+    """Two texts for many rows at once, each joins them into a single row; both take the parameters and a limit.
 
+    `notes`: the sizes of body and raw, then what else is noted, each column a text with spaces between the rows.
+    `blobs`: the bodies and the raws, each column one blob.
+    """
 
-def blobs(source: str) -> str:
-    """Make the query for the bodies and the raws of a batch's rows, each joined into one blob."""
-    # PostgreSQL calls it string_agg. The cast is what makes a blob of it again: group_concat copies bytes, whatever they are.
-    return f"""SELECT CAST(group_concat(b.body, '') AS BLOB), CAST(group_concat(COALESCE(b.raw, ''), '') AS BLOB)
-        FROM ({source} LIMIT ?) AS b"""
+    notes: str
+    blobs: str
+    parameters: tuple[object, ...]
+
+    @classmethod
+    def of(cls, notes: Sequence[str], body: str, raw: str, source: str, parameters: tuple[object, ...]) -> BatchQuery:
+        """Put it together: expressions for the columns, and where the rows come from, in order."""
+        named = [f"{expression} AS note{number}" for number, expression in enumerate(notes)]
+        joined = ", ".join(f"group_concat(b.note{number}, ' ')" for number in range(len(notes)))
+        # PostgreSQL calls it string_agg. It copies bytes whatever they are; the cast makes a blob of them again.
+        return cls(
+            f"""SELECT group_concat(b.body, ' '), group_concat(b.raw, ' '), {joined}
+                FROM (SELECT LENGTH({body}) AS body, COALESCE(LENGTH({raw}), -1) AS raw, {", ".join(named)}
+                    {source} LIMIT ?) AS b""",
+            f"""SELECT CAST(group_concat(b.body, '') AS BLOB), CAST(group_concat(b.raw, '') AS BLOB)
+                FROM (SELECT {body} AS body, COALESCE({raw}, '') AS raw {source} LIMIT ?) AS b""",
+            parameters,
+        )
 
 
 def events_query(
@@ -179,18 +203,16 @@ def events_query(
     types: Sequence[str] = (),
     newest_first: bool = False,
     with_raw: bool = False,
-) -> Query:
-    """Make the source of a batch of events; what it notes of a row is sequence and type."""
+) -> BatchQuery:
+    """Make the query for a batch of events; it notes sequence and type."""
     conditions = [Query(f"session_key = {_KEY}", (session_id,)), Query("sequence > ?", (after,))]
     if before is not None:
         conditions.append(Query("sequence < ?", (before,)))
     if types:
         conditions.append(_types(types))
     where, parameters = _all(conditions)
-    raw = "raw" if with_raw else "NULL AS raw"
-    order = "DESC" if newest_first else "ASC"
-    sql = f"SELECT sequence || ' ' || type AS note, body, {raw} FROM events WHERE {where} ORDER BY sequence {order}"
-    return Query(sql, parameters)
+    source = f"FROM events WHERE {where} ORDER BY sequence {'DESC' if newest_first else 'ASC'}"
+    return BatchQuery.of(("sequence", "type"), "body", "raw" if with_raw else "NULL", source, parameters)
 
 
 def _types(types: Sequence[str]) -> Query:
@@ -242,8 +264,8 @@ class Listing:
                 queries.append(Query(keys + where, (owner, *parameters)))
         return queries
 
-    def page(self, narrow: Query | None, after: tuple[int, int] | None) -> Query:
-        """Make the source of a page; what it notes of a row is time, session_key, last sequence, messages since."""
+    def page(self, narrow: Query | None, after: tuple[int, int] | None) -> BatchQuery:
+        """Make the query for a page; it notes time, session_key, last sequence and messages since the record."""
         source = f"({narrow.sql}) AS n CROSS JOIN sessions AS s" if narrow is not None else "sessions AS s"
         conditions = self._conditions()
         if narrow is not None:
@@ -253,10 +275,10 @@ class Listing:
             conditions.append(Query(f"(s.{self.column}, s.session_key) {sign} (?, ?)", after))
         where, parameters = _all(conditions)
         order = "ASC" if self._ascending else "DESC"
-        sql = f"""SELECT s.{self.column} || ' ' || s.session_key || ' ' || {_LAST} || ' ' || {_MESSAGES_SINCE} AS note,
-            s.record AS body, NULL AS raw FROM {source} WHERE {where}
-            ORDER BY s.{self.column} {order}, s.session_key {order}"""
-        return Query(sql, (*(narrow.parameters if narrow is not None else ()), *parameters))
+        source = f"FROM {source} WHERE {where} ORDER BY s.{self.column} {order}, s.session_key {order}"
+        notes = (f"s.{self.column}", "s.session_key", _LAST, _MESSAGES_SINCE)
+        parameters = (*(narrow.parameters if narrow is not None else ()), *parameters)
+        return BatchQuery.of(notes, "s.record", "NULL", source, parameters)
 
     def at_rest(self, cutoff: int, limit: int) -> Query:
         """Make the query for the ids of those at rest since `cutoff` or longer, longest first."""
