@@ -100,8 +100,8 @@ def test_every_field_of_the_sdk_is_translated_or_placed_elsewhere_or_not_exposed
     fields = {field.name for field in dataclasses.fields(ClaudeAgentOptions)}
     unset = read(ClaudeAgentOptions())
     translated = {"sandbox"}  # joined into settings
-    for given in (full(), pb.AgentOptions()):
-        translated |= {name for name, value in read(sdk_of(given, tmp_path)).items() if value != unset[name]}
+    for sample in (full(), pb.AgentOptions()):
+        translated |= {name for name, value in read(sdk_of(sample, tmp_path)).items() if value != unset[name]}
     assert translated | set(PLACED_ELSEWHERE) | set(NOT_EXPOSED) == fields
     assert not translated & set(PLACED_ELSEWHERE)
     assert not translated & set(NOT_EXPOSED)

@@ -6,20 +6,18 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
-from uuid import UUID
 
 from agentpb import agent_pb2 as pb
 from claude_agent_sdk._internal.transport.subprocess_cli import _validate_skill_name
-from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import Message
+from google.protobuf.descriptor import EnumDescriptor
 
 from agent_service.errors import FieldViolation
 from agent_service.options.merging import is_blank
+from agent_service.options.paths import leaves, quoted
 from agent_service.options.reserved import RESERVED_ENV, RESERVED_FLAGS
+from agent_service.options.words import MAX_NAME, is_http_url, is_one_rule, is_positive, is_uuid, is_word
 
 MAX_ARGUMENT = 131_071
 """Bytes of one argument or one `NAME=value` of the environment: the kernel's MAX_ARG_STRLEN less its final NUL."""
@@ -27,7 +25,6 @@ MAX_SPAWN = 1 << 20
 """Bytes of all arguments and the whole environment: half of what the kernel takes by default."""
 MAX_TURNS = 10_000
 MIN_THINKING_TOKENS = 1024
-MAX_NAME = 256
 
 _FLAG = re.compile(r"[a-z][a-z0-9-]*")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -46,7 +43,7 @@ def check(options: pb.AgentOptions, path: str = "options") -> list[FieldViolatio
     def say(field: str, accepted: str) -> None:
         found.append(FieldViolation(f"{path}.{field}" if field else path, accepted))
 
-    for where, field, value in _leaves(options):
+    for where, field, value in leaves(options):
         if field.enum_type is not None:
             _check_enum(field.enum_type, value, where, say)
         elif isinstance(value, str) and "\0" in value:
@@ -80,34 +77,6 @@ def check_clear(clear: Sequence[str], path: str = "clear_options") -> list[Field
     ]
 
 
-def _leaves(message: Message, prefix: str = "") -> Iterator[tuple[str, FieldDescriptor, Any]]:
-    """Every value that is set, however deep, with its path and field; keys of maps are among them."""
-    for field, value in message.ListFields():
-        where = f"{prefix}{field.name}"
-        if field.message_type is not None and field.message_type.GetOptions().map_entry:
-            item = field.message_type.fields_by_name["value"]
-            for key, each in value.items():
-                yield f"{where}[{quoted(key)}]", field.message_type.fields_by_name["key"], key
-                yield from _leaf(f"{where}[{quoted(key)}]", item, each)
-        elif field.is_repeated:
-            for index, each in enumerate(value):
-                yield from _leaf(f"{where}[{index}]", field, each)
-        else:
-            yield from _leaf(where, field, value)
-
-
-def _leaf(where: str, field: FieldDescriptor, value: Any) -> Iterator[tuple[str, FieldDescriptor, Any]]:
-    if isinstance(value, Message):
-        yield from _leaves(value, f"{where}.")
-    else:
-        yield where, field, value
-
-
-def quoted(key: str) -> str:
-    """A map's key as it stands in a field path; long ones are cut."""
-    return json.dumps(key if len(key) <= MAX_NAME else key[:MAX_NAME] + "…", ensure_ascii=False)
-
-
 def _check_enum(kind: EnumDescriptor, number: int, where: str, say: Say) -> None:
     refused = {0} if where.startswith("setting_sources[") else set[int]()
     if number not in kind.values_by_number or number in refused:
@@ -117,15 +86,11 @@ def _check_enum(kind: EnumDescriptor, number: int, where: str, say: Say) -> None
 
 def _check_model(options: pb.AgentOptions, say: Say) -> None:
     for name, model in (("model", options.model), ("fallback_model", options.fallback_model)):
-        if not _is_word(model):
+        if not is_word(model):
             say(name, f"must be a model's name: no spaces, no leading '-', at most {MAX_NAME} characters")
     for index, beta in enumerate(options.betas):
-        if not beta or not _is_word(beta) or "," in beta:
+        if not beta or not is_word(beta) or "," in beta:
             say(f"betas[{index}]", "must be one beta's name, such as context-1m-2025-08-07")
-
-
-def _is_word(text: str) -> bool:
-    return len(text) <= MAX_NAME and not text.startswith("-") and not any(map(str.isspace, text)) and text.isprintable()
 
 
 def _check_system_prompt(options: pb.AgentOptions, say: Say) -> None:
@@ -147,33 +112,12 @@ def _check_tools(options: pb.AgentOptions, say: Say) -> None:
     for index, tool in enumerate(options.tools):
         if tool in ("none", "default") and len(options.tools) > 1:
             say(f"tools[{index}]", f"{quoted(tool)} must stand alone")
-        elif not tool or not _is_word(tool) or any(sign in tool for sign in ",()"):
+        elif not tool or not is_word(tool) or any(sign in tool for sign in ",()"):
             say(f"tools[{index}]", 'must be the name of one built-in tool, such as "Bash"')
     for name in ("allowed_tools", "disallowed_tools"):
         for index, rule in enumerate(getattr(options, name)):
-            if not _is_one_rule(rule):
+            if not is_one_rule(rule):
                 say(f"{name}[{index}]", 'must be one tool or rule, such as "Read" or "Bash(git status)"')
-
-
-def _is_one_rule(rule: str) -> bool:
-    """Whether the CLI, which splits at commas and spaces outside parentheses, sees one rule in it."""
-    if not rule or rule.startswith("-") or not rule.isprintable():
-        return False
-    opened = rule.find("(")
-    name = rule if opened < 0 else rule[:opened]
-    if not name or "," in name or ")" in name or any(map(str.isspace, name)):
-        return False
-    return opened < 0 or (rule.endswith(")") and _closes_once(rule[opened:]))
-
-
-def _closes_once(text: str) -> bool:
-    """Whether the parenthesis that opens `text` is closed by its last character and not before."""
-    depth = 0
-    for index, sign in enumerate(text):
-        depth += (sign == "(") - (sign == ")")
-        if depth == 0:
-            return index == len(text) - 1
-    return False
 
 
 def _check_limits(options: pb.AgentOptions, say: Say) -> None:
@@ -278,7 +222,7 @@ def _check_mcp_server(name: str, server: pb.McpServer, say: Say) -> None:
 
 
 def _check_http(server: pb.McpHttpServer, where: str, say: Say) -> None:
-    if not _is_http_url(server.url):
+    if not is_http_url(server.url):
         say(f"{where}.url", "must be an http or https URL with a host")
     for name, value in server.headers.items():
         at = f"{where}.headers[{quoted(name)}]"
@@ -286,17 +230,6 @@ def _check_http(server: pb.McpHttpServer, where: str, say: Say) -> None:
             say(at, "must be a header's name")
         if any(sign in value for sign in "\r\n"):
             say(at, "must be one line")
-
-
-def _is_http_url(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        port_is_good = parts.port is None or parts.port > 0
-    except ValueError:
-        return False
-    return (
-        parts.scheme in ("http", "https") and bool(parts.hostname) and port_is_good and not any(map(str.isspace, url))
-    )
 
 
 def _check_agent(name: str, agent: pb.AgentDefinition, say: Say) -> None:
@@ -308,7 +241,7 @@ def _check_agent(name: str, agent: pb.AgentDefinition, say: Say) -> None:
             say(f"{where}.{field}", "must not be blank")
     if not 0 <= agent.max_turns <= MAX_TURNS:
         say(f"{where}.max_turns", f"must be 1 to {MAX_TURNS}, or 0 for no limit")
-    if not _is_word(agent.model):
+    if not is_word(agent.model):
         say(f"{where}.model", "must be sonnet, opus, haiku, inherit or a model's id")
     for field in ("tools", "disallowed_tools", "mcp_servers"):
         for index, entry in enumerate(getattr(agent, field)):
@@ -343,27 +276,15 @@ def _check_extra_args(extra_args: Mapping[str, str], say: Say) -> None:
 
 
 def _check_the_rest(options: pb.AgentOptions, say: Say) -> None:
-    if options.resume_at_message_uuid and not _is_uuid(options.resume_at_message_uuid):
+    if options.resume_at_message_uuid and not is_uuid(options.resume_at_message_uuid):
         say("resume_at_message_uuid", "must be a UUID")
     if len(options.client_app) > MAX_NAME or not _PRINTABLE_ASCII.fullmatch(options.client_app):
         say("client_app", f"must be at most {MAX_NAME} printable ASCII characters")
     for name in ("http_proxy_port", "socks_proxy_port"):
         if not 0 <= getattr(options.sandbox.network, name) <= 65535:
             say(f"sandbox.network.{name}", "must be 1 to 65535, or 0 for none")
-    if options.interactions.HasField("timeout") and not _is_positive(options.interactions.timeout):
+    if options.interactions.HasField("timeout") and not is_positive(options.interactions.timeout):
         say("interactions.timeout", "must be above 0, or unset to wait for ever")
-
-
-def _is_uuid(text: str) -> bool:
-    try:
-        return str(UUID(text)) == text.lower()
-    except ValueError:
-        return False
-
-
-def _is_positive(duration: Duration) -> bool:
-    whole, part = duration.seconds, duration.nanos
-    return 0 <= whole <= 315_576_000_000 and 0 <= part < 1_000_000_000 and (whole > 0 or part > 0)
 
 
 def _check_argument(text: str, where: str, say: Say) -> None:

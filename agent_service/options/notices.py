@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from agentpb import agent_pb2 as pb
 
-from agent_service.options.checks import quoted
 from agent_service.options.merging import SECRET
+from agent_service.options.paths import quoted
 
 
 def warnings(options: pb.AgentOptions) -> list[str]:

@@ -1,0 +1,63 @@
+"""Whether a single value is what it should be: a name, a rule, a URL, a UUID, a duration."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from google.protobuf.duration_pb2 import Duration
+
+MAX_NAME = 256
+"""Characters of a name."""
+
+
+def is_word(text: str) -> bool:
+    """Whether it may stand where a name is wanted: no spaces, no leading dash, not too long. Empty is no matter."""
+    return len(text) <= MAX_NAME and not text.startswith("-") and not any(map(str.isspace, text)) and text.isprintable()
+
+
+def is_one_rule(rule: str) -> bool:
+    """Whether the CLI, which splits at commas and spaces outside parentheses, sees one rule in it."""
+    if not rule or rule.startswith("-") or not rule.isprintable():
+        return False
+    opened = rule.find("(")
+    name = rule if opened < 0 else rule[:opened]
+    if not name or "," in name or ")" in name or any(map(str.isspace, name)):
+        return False
+    return opened < 0 or (rule.endswith(")") and _closes_once(rule[opened:]))
+
+
+def _closes_once(text: str) -> bool:
+    """Whether the parenthesis that opens `text` is closed by its last character and not before."""
+    depth = 0
+    for index, sign in enumerate(text):
+        depth += (sign == "(") - (sign == ")")
+        if depth == 0:
+            return index == len(text) - 1
+    return False
+
+
+def is_http_url(url: str) -> bool:
+    """Whether it is an http or https URL with a host."""
+    try:
+        parts = urlsplit(url)
+        port_is_good = parts.port is None or parts.port > 0
+    except ValueError:
+        return False
+    return (
+        parts.scheme in ("http", "https") and bool(parts.hostname) and port_is_good and not any(map(str.isspace, url))
+    )
+
+
+def is_uuid(text: str) -> bool:
+    """Whether it is a UUID as it is usually written."""
+    try:
+        return str(UUID(text)) == text.lower()
+    except ValueError:
+        return False
+
+
+def is_positive(duration: Duration) -> bool:
+    """Whether it is above zero and a valid Duration at all."""
+    whole, part = duration.seconds, duration.nanos
+    return 0 <= whole <= 315_576_000_000 and 0 <= part < 1_000_000_000 and (whole > 0 or part > 0)
