@@ -80,7 +80,7 @@ class AgentPool:
 
     def spec(self, session: pb.Session, options: pb.AgentOptions, resume: Resume | None) -> AgentSpec:
         """What an agent for this session and these options is started with. Writes files; call it off the loop's hot path."""
-        cwd = self._workspaces.cwd(session)
+        cwd = self._workspaces.make_cwd(session)
         sdk = translate.to_sdk(
             options,
             cwd=cwd,
@@ -133,6 +133,10 @@ class AgentPool:
             # The CLI refuses this mode to root unless it is told that the host is expendable.
             environment["IS_SANDBOX"] = "1"
         return {**environment, **options.env}
+
+    def cwd(self, session: pb.Session) -> str:
+        """The directory the session's agent works in."""
+        return str(self._workspaces.cwd(session))
 
     def has_transcript(self, session: pb.Session) -> bool:
         """Whether the session's conversation can be continued."""

@@ -261,8 +261,8 @@ class Session:
         self._head = work
         options = translate.merge(record.options, work.request.options, work.request.clear_options)
         record.options.CopyFrom(options)
-        if options.permission_mode:
-            record.permission_mode = options.permission_mode
+        record.permission_mode = options.permission_mode or pb.PERMISSION_MODE_DEFAULT
+        record.cwd = self._keeper.pool.cwd(record)
         record.current_turn.CopyFrom(work.turn)
         phase = pb.SESSION_PHASE_RECOVERING if work.turn.restart_count else pb.SESSION_PHASE_QUEUED
         self.journal.move(pb.SESSION_STATE_PENDING, phase, turn_id=work.turn.turn_id)

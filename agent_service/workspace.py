@@ -39,10 +39,13 @@ class Workspaces:
         return self._private(self._root / "sessions" / session_id / "scratch")
 
     def cwd(self, session: pb.Session) -> Path:
-        """The directory the session works in: its own unless its options name one. Made when it is its own."""
-        if session.options.cwd:
-            return Path(session.options.cwd)
-        return self._private(self._root / "sessions" / session.session_id / "work")
+        """The directory the session works in: its own unless its options name one."""
+        return Path(session.options.cwd or self._root / "sessions" / session.session_id / "work")
+
+    def make_cwd(self, session: pb.Session) -> Path:
+        """The directory the session works in, made when it is its own."""
+        cwd = self.cwd(session)
+        return cwd if session.options.cwd else self._private(cwd)
 
     def new_tmp(self) -> Path:
         """A short-named directory for one process's temporary files and sockets."""
@@ -58,8 +61,7 @@ class Workspaces:
             return None
         projects = self.config_dir(session.owner) / "projects"
         name = f"{session.agent_session_id}.jsonl"
-        cwd = session.options.cwd or str(self._root / "sessions" / session.session_id / "work")
-        expected = projects / project_folder(cwd) / name
+        expected = projects / project_folder(self.cwd(session)) / name
         if expected.exists():
             return expected
         # The session changed its cwd: the CLI goes on with the file where it began.
