@@ -170,12 +170,12 @@ class Ledger:
         It is gone at once and as a whole; its rows are swept little by little. Its request ids stay.
         """
         size = await self._readers.run(lambda db: _value(db, schema.SIZE, session_id))
-        known = self._tails.pop(session_id, None)
-        found = await self._job(lambda: self._writer.bury(session_id))
-        for tail in (known, self._tails.get(session_id)):
-            if tail is not None and (tail is known or tail.last_sequence is None):
-                tail.delete()
-        return size or 0 if found else None
+        tail = self.tail(session_id)
+        if not await self._job(lambda: self._writer.bury(tail)):
+            return None
+        self._tails.pop(session_id, None)
+        tail.delete()
+        return size or 0
 
     def _put(self, item: _Append | _Job[Any]) -> None:
         if self._closed:
@@ -359,7 +359,7 @@ class Ledger:
         return [(session_id, owner) for session_id, owner in rows]
 
     async def unfinished(self) -> list[pb.Session]:
-        """Sessions in state PENDING or RUNNING, oldest first: at the start, what a crash left."""
+        """Sessions in state PENDING or RUNNING, and warm ones (phase IDLE), oldest first: what a crash left."""
         return [_session(*row) for row in await self._rows(schema.UNFINISHED)]
 
     async def request(self, owner: str, request_id: str) -> RequestId | None:
@@ -437,12 +437,14 @@ class Ledger:
             _prepare(db, path)
             self._writer = _Writer(db, self._clock)
             self._readers = _Readers(path)
-        except (sqlite3.Error, LedgerUnusable) as error:
+        except BaseException as error:
             db.close()
             self._release()
-            if isinstance(error, LedgerUnusable):
-                raise
-            raise LedgerUnusable(f"{path} is damaged, or no ledger: {error}. Put a backup in its place.") from error
+            if isinstance(error, sqlite3.OperationalError):
+                raise LedgerUnusable(f"{path} cannot be used: {error}.") from error
+            if isinstance(error, sqlite3.Error):
+                raise LedgerUnusable(f"{path} is damaged, or no ledger: {error}. Put a backup in its place.") from error
+            raise
 
     def _close(self) -> None:
         self._writer.stop()
@@ -577,12 +579,13 @@ class _Writer:
             self._thread.join()
         self._db.close()
 
-    def bury(self, session_id: str) -> bool:
+    def bury(self, tail: Tail) -> bool:
         """Take a session's row away and leave a note of what is to be swept. A job."""
         self._pending.flush(self._db)
-        row = self._db.execute(schema.FIND_SESSION, (session_id,)).fetchone()
+        row = self._db.execute(schema.FIND_SESSION, (tail.session_id,)).fetchone()
         if row is None:
             return False
+        tail.broken = ValueError(f"session {tail.session_id} has been deleted")
         self._db.execute(schema.DELETE_SESSION, row[:1])
         self._db.execute(schema.INSERT_DELETION, row[:1])
         self.dead.append(row[0])

@@ -36,7 +36,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX sessions_by_owner_update ON sessions (owner, update_time, session_key)",
         "CREATE INDEX sessions_by_owner_state ON sessions (owner, state)",
         "CREATE INDEX sessions_by_owner_phase ON sessions (owner, phase)",
-        "CREATE INDEX sessions_at_work ON sessions (state) WHERE rest_time IS NULL",
+        "CREATE INDEX sessions_unfinished ON sessions (create_time) WHERE state IN (1, 2) OR phase = 9",
         "CREATE INDEX sessions_at_rest ON sessions (rest_time) WHERE rest_time IS NOT NULL",
         "CREATE INDEX sessions_to_expire ON sessions (expire_time) WHERE expire_time IS NOT NULL",
         """CREATE TABLE labels (
@@ -131,7 +131,7 @@ _MESSAGES_SINCE = """(SELECT COUNT(*) FROM events AS e WHERE e.session_key = s.s
 _RECORD = f"s.record, {_LAST}, {_MESSAGES_SINCE}"
 SESSION = f"SELECT {_RECORD} FROM sessions AS s WHERE s.session_id = ?"
 UNFINISHED = f"""SELECT {_RECORD} FROM sessions AS s
-    WHERE s.rest_time IS NULL AND s.state IN (1, 2) ORDER BY s.create_time, s.session_key"""
+    WHERE s.state IN (1, 2) OR s.phase = 9 ORDER BY s.create_time, s.session_key"""
 TURN = "SELECT t.record FROM turns AS t JOIN sessions AS s ON s.session_key = t.session_key WHERE t.turn_id = ?"
 TURN_REQUEST = """SELECT t.request FROM turn_requests AS t JOIN sessions AS s ON s.session_key = t.session_key
     WHERE t.turn_id = ?"""
