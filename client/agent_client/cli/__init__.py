@@ -1,0 +1,24 @@
+"""agentctl: the agent service on the command line."""
+
+from __future__ import annotations
+
+import sys
+from typing import TextIO
+
+from agent_client.cli import answering, running, sessions  # noqa: F401  # each adds its commands to the app
+from agent_client.cli.app import app
+
+__all__ = ["app", "main"]
+
+
+def main() -> None:
+    """Run agentctl."""
+    for stream in (sys.stdout, sys.stderr):
+        _never_fail_on_a_character(stream)
+    app()
+
+
+def _never_fail_on_a_character(stream: TextIO) -> None:
+    reconfigure = getattr(stream, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="replace")

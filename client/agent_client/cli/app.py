@@ -1,0 +1,155 @@
+"""The application: what all commands share - connection, output, exit codes, and one line for every failure."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from enum import IntEnum
+from typing import Annotated, Any, ParamSpec
+
+import grpc
+import typer
+from google.protobuf.json_format import MessageToJson
+from google.protobuf.message import Message
+
+from agent_client import errors
+from agent_client.client import DEFAULT_TARGET, AgentClient
+from agent_client.render import clean_line, console
+
+P = ParamSpec("P")
+
+HELP = """Run agents through an agent service, watch them, answer them, end them.
+
+\b
+Exit codes:
+  0    ok
+  1    the run failed
+  2    wrong usage, or input the service does not accept
+  3    no such session, turn or interaction
+  4    the service cannot be reached, or cannot serve now
+  5    refused: busy, not permitted, no room
+  6    the run was cancelled
+  124  time is over
+  130  interrupted (Ctrl-C); the session goes on
+"""
+
+
+class Exit(IntEnum):
+    """Exit codes that scripts can use."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    NOT_FOUND = 3
+    UNAVAILABLE = 4
+    REFUSED = 5
+    CANCELLED = 6
+    TIMEOUT = 124
+    INTERRUPTED = 130
+
+
+# A service that has never answered is probably not there; people do not wait half a minute to be told.
+FIRST_CONTACT = 2.0
+
+_CODES = {
+    grpc.StatusCode.INVALID_ARGUMENT: Exit.USAGE,
+    grpc.StatusCode.OUT_OF_RANGE: Exit.USAGE,
+    grpc.StatusCode.NOT_FOUND: Exit.NOT_FOUND,
+    grpc.StatusCode.UNAVAILABLE: Exit.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED: Exit.UNAVAILABLE,
+    grpc.StatusCode.INTERNAL: Exit.UNAVAILABLE,
+    grpc.StatusCode.UNKNOWN: Exit.UNAVAILABLE,
+}
+
+_ADVICE = {
+    "INTERACTION_CLOSED": "see what is open with: agentctl pending",
+    "INTERACTION_NOT_FOUND": "see what is open with: agentctl pending",
+    "QUEUE_FULL": "try again later",
+    "SESSION_ACTIVE": "cancel it first, or pass --force",
+    "SESSION_BUSY": "wait for it with: agentctl watch SESSION, or pass --on-busy enqueue",
+    "SESSION_NOT_ACTIVE": "give it another turn with: agentctl run --resume SESSION PROMPT",
+    "SESSION_NOT_FOUND": "see those there are with: agentctl ls",
+}
+
+Server = Annotated[
+    str | None,
+    typer.Option("--server", metavar="HOST:PORT", help=f"The service (AGENT_SERVER; default {DEFAULT_TARGET})."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
+SessionId = Annotated[str, typer.Argument(metavar="SESSION", help="The session's id.")]
+
+app = typer.Typer(
+    help=HELP, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True, add_completion=False
+)
+
+_server: str | None = None
+
+
+@app.callback()
+def _common(server: Server = None) -> None:
+    global _server  # the one place for an option that may stand before or after the command
+    _server = server
+
+
+def connect(server: str | None) -> AgentClient:
+    """Make the client of a command, with the address that was named nearest to it."""
+    target = server or _server or os.environ.get("AGENT_SERVER") or DEFAULT_TARGET
+    return AgentClient(target, first_contact_for=FIRST_CONTACT)
+
+
+def command(name: str) -> Callable[[Callable[P, Coroutine[Any, Any, Exit | None]]], Callable[P, None]]:
+    """Add a coroutine as a command; what it returns is the exit code, what it raises one line on stderr."""
+
+    def add(body: Callable[P, Coroutine[Any, Any, Exit | None]]) -> Callable[P, None]:
+        @app.command(name)
+        @functools.wraps(body)
+        def call(*args: P.args, **kwargs: P.kwargs) -> None:
+            code = _run(body(*args, **kwargs))
+            if code:
+                raise typer.Exit(int(code))
+
+        return call
+
+    return add
+
+
+def say(message: str) -> None:
+    """Tell people something beside the output."""
+    console(sys.stderr).print(message)
+
+
+def print_json(message: Message) -> None:
+    """Print a message as one line of JSON, under the contract's own names."""
+    print(MessageToJson(message, preserving_proto_field_name=True, indent=None), flush=True)
+
+
+def on_terminal() -> bool:
+    """Tell whether a person can be asked."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _run(body: Coroutine[Any, Any, Exit | None]) -> Exit | None:
+    try:
+        return asyncio.run(body)
+    except errors.AgentServiceError as error:
+        say(f"agentctl: {_one_line(error)}")
+        return _CODES.get(error.code, Exit.REFUSED)
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has seen enough. Python must not flush into the closed pipe at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.OK
+    except (TypeError, ValueError, OSError) as error:
+        say(f"agentctl: {clean_line(str(error))}")
+        return Exit.USAGE
+
+
+def _one_line(error: errors.AgentServiceError) -> str:
+    advice = _ADVICE.get(error.reason, "")
+    if error.retry_after:
+        advice = f"try again in {error.retry_after:.0f} s"
+    return clean_line(error.message) + (f"; {advice}" if advice else "")

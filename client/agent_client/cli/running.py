@@ -1,0 +1,196 @@
+"""run and watch: following a session on the screen."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Annotated, Any
+
+import typer
+from agentpb import agent_pb2 as pb
+
+from agent_client.cli.answering import ask
+from agent_client.cli.app import Exit, Json, Server, SessionId, command, connect, on_terminal, print_json, say
+from agent_client.cli.values import duration, json_options, pairs
+from agent_client.handle import SessionHandle
+from agent_client.render import EventPrinter, clean_line, console, summary
+from agent_client.results import RunResult
+from agent_client.watching import SessionWatch
+
+Texts = Annotated[list[str] | None, typer.Option()]
+
+
+@command("run")
+async def run(
+    prompt: Annotated[str, typer.Argument(help='What the agent is to do; "-" reads it from stdin.')],
+    allow: Annotated[list[str] | None, typer.Option(metavar="TOOL", help="A tool that needs no leave. *")] = None,
+    deny: Annotated[list[str] | None, typer.Option(metavar="TOOL", help="A tool that is taken away. *")] = None,
+    model: Annotated[str | None, typer.Option(help="The model.")] = None,
+    cwd: Annotated[str | None, typer.Option(help="The directory to work in, on the service's host.")] = None,
+    system: Annotated[str | None, typer.Option(help="The system prompt.")] = None,
+    resume: Annotated[str, typer.Option(metavar="SESSION", help="Give this session its next turn.")] = "",
+    fork: Annotated[str, typer.Option(metavar="SESSION", help="Branch from this session's conversation.")] = "",
+    on_busy: Annotated[
+        str | None, typer.Option(metavar="reject|enqueue|interrupt", help="If the session is at work.")
+    ] = None,
+    permission_mode: Annotated[str | None, typer.Option(help="Such as acceptEdits, plan or dontAsk.")] = None,
+    max_turns: Annotated[int | None, typer.Option(help="Model turns the run may take.")] = None,
+    budget: Annotated[float | None, typer.Option(metavar="USD", help="US dollars the run may spend.")] = None,
+    title: Annotated[str, typer.Option(help="A title to find the session by.")] = "",
+    label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="A label to find it by. *")] = None,
+    env: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="A variable of its environment. *")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=JSON", help="Any other option of the contract. *")
+    ] = None,
+    timeout: Annotated[
+        timedelta | None, typer.Option(parser=duration, metavar="DURATION", help="How long the run may take.")
+    ] = None,
+    ask_me: Annotated[bool, typer.Option("--ask", help="Let the agent ask for leave and ask questions.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Print the session's id and leave.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the agent's words only.")] = False,
+    server: Server = None,
+    as_json: Json = False,
+) -> Exit | None:
+    """Run an agent and follow it. Options marked * may be given several times."""
+    arguments: dict[str, Any] = {
+        "allowed_tools": allow or None,
+        "disallowed_tools": deny or None,
+        "model": model,
+        "cwd": cwd,
+        "system_prompt": system,
+        "permission_mode": permission_mode,
+        "max_turns": max_turns,
+        "max_budget_usd": budget,
+        "env": pairs(env or ()) or None,
+        "interactions": True if ask_me else None,
+        "include_partial_messages": True if sys.stdout.isatty() and not as_json else None,
+        "session_id": resume,
+        "mode": "resume" if resume else None,
+        "fork_from": fork,
+        "on_busy": on_busy,
+        "title": title,
+        "labels": pairs(label or ()),
+        "execution_timeout": timeout,
+    }
+    text = sys.stdin.read() if prompt == "-" else prompt
+    async with connect(server) as client:
+        handle = await client.execute(text, **(arguments | json_options(option or ())))
+        for warning in handle.started.warnings:
+            say(f"warning: {clean_line(warning)}")
+        if detach:
+            print_json(handle.started) if as_json else console().print(handle.session_id)
+            return None
+        printer = None if as_json else EventPrinter(console(), quiet=quiet)
+        return await _follow(handle, handle.watch(), printer, quiet=quiet, ask_me=ask_me)
+
+
+@command("watch")
+async def watch(
+    session_id: SessionId,
+    after: Annotated[int, typer.Option(metavar="N", help="Only events past this sequence.")] = 0,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Stay for the session's next turns.")] = False,
+    ask_me: Annotated[bool, typer.Option("--ask", help="Answer what the agent asks.")] = False,
+    server: Server = None,
+    as_json: Json = False,
+) -> Exit | None:
+    """Show a session from its beginning (or past --after), and follow it while it works."""
+    async with connect(server) as client:
+        handle = client.session(session_id)
+        printer = None if as_json else EventPrinter(console(), prompts=True)
+        return await _follow(handle, handle.watch(after, follow=follow), printer, ask_me=ask_me)
+
+
+async def _follow(
+    handle: SessionHandle,
+    watch: SessionWatch,
+    printer: EventPrinter | None,
+    *,
+    quiet: bool = False,
+    ask_me: bool = False,
+) -> Exit | None:
+    """Show events until the end, or until Ctrl-C; the session does not mind which."""
+    showing = asyncio.ensure_future(_show(handle, watch, printer, ask_me=ask_me and on_terminal()))
+    with _on_interrupt(showing.cancel):
+        try:
+            turn = await showing
+        except asyncio.CancelledError:
+            if printer:
+                printer.end_line()
+            return await _leave(handle)
+        finally:
+            await watch.aclose()
+    if watch.end is not None and watch.end.reason == pb.WATCH_END_REASON_DELETED:
+        say("agentctl: the session was deleted")
+        return Exit.NOT_FOUND
+    session = watch.end.session if watch.end is not None else (await handle.status(history_limit=0)).session
+    result = RunResult(session=session, turn=turn)
+    if printer is not None and turn.turn_id and not (quiet and result.ok):
+        (console(sys.stderr) if quiet else console()).print(summary(result))
+    return _exit_code(result)
+
+
+async def _show(handle: SessionHandle, watch: SessionWatch, printer: EventPrinter | None, *, ask_me: bool) -> pb.Turn:
+    """Show events; return our turn as it ended, or the last one where none is ours."""
+    ended = pb.Turn()
+    async for event in watch:
+        if handle.turn_id and ended.turn_id == handle.turn_id and event.HasField("turn_started"):
+            break
+        if printer is None:
+            print_json(event)
+        else:
+            printer.print(event)
+        if (event.HasField("turn_completed") and ended.turn_id != handle.turn_id) or (event.HasField("turn_completed") and not handle.turn_id):
+            ended = event.turn_completed.turn
+        if ask_me and event.HasField("interaction_requested"):
+            await ask(handle, event.interaction_requested.interaction)
+    return ended
+
+
+async def _leave(handle: SessionHandle) -> Exit:
+    if on_terminal() and _wants_cancel():
+        response = await handle.cancel(reason="cancelled at the terminal")
+        say("already at rest" if response.already_at_rest else "cancelled")
+        return Exit.CANCELLED
+    say(f"session {handle.session_id} goes on; return with: agentctl watch {handle.session_id}")
+    return Exit.INTERRUPTED
+
+
+def _wants_cancel() -> bool:
+    try:
+        return input("\nLeave the session running, or cancel it? [L/c] ").strip().lower().startswith("c")
+    except (EOFError, KeyboardInterrupt):
+        return False
+
+
+def _exit_code(result: RunResult) -> Exit | None:
+    if result.turn.state == pb.TURN_STATE_CANCELLED:
+        return Exit.CANCELLED
+    if result.turn.state == pb.TURN_STATE_ERROR:
+        return Exit.TIMEOUT if result.session.phase == pb.SESSION_PHASE_TIMED_OUT else Exit.FAILED
+    return None
+
+
+class _on_interrupt:  # reads as the with statement it is made for
+    """Call something on Ctrl-C, once; a second one ends the program as usual."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self._call = call
+
+    def __enter__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._before = signal.getsignal(signal.SIGINT)
+        self._loop.add_signal_handler(signal.SIGINT, self._interrupted)
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def _interrupted(self) -> None:
+        self._restore()
+        self._call()
+
+    def _restore(self) -> None:
+        self._loop.remove_signal_handler(signal.SIGINT)
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,0 +1,293 @@
+"""status, ls, cancel, rm, cleanup, info, export: looking at sessions and clearing them away."""
+
+from __future__ import annotations
+
+import re
+import sys
+from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, TextIO
+
+import typer
+from agentpb import agent_pb2 as pb
+from google.protobuf.json_format import MessageToJson
+from rich.table import Table
+
+from agent_client.cli.app import Exit, Json, Server, SessionId, command, connect, print_json, say
+from agent_client.cli.values import duration, pairs
+from agent_client.render import clean, clean_line, console, gist, question, state_word, word
+
+Duration = Annotated[timedelta | None, typer.Option(parser=duration, metavar="DURATION")]
+
+
+@command("status")
+async def status(
+    session_id: SessionId,
+    wait: Annotated[
+        timedelta | None,
+        typer.Option(parser=duration, metavar="DURATION", help="Wait this long for the session to come to rest."),
+    ] = None,
+    server: Server = None,
+    as_json: Json = False,
+) -> Exit | None:
+    """Show where a session stands."""
+    async with connect(server) as client:
+        response = await client.status(session_id, wait=wait)
+    print_json(response) if as_json else _print_status(response)
+    return Exit.TIMEOUT if response.wait_expired else None
+
+
+@command("ls")
+async def ls(
+    state: Annotated[list[str] | None, typer.Option(help="Only in this state, such as running. *")] = None,
+    label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only with this label. *")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 50,
+    server: Server = None,
+    as_json: Json = False,
+) -> None:
+    """List sessions, newest first. Options marked * may be given several times."""
+    async with connect(server) as client:
+        listing = client.list_sessions(
+            states=state or (), labels=pairs(label or ()), limit=limit, page_size=min(limit, 1000)
+        )
+        sessions = [session async for session in listing]
+    if as_json:
+        for session in sessions:
+            print_json(session)
+    else:
+        _print_listing(sessions)
+
+
+@command("cancel")
+async def cancel(
+    session_id: SessionId,
+    force: Annotated[bool, typer.Option("--force", help="Kill at once.")] = False,
+    grace: Annotated[
+        timedelta | None,
+        typer.Option(parser=duration, metavar="DURATION", help="How long it may take to stop by itself."),
+    ] = None,
+    reason: Annotated[str, typer.Option(help="Why, for the log.")] = "",
+    server: Server = None,
+    as_json: Json = False,
+) -> None:
+    """End a session's work for good, and show the receipt."""
+    async with connect(server) as client:
+        response = await client.cancel(session_id, force=force, grace=grace, reason=reason)
+    print_json(response) if as_json else console().print(receipt(response))
+
+
+@command("rm")
+async def rm(
+    session_id: SessionId,
+    force: Annotated[bool, typer.Option("--force", help="Cancel it first if it is at work.")] = False,
+    server: Server = None,
+    as_json: Json = False,
+) -> None:
+    """Delete a session with its log."""
+    async with connect(server) as client:
+        response = await client.delete(session_id, force=force)
+    print_json(response) if as_json else console().print(f"deleted {session_id}")
+
+
+@command("cleanup")
+async def cleanup(
+    older_than: Annotated[
+        timedelta | None,
+        typer.Option(parser=duration, metavar="DURATION", help="Those at rest this long; default: the operator's."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell, and delete nothing.")] = False,
+    server: Server = None,
+    as_json: Json = False,
+) -> Exit | None:
+    """Delete sessions that have been at rest for some time."""
+    async with connect(server) as client:
+        response = await client.cleanup(older_than=older_than, dry_run=dry_run)
+    if as_json:
+        print_json(response)
+        return None
+    verb = "would delete" if dry_run else "deleted"
+    plural = "session" if response.deleted_count == 1 else "sessions"
+    console().print(f"{verb} {response.deleted_count} {plural}, {response.freed_bytes} bytes")
+    for failure in response.failures:
+        say(f"agentctl: {clean_line(failure.session_id)}: {clean_line(failure.message)}")
+    return Exit.FAILED if response.failures else None
+
+
+@command("info")
+async def info(server: Server = None, as_json: Json = False) -> None:
+    """Show what runs there: versions, limits, load, model backend."""
+    async with connect(server) as client:
+        response = await client.server_info()
+    if as_json:
+        print_json(response)
+        return
+    load, limits = response.load, response.limits
+    facts = {
+        "server": f"{response.server_version} ({response.api_version})" + (", draining" if response.draining else ""),
+        "agent": f"SDK {response.sdk_version}, CLI {response.cli_version}",
+        "model backend": response.model_backend,
+        "process guard": response.process_guard,
+        "running": f"{load.running} of {limits.max_sessions}",
+        "queued": f"{load.queued} of {limits.max_queued}",
+        "warm agents": str(load.warm),
+        "watchers": str(load.watchers),
+        "sessions": str(load.sessions),
+        "pending": str(load.pending_interactions),
+        "features": ", ".join(response.features),
+    }
+    for name, value in facts.items():
+        console().print(f"{name:15}{clean_line(value)}")
+
+
+class ExportFormat(StrEnum):
+    """What a session can be exported as."""
+
+    MARKDOWN = "markdown"
+    JSONL = "jsonl"
+
+
+@command("export")
+async def export(
+    session_id: SessionId,
+    as_format: Annotated[ExportFormat, typer.Option("--format", help="What to write.")] = ExportFormat.MARKDOWN,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The file to write; default: stdout.")] = None,
+    server: Server = None,
+) -> None:
+    """Write a session's whole conversation, as Markdown or as its events in JSON."""
+    markdown = as_format is ExportFormat.MARKDOWN
+    async with connect(server) as client:
+        session = (await client.status(session_id, history_limit=0)).session
+        with _writing(output) as file:
+            if markdown:
+                file.write(_heading(session))
+            async for event in client.list_events(session_id, page_size=1000, include_raw=not markdown):
+                file.write(_markdown(event) if markdown else _json_line(event))
+
+
+def receipt(response: pb.CancelResponse) -> str:
+    """Say how a cancel ended."""
+    if response.already_at_rest:
+        return f"nothing to cancel: {state_word(response.session)}"
+    if not response.HasField("receipt"):
+        return "cancelling; its processes are not dead yet"
+    proof = response.receipt
+    processes = ", ".join(map(str, proof.process_ids))
+    facts = [
+        "cancelled",
+        word(pb.CancelOutcome.Name(proof.outcome), "CANCEL_OUTCOME_"),
+        f"processes {processes} dead" if processes else "no process was left",
+        f"{proof.duration.ToTimedelta().total_seconds():.1f} s",
+    ]
+    return " · ".join(facts)
+
+
+def _print_status(response: pb.GetStatusResponse) -> None:
+    session, out = response.session, console()
+    facts = {
+        "session": session.session_id,
+        "title": session.title,
+        "state": state_word(session),
+        "error": response.error.message,
+        "model": session.model,
+        "cwd": session.cwd,
+        "labels": ", ".join(f"{key}={value}" for key, value in sorted(session.labels.items())),
+        "turns": f"{session.turn_count}" + (f", {session.queued_turn_count} queued" * bool(session.queued_turn_count)),
+        "cost": f"${session.total_cost_usd:.4f}",
+        "created": _time(session.create_time),
+        "updated": _time(session.update_time),
+        "events": str(session.last_sequence),
+    }
+    for name, value in facts.items():
+        if value:
+            out.print(f"{name:9}{clean_line(value)}")
+    for interaction in session.pending_interactions:
+        out.print(question(interaction))
+    if response.result.result:
+        out.print(f"\n{clean(response.result.result)}")
+
+
+def _print_listing(sessions: list[pb.Session]) -> None:
+    out = console()
+    rows = [
+        (
+            clean_line(session.session_id),
+            state_word(session),
+            str(session.turn_count),
+            f"${session.total_cost_usd:.4f}",
+            _time(session.update_time),
+            clean_line(session.title),
+        )
+        for session in sessions
+    ]
+    if not out.is_terminal:
+        for row in rows:
+            out.print("\t".join(row))
+        return
+    table = Table("session", "state", "turns", "cost", "updated", "title", box=None)
+    for column in table.columns[:-1]:
+        column.no_wrap = True
+    for row in rows:
+        table.add_row(*row)
+    out.print(table if rows else 'no sessions; start one with: agentctl run "…"')
+
+
+def _time(stamp: object) -> str:
+    moment = stamp.ToDatetime()  # type: ignore[attr-defined]
+    return f"{moment:%Y-%m-%d %H:%M:%S}Z"
+
+
+class _writing:
+    """stdout, or a file that is closed afterwards."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._file: TextIO = path.open("w", encoding="utf-8") if path else sys.stdout
+        self._close = path is not None
+
+    def __enter__(self) -> TextIO:
+        return self._file
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close() if self._close else self._file.flush()
+
+
+def _json_line(event: pb.SessionEvent) -> str:
+    return MessageToJson(event, preserving_proto_field_name=True, indent=None) + "\n"
+
+
+def _heading(session: pb.Session) -> str:
+    title = clean_line(session.title) or f"Session {clean_line(session.session_id)}"
+    facts = [session.session_id, session.model, _time(session.create_time), f"${session.total_cost_usd:.4f}"]
+    return f"# {title}\n\n{' · '.join(clean_line(fact) for fact in facts if fact)}\n"
+
+
+def _markdown(event: pb.SessionEvent) -> str:
+    parts = []
+    if event.HasField("user_message"):
+        parts = [_block(block, "User") for block in event.user_message.content]
+    elif event.HasField("assistant_message"):
+        parts = [_block(block, "Agent") for block in event.assistant_message.content]
+    elif event.HasField("turn_completed") and event.turn_completed.turn.HasField("error"):
+        parts = [f"**Failed:** {clean_line(event.turn_completed.turn.error.message)}"]
+    return "".join(f"\n{part}\n" for part in parts if part)
+
+
+def _block(block: pb.ContentBlock, who: str) -> str:
+    match block.WhichOneof("block"):
+        case "text":
+            return f"## {who}\n\n{clean(block.text.text)}"
+        case "thinking":
+            return "\n".join(f"> {line}" for line in clean(block.thinking.thinking).splitlines())
+        case "tool_use":
+            name = clean_line(block.tool_use.name)
+            return f"**{name}**\n\n{_fenced(gist(name, block.tool_use.input_json))}"
+        case "tool_result":
+            return _fenced(clean(block.tool_result.text or block.tool_result.content_json))
+        case _:
+            return ""
+
+
+def _fenced(text: str) -> str:
+    longest = max((len(run) for run in re.findall(r"`{3,}", text)), default=2)
+    fence = "`" * (longest + 1)
+    return f"{fence}\n{text}\n{fence}"

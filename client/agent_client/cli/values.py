@@ -1,0 +1,57 @@
+"""What people type → Python values: durations, key=value pairs, options as JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+
+import typer
+
+_UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+
+
+def duration(text: str) -> timedelta:
+    """Read a duration such as 90s, 5m, 24h or 1h30m; a bare number is seconds."""
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        return timedelta(seconds=float(text))
+    if not re.fullmatch(f"({_PART.pattern})+", text):
+        raise typer.BadParameter(f"{text!r} is no duration; write 90s, 5m, 24h or 1h30m")
+    return sum((timedelta(**{_UNITS[unit]: float(number)}) for number, unit in _PART.findall(text)), timedelta())
+
+
+def pairs(texts: Iterable[str]) -> dict[str, str]:
+    """Read KEY=VALUE texts; the last one of a key counts."""
+    split = [(text, *text.partition("=")) for text in texts]
+    for text, key, equals, _ in split:
+        if not key or not equals:
+            raise typer.BadParameter(f"{text!r} is not KEY=VALUE")
+    return {key: value for _, key, _, value in split}
+
+
+def json_options(texts: Iterable[str]) -> dict[str, Any]:
+    """Read NAME=JSON texts; what is no JSON and does not look like it is a string."""
+    return {name: _json_or_string(name, value) for name, value in pairs(texts).items()}
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """Read a JSON object."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise typer.BadParameter('a JSON object is needed, such as \'{"command": "ls"}\'')
+    return value
+
+
+def _json_or_string(name: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        if text.lstrip()[:1] in {"{", "[", '"'}:
+            raise typer.BadParameter(f"{name}: not JSON: {error}") from error
+        return text
