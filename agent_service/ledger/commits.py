@@ -1,0 +1,144 @@
+"""What is handed to the ledger, and its way to the disk: commits, serialized at once, and jobs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from agentpb import agent_pb2 as pb
+
+from agent_service import schema
+from agent_service.tail import Event, Tail
+
+MESSAGES = ("message.user", "message.assistant")
+AT_REST = frozenset({pb.SESSION_STATE_COMPLETED, pb.SESSION_STATE_ERROR, pb.SESSION_STATE_CANCELLED})
+FINISHED = frozenset({pb.TURN_STATE_COMPLETED, pb.TURN_STATE_ERROR, pb.TURN_STATE_CANCELLED})
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestId:
+    """What a request id was used for. `create_time` (microseconds) is filled in when it is stored."""
+
+    owner: str
+    request_id: str
+    fingerprint: str
+    session_id: str
+    turn_id: str
+    method: str
+    response: bytes
+    create_time: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One atomic unit of one session: durable events with the next sequences, and the records they change."""
+
+    session_id: str
+    events: Sequence[Event] = ()
+    session: pb.Session | None = None
+    turns: Sequence[pb.Turn] = ()
+    requests: Mapping[str, pb.ExecuteRequest] = field(default_factory=dict)
+    request_id: RequestId | None = None
+
+
+class Record(NamedTuple):
+    """A session's row: what is searched, and the rest."""
+
+    owner: str
+    state: int
+    phase: int
+    title: str
+    create_time: int
+    rest_time: int | None
+    expire_time: int | None
+    labels: tuple[tuple[str, str], ...]
+    update_time: int
+    last_sequence: int
+    body: bytes
+
+    @classmethod
+    def of(cls, session: pb.Session) -> Record:
+        """Make the row of a session."""
+        return cls(
+            session.owner,
+            session.state,
+            session.phase,
+            schema.folded(session.title),
+            schema.micros(session.create_time),
+            schema.micros(session.rest_time) if session.HasField("rest_time") else None,
+            schema.micros(session.expire_time) if session.HasField("expire_time") else None,
+            tuple(sorted(session.labels.items())),
+            schema.micros(session.update_time),
+            session.last_sequence,
+            session.SerializeToString(),
+        )
+
+    @property
+    def searched(self) -> tuple[object, ...]:
+        """What changes rarely: an unchanged one spares the indexes."""
+        return self[:8]
+
+
+@dataclass(slots=True, eq=False)
+class Append:
+    """A commit on its way to the disk, serialized."""
+
+    tail: Tail
+    future: asyncio.Future[None]
+    events: Sequence[Event]
+    record: Record | None
+    turns: list[tuple[str, int, int, bytes]]
+    requests: list[tuple[str, bytes]]
+    request_id: RequestId | None
+    refused: Exception | None = None
+
+    @classmethod
+    def of(cls, commit: Commit, tail: Tail, future: asyncio.Future[None], now: int) -> Append:
+        """Serialize a commit: its owner may go on changing what it handed over."""
+        used = commit.request_id
+        return cls(
+            tail,
+            future,
+            tuple(commit.events),
+            Record.of(commit.session) if commit.session is not None else None,
+            [(turn.turn_id, turn.number, turn.state, turn.SerializeToString()) for turn in commit.turns],
+            [(turn_id, request.SerializeToString()) for turn_id, request in commit.requests.items()],
+            replace(used, create_time=now) if used is not None and not used.create_time else used,
+        )
+
+    @property
+    def last(self) -> int:
+        """The sequence of its last event; 0 without events."""
+        return self.events[-1].sequence if self.events else 0
+
+    def resolve(self) -> None:
+        """Tell who waits how it went."""
+        if self.refused is not None:
+            fail(self.future, self.refused)
+        elif not self.future.done():
+            self.future.set_result(None)
+
+
+@dataclass(slots=True, eq=False)
+class Job(Generic[T]):
+    """Something else to do within a group's transaction, in its place among the commits."""
+
+    run: Callable[[], T]
+    future: asyncio.Future[T]
+    result: list[T] = field(default_factory=list)
+
+    def resolve(self) -> None:
+        """Tell who waits what came of it."""
+        if not self.future.done():
+            self.future.set_result(self.result[0])
+
+
+def fail(future: asyncio.Future[Any], error: Exception) -> None:
+    """Give a future its error; nobody has to look, since failures are told otherwise too."""
+    if not future.done():
+        future.set_exception(error)
+        future.exception()
