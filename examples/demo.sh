@@ -43,8 +43,8 @@ say: The note is written.'
 say "\$ agentctl run --allow Bash --cwd $scratch/work '$prompt'"
 agentctl --server "$address" run --allow Bash --cwd "$scratch/work" "$prompt"
 
-say '$ agentctl list'
-agentctl --server "$address" list
+say '$ agentctl ls'
+agentctl --server "$address" ls
 
 say "\$ cat $scratch/work/note.txt"
 cat "$scratch/work/note.txt"
