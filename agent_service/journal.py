@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from agentpb import agent_pb2 as pb
@@ -169,6 +169,16 @@ class Journal:
         if self._visible is not None:
             self._visible.last_sequence = made.last_sequence
             self._visible.message_count = made.message_count
+
+    @property
+    def is_flushed(self) -> bool:
+        """Whether all that was committed so far is durable."""
+        return self._last_commit is None or self._last_commit.done()
+
+    def when_flushed(self, call: Callable[[], None]) -> None:
+        """Call once all that was committed so far is durable; never, when it cannot be."""
+        if self._last_commit is not None:
+            self._last_commit.add_done_callback(lambda done: call() if not done.exception() else None)
 
     async def flushed(self) -> None:
         """Wait until all that was committed so far is durable. Raises StoreUnavailable when it cannot be."""

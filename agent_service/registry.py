@@ -130,8 +130,8 @@ class SessionRegistry:
         return Started(session, turn or response.turn, response.watch_after_sequence, True)
 
     async def _start(self, request: pb.ExecuteRequest, owner: str, key: RequestKey | None) -> Started:
-        session = await self._open(request.session_id, owner) if request.session_id else None
         parent = await self._parent(request, owner) if request.fork_from else None
+        session = await self._open(request.session_id, owner) if request.session_id else None
         if session is not None:
             self._check_resumable(session, request)
         self.check_draining()
@@ -143,8 +143,8 @@ class SessionRegistry:
     async def check_start(self, request: pb.ExecuteRequest, owner: str) -> pb.Session | None:
         """Raise what `start` would raise, and start nothing; the session that would be resumed."""
         self.check_draining()
-        session = await self._open(request.session_id, owner) if request.session_id else None
         parent = await self._parent(request, owner) if request.fork_from else None
+        session = await self._open(request.session_id, owner) if request.session_id else None
         if session is not None:
             self._check_resumable(session, request)
         else:
@@ -234,6 +234,8 @@ class SessionRegistry:
         session = self._sessions.get(session_id)
         work = session.find(turn_id) if session is not None else None
         if work is None:
+            if session is not None:
+                await session.journal.flushed()
             return True
         done, _ = await asyncio.wait([work.done], timeout=max(0.0, seconds))
         return bool(done)
@@ -492,19 +494,27 @@ class SessionRegistry:
     # ------------------------------------------------------------------------------------------------------ bookkeeping
 
     async def _open(self, session_id: str, owner: str) -> Session | None:
-        """The session's object, made from the ledger when it is at rest there; None when there is no such session."""
-        while (gone := self._deleting.get(session_id)) is not None:
-            await asyncio.wait([gone])
-        session = self._sessions.get(session_id)
-        if session is None:
-            opening = self._opening.get(session_id)
-            if opening is None:
-                opening = self._opening[session_id] = asyncio.create_task(self._load(session_id))
-                opening.add_done_callback(lambda _: self._opening.pop(session_id, None))
-            session = await asyncio.shield(opening)
+        """The session's object, made from the ledger when it is at rest there; None when there is no such session.
+
+        It is the one object of that session as long as the caller does not pause before it decides.
+        """
+        session = await self._found(session_id)
+        while session_id in self._deleting:
+            await asyncio.wait([self._deleting[session_id]])
+            session = await self._found(session_id)
         if session is not None and session.journal.record.owner != owner:
             raise errors.SessionAlreadyExists(f"session {session_id} cannot be used", resource=session_id)
         return session
+
+    async def _found(self, session_id: str) -> Session | None:
+        if session_id in self._sessions:
+            return self._sessions[session_id]
+        opening = self._opening.get(session_id)
+        if opening is None:
+            opening = self._opening[session_id] = asyncio.create_task(self._load(session_id))
+            opening.add_done_callback(lambda _: self._opening.pop(session_id, None))
+        loaded = await asyncio.shield(opening)
+        return self._sessions.get(session_id, loaded)
 
     async def _load(self, session_id: str) -> Session | None:
         record = await self.ledger.session(session_id)
@@ -526,7 +536,10 @@ class SessionRegistry:
         return session
 
     def _forget_if_idle(self, session: Session) -> None:
-        if session.idle and self._sessions.get(session.session_id) is session:
+        """Hold a session no longer than there is something to hold; what it was told last must be in the ledger first."""
+        if session.idle and not session.journal.is_flushed:
+            session.journal.when_flushed(lambda: self._forget_if_idle(session))
+        elif session.idle and self._sessions.get(session.session_id) is session:
             del self._sessions[session.session_id]
 
     def _shown(self, session: Session) -> pb.Session:
