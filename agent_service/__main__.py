@@ -21,6 +21,8 @@ from agent_service.ledger import LedgerUnusable
 from agent_service.processes import GuardUnavailable
 from agent_service.server import CannotServe, Running, serve
 
+log = logging.getLogger(__name__)
+
 PREFIX = "AGENT_SERVICE_"
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "TERM", "SSL_CERT_FILE", "SSL_CERT_DIR", "NODE_EXTRA_CA_CERTS")
 PASSED_ON_PREFIXES = (
@@ -164,25 +166,31 @@ def agent_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 def _announce(running: Running) -> None:
     print(f"agent-service listening on {running.address}", flush=True)
+    source, command = _source(running), _first_command(running)
     if sys.stderr.isatty():
-        click.echo(_welcome(running), err=True)
+        click.echo(f"\n  Answers come from {source}\n  In a second shell, type:\n\n    {command}\n", err=True)
+    else:
+        log.info("answers come from %s In a second shell, type: %s", source, command)
 
 
-def _welcome(running: Running) -> str:
-    server = "" if running.address == "127.0.0.1:50051" else f" --server {running.address}"
-    source = (
-        "Claude, with the credentials in the environment."
-        if running.model_backend == "claude"
-        else "the offline model, a script that does what the prompt says. It is not Claude; set ANTHROPIC_API_KEY for that."
-    )
-    prompt = (
-        "bash: echo hello from a real tool" if running.model_backend == "offline" else "Say hello with echo in a shell"
-    )
+def _source(running: Running) -> str:
+    if running.model_backend == "claude":
+        return "Claude, with the credentials in the environment."
     return (
-        f"\n  Answers come from {source}\n"
-        "  In a second shell, type:\n\n"
-        f'    .venv/bin/agentctl{server} run --allow Bash "{prompt}"\n'
+        "the offline model, a script that does what the prompt says. It is not Claude; set ANTHROPIC_API_KEY and start "
+        "again for that."
     )
+
+
+def _first_command(running: Running) -> str:
+    """What a newcomer types next, as it works from the directory the service was started in."""
+    agentctl = Path(sys.executable).with_name("agentctl")
+    if agentctl.is_relative_to(Path.cwd()):
+        agentctl = agentctl.relative_to(Path.cwd())
+    server = "" if running.address == "127.0.0.1:50051" else f" --server {running.address}"
+    offline_run = running.model_backend == "offline"
+    prompt = "bash: echo hello from a real tool" if offline_run else "Say hello with echo in a shell"
+    return f'{agentctl}{server} run --allow Bash "{prompt}"'
 
 
 def _configure_logging(level: str) -> None:

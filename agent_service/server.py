@@ -223,7 +223,6 @@ async def _model(config: Config, stack: AsyncExitStack) -> tuple[str, Mapping[st
     if config.model == "claude" or (config.model == "auto" and credentials):
         return "claude", environment, ""
     offline = await stack.enter_async_context(OfflineModel())
-    log.warning("answers come from the offline model, a script that follows the prompt; it is not Claude")
     kept = {key: value for key, value in environment.items() if not key.startswith(_CREDENTIAL_PREFIXES)}
     return "offline", {**kept, "ANTHROPIC_BASE_URL": offline.url, "ANTHROPIC_API_KEY": "offline"}, offline.url
 
