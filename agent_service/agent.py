@@ -122,6 +122,7 @@ class Agent:
         self._sink: Sink | None = None
         self._stopped = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
+        self._started: asyncio.Task[None] | None = None
         self._end: asyncio.Task[Ended] | None = None
         self._failure: AgentFailed | None = None
         options = replace(spec.options, can_use_tool=self._on_permission if spec.asks else None)
@@ -169,8 +170,9 @@ class Agent:
         async with self._start_slots:
             if self._stopped.is_set():
                 raise AgentFailed("STOPPED", "the agent was stopped before its process started")
+            self._started = asyncio.create_task(self._handshake(), name=f"start {self.spec.marker}")
             try:
-                await self._handshake()
+                await asyncio.shield(self._started)
             except AgentFailed:
                 raise
             except Exception as error:
@@ -293,6 +295,7 @@ class Agent:
             await asyncio.to_thread(shutil.rmtree, self.spec.scratch, ignore_errors=True)
 
     async def _end_tree(self, patience: float, term_grace: float) -> Ended:
+        await self._start_over()
         tree = self._transport.tree
         if tree is None:
             await self._disconnect()
@@ -307,6 +310,12 @@ class Agent:
         return Ended(
             tuple(sorted(before | set(reaped.process_ids))), terminated=reaped.terminated, killed=reaped.killed
         )
+
+    async def _start_over(self) -> None:
+        """Wait until a start under way has been given up, and shows the process it made."""
+        if self._started is not None:
+            await asyncio.wait([self._started])
+        await self._transport.settled()
 
     async def _disconnect(self) -> None:
         if self._reader is not None:
@@ -351,7 +360,7 @@ def classify(error: BaseException, *, stderr_tail: str) -> AgentFailed:
             "AGENT_EXITED",
             f"the agent's process ended with exit code {error.exit_code}"
             + (f": {_last_line(stderr_tail)}" if stderr_tail else ""),
-            retryable=error.exit_code is not None and error.exit_code < 0,
+            retryable=_died_by_signal(error.exit_code),
             stderr_tail=stderr_tail,
         )
     if isinstance(error, CLINotFoundError | OSError):
@@ -359,6 +368,11 @@ def classify(error: BaseException, *, stderr_tail: str) -> AgentFailed:
             "AGENT_UNAVAILABLE", f"the agent's process could not be started: {text}", stderr_tail=stderr_tail
         )
     return AgentFailed("AGENT_FAILED", text or type(error).__name__, retryable=True, stderr_tail=stderr_tail)
+
+
+def _died_by_signal(exit_code: int | None) -> bool:
+    """Process guards report signal n as 128+n."""
+    return exit_code is not None and (exit_code < 0 or exit_code > 128)
 
 
 def _last_line(text: str) -> str:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from pathlib import Path
 
 from agentpb import agent_pb2 as pb
 
-from agent_service.agent import Agent, AgentFailed, Sink
-from agent_service.events import RunningTotals
+from agent_service.agent import Agent, AgentFailed, AgentSpec, Ended, Sink
+from agent_service.events import RunningTotals, restored_totals
 from agent_service.options.live import live_settings
 from agent_service.pool import AgentPool, Resume
 from agent_service.turns import Work
+from agent_service.workspace import holds_message
 
 
 class Keeper:
@@ -23,8 +24,10 @@ class Keeper:
         self.pool = pool
         self.agent: Agent | None = None
         self.totals = RunningTotals()
+        self.knows_prompt = False
+        """Whether the conversation holds the turn's prompt already: the agent of an earlier run of the service had it."""
         self._key = ""
-        self._closing: asyncio.Task[Any] | None = None
+        self._closing: asyncio.Task[Ended] | None = None
         self._stopped = False
 
     @property
@@ -45,16 +48,16 @@ class Keeper:
         options = record.options
         resume_at = work.request.options.resume_at_message_uuid
         key = self.pool.key(options)
+        self.knows_prompt = False
         if self.agent is not None and self.alive and key == self._key and not resume_at:
             if await self._adjust(self.agent, options):
                 return True
         self.close()
         await self.closed()
         begun = time.monotonic()
-        spec = await asyncio.to_thread(self.pool.spec, record, options, self._resume(record, work, resume_at))
+        spec = await asyncio.to_thread(self._prepare, record, work, resume_at)
         if self._stopped:
             raise AgentFailed("STOPPED", "the turn was stopped before its agent started")
-        self.totals = RunningTotals()
         self.agent, self._key = self.pool.claim(spec), key
         self.agent.attach(sink)
         await self.agent.connect()
@@ -70,15 +73,28 @@ class Keeper:
         mode = wanted.permission_mode
         return mode is None or mode == agent.permission_mode or await agent.set_permission_mode(mode)
 
-    def _resume(self, record: pb.Session, work: Work, resume_at: str) -> Resume | None:
-        """Which conversation the turn continues; None begins one. Raises AgentFailed when it should and cannot."""
-        if self.pool.has_transcript(record):
-            return Resume(record.agent_session_id, at_message_uuid=resume_at)
-        if work.fork_of is not None:
-            return Resume(work.fork_of, fork=True, at_message_uuid=resume_at)
+    def _prepare(self, record: pb.Session, work: Work, resume_at: str) -> AgentSpec:
+        """What to start, and what the conversation it continues has in it. Reads and writes files."""
+        transcript, resume = self._resume(record, work, resume_at)
+        self.totals = restored_totals(transcript) if transcript is not None else RunningTotals()
+        self.knows_prompt = transcript is not None and holds_message(transcript, work.turn.turn_id)
+        return self.pool.spec(record, record.options, resume)
+
+    def _resume(self, record: pb.Session, work: Work, resume_at: str) -> tuple[Path | None, Resume | None]:
+        """The conversation the turn continues; without one it begins one. Raises AgentFailed when it should and cannot."""
+        transcript = self.pool.transcript(record)
+        if transcript is not None:
+            return transcript, Resume(record.agent_session_id, at_message_uuid=resume_at)
         if record.model:
             raise AgentFailed("RESUME_REJECTED", "the conversation's transcript is missing; start a new session")
-        return None
+        if work.fork_of is None:
+            return None, None
+        transcript = self.pool.transcript_to_fork(record, work.fork_of)
+        if transcript is None:
+            raise AgentFailed(
+                "RESUME_REJECTED", "the transcript of the session to fork is missing; start a new session"
+            )
+        return transcript, Resume(work.fork_of, fork=True, at_message_uuid=resume_at)
 
     def close(self, *, at_once: bool = False) -> None:
         """Give the agent back; the pool ends it."""
@@ -93,7 +109,8 @@ class Keeper:
             self.agent.detach()
             self.agent = None
 
-    async def closed(self) -> None:
-        """Wait until the agent that was given back is dead."""
-        if self._closing is not None:
-            await asyncio.wait([self._closing])
+    async def closed(self) -> Ended | None:
+        """Wait until the agent that was given back is dead; how it ended."""
+        if self._closing is None:
+            return None
+        return await asyncio.shield(self._closing)

@@ -6,12 +6,12 @@ A result's subtype is not to be trusted alone: an API failure arrives as subtype
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import IntEnum
 
 from agentpb import agent_pb2 as pb
 
 
-class StopCause(Enum):
+class StopCause(IntEnum):
     """Why a running turn is stopped, from the weakest to the strongest: a stronger one replaces a weaker one."""
 
     INTERRUPT = 1

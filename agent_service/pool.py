@@ -138,9 +138,13 @@ class AgentPool:
         """The directory the session's agent works in."""
         return str(self._workspaces.cwd(session))
 
-    def has_transcript(self, session: pb.Session) -> bool:
-        """Whether the session's conversation can be continued."""
-        return self._workspaces.transcript(session) is not None
+    def transcript(self, session: pb.Session) -> Path | None:
+        """The file of the session's conversation; None when there is none that could be continued."""
+        return self._workspaces.transcript(session)
+
+    def transcript_to_fork(self, session: pb.Session, agent_session_id: str) -> Path | None:
+        """The file of the conversation that the session begins with; None when it is gone."""
+        return self._workspaces.find_transcript(session.owner, agent_session_id)
 
     def claim(self, spec: AgentSpec) -> Agent:
         """An agent for `spec`; the caller connects it."""

@@ -6,6 +6,7 @@ request id and no cost is lost: all of that was in the ledger before anybody was
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from agentpb import agent_pb2 as pb
@@ -13,22 +14,20 @@ from agentpb import agent_pb2 as pb
 from agent_service import events, outcomes
 from agent_service.journal import Journal
 from agent_service.ledger import Ledger
-from agent_service.turns import Work, end_turn
+from agent_service.turns import Work, end_turn, may_continue, requeue, set_expiry
 
 log = logging.getLogger(__name__)
-
-MAX_RESTARTS = 3
-CONTINUE_PROMPT = "The service was restarted while you were at work. Continue where you left off."
 
 
 async def recover(ledger: Ledger) -> list[tuple[Journal, list[Work]]]:
     """End or queue again what was left at work; the sessions that have turns to run, oldest turn first."""
-    left = []
+    left, commits = [], []
     for record in await ledger.unfinished():
         journal, works = await _recover_session(ledger, record)
-        await journal.commit()
+        commits.append(journal.commit())
         if works:
             left.append((journal, works))
+    await asyncio.gather(*commits)
     left.sort(key=lambda each: each[1][0].turn.create_time.ToMicroseconds())
     if left:
         log.info("%d sessions go on after the restart", len(left))
@@ -37,34 +36,35 @@ async def recover(ledger: Ledger) -> list[tuple[Journal, list[Work]]]:
 
 async def _recover_session(ledger: Ledger, record: pb.Session) -> tuple[Journal, list[Work]]:
     record.last_sequence, record.message_count = await ledger.log_counts(record.session_id)
-    del record.pending_interactions[:]
     journal = Journal(record, ledger, new=False)
-    await _withdraw_interactions(ledger, journal)
     if record.phase == pb.SESSION_PHASE_IDLE:
         journal.move(pb.SESSION_STATE_COMPLETED, pb.SESSION_PHASE_DORMANT, reason="the service was restarted")
         return journal, []
+    del record.pending_interactions[:]
+    await _withdraw_interactions(ledger, journal)
     turns = await ledger.turns(record.session_id, states=(pb.TURN_STATE_QUEUED, pb.TURN_STATE_RUNNING))
     works = [Work(turn, await _request_of(ledger, turn), await _fork_of(ledger, record)) for turn in turns]
     running = next((work for work in works if work.turn.state == pb.TURN_STATE_RUNNING), None)
-    outcome = outcomes.interrupted("the service ended while the turn ran; the next Execute resumes the conversation")
+    what = "the turn ran" if running is not None else "background tasks were at work"
+    outcome = outcomes.interrupted(f"the service ended while {what}; the next Execute resumes the conversation")
     if running is not None:
         works.remove(running)
         works = _continued(journal, running, outcome) + works
+    await _note_recorded(ledger, record.session_id, works)
     record.ClearField("current_turn")
     record.queued_turn_count = len(works)
     journal.changed()
     if not works:
-        _rest(journal, outcome, interrupted=running is not None)
+        journal.move(outcome.state, outcome.phase, error=outcome.error, reason="the service was restarted")
+        set_expiry(record, running.request if running is not None else pb.ExecuteRequest())
     return journal, works
 
 
 def _continued(journal: Journal, work: Work, outcome: outcomes.Outcome) -> list[Work]:
     """The interrupted turn again when its policy says so, otherwise nothing: it has ended."""
     turn = work.turn
-    if work.request.restart_policy == pb.RESTART_POLICY_RESUME and turn.restart_count < MAX_RESTARTS:
-        turn.restart_count += 1
-        turn.state = pb.TURN_STATE_QUEUED
-        turn.ClearField("start_time")
+    if may_continue(work):
+        requeue(turn)
         journal.turn_changed(turn)
         return [work]
     end_turn(turn, outcome, None)
@@ -73,11 +73,15 @@ def _continued(journal: Journal, work: Work, outcome: outcomes.Outcome) -> list[
     return []
 
 
-def _rest(journal: Journal, outcome: outcomes.Outcome, *, interrupted: bool) -> None:
-    """Come to rest: interrupted when a turn ran; a session that only had background work has its result already."""
-    if not interrupted and journal.record.phase != pb.SESSION_PHASE_BACKGROUND:
-        log.warning("session %s was at work without a turn", journal.session_id)
-    journal.move(outcome.state, outcome.phase, error=outcome.error, reason="the service was restarted")
+async def _note_recorded(ledger: Ledger, session_id: str, works: list[Work]) -> None:
+    """Mark the turns whose prompt is in the log: they had begun before."""
+    restarted = {work.turn.turn_id: work for work in works if work.turn.restart_count}
+    if not restarted:
+        return
+    for event in await ledger.read(session_id, 0, limit=10_000, types=("turn.started",), newest_first=True):
+        turn_id = pb.SessionEvent.FromString(event.body).turn_started.turn.turn_id
+        if turn_id in restarted:
+            restarted[turn_id].recorded = True
 
 
 async def _withdraw_interactions(ledger: Ledger, journal: Journal) -> None:

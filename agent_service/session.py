@@ -12,13 +12,14 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 from agentpb import agent_pb2 as pb
 
 from agent_service import errors, events, outcomes
 from agent_service import options as translate
 from agent_service.admission import Admission
-from agent_service.agent import Agent, AgentFailed, Answer, PermissionContext
+from agent_service.agent import Agent, AgentFailed, Answer, Ended, PermissionContext
 from agent_service.events.accounting import add_usage, unsolicited_result
 from agent_service.interactions import Interactions, ask_people
 from agent_service.journal import Journal, now_us
@@ -27,7 +28,17 @@ from agent_service.ledger import RequestId
 from agent_service.outcomes import Outcome, StopCause
 from agent_service.pool import AgentPool
 from agent_service.stopping import Stop
-from agent_service.turns import Work, end_turn, message_content, prompt_content, seconds
+from agent_service.turns import (
+    CONTINUE_PROMPT,
+    Work,
+    end_turn,
+    may_continue,
+    message_content,
+    prompt_content,
+    requeue,
+    seconds,
+    set_expiry,
+)
 from agent_service.watchdogs import Activity, StallWatch, Timers, is_signal
 
 log = logging.getLogger(__name__)
@@ -76,6 +87,9 @@ class Session:
         self._keeper = Keeper(pool)
         self._ended: asyncio.Future[Outcome] | None = None
         self._prompted = False
+        self._prompt_uuid = ""
+        self._ttl_of = pb.ExecuteRequest()
+        self._reported_model = ""
         self._keeper.begin()
         self._result: pb.TurnResult | None = None
         self._result_raw: bytes | None = None
@@ -132,7 +146,8 @@ class Session:
         self._disarm_idle()
         if self._head is None:
             self._promote(work)
-            self._settle(outcomes.COMPLETED)  # background work goes on beside the new turn
+            if self._stop is None:
+                self._settle(outcomes.COMPLETED)  # background work goes on beside the new turn
         elif next_up:
             self._queue.appendleft(work)
         else:
@@ -174,13 +189,16 @@ class Session:
     def _cancel_waiting(self, reason: str) -> Stop:
         """Cancel a head that has no place yet: nothing was started."""
         outcome = outcomes.of_stop(StopCause.CANCEL, reason)
+        self._conclude_waiting(outcome)
+        return Stop.of_waiting(self, outcome, self.journal.commit())
+
+    def _conclude_waiting(self, outcome: Outcome) -> None:
+        """End the head before it has begun."""
         if self._head is not None:
             work, self._head = self._head, None
+            self._result = self._result_raw = None
             self._conclude(work, outcome)
             self._leave_queue()
-        stop = Stop.not_started(outcome)
-        self._over_when_durable(stop)
-        return stop
 
     def _over_when_durable(self, stop: Stop | None) -> None:
         if stop is not None:
@@ -259,6 +277,8 @@ class Session:
         """Make `work` the next to run; from now on its options are those in force."""
         record = self.journal.record
         self._head = work
+        if not work.delivered:
+            self._ttl_of = work.request
         options = translate.merge(record.options, work.request.options, work.request.clear_options)
         record.options.CopyFrom(options)
         record.permission_mode = options.permission_mode or pb.PERMISSION_MODE_DEFAULT
@@ -288,9 +308,7 @@ class Session:
         )
         outcome = outcomes.failed(pb.SESSION_PHASE_TIMED_OUT, failure)
         if work is self._head and self._ended is None:
-            self._head = None
-            self._conclude(work, outcome)
-            self._leave_queue()
+            self._conclude_waiting(outcome)
         elif work in self._queue:
             self._queue.remove(work)
             self._end_turn(work, outcome, None)
@@ -330,7 +348,7 @@ class Session:
             try:
                 if self._head is not None and not self._halted:
                     await self._run_turn(self._head)
-                    while self._head is not None and self._head.delivered:
+                    while self._head is not None and self._head.delivered and not self._halted:
                         await self._run_turn(self._head)
                     await self._linger()
             finally:
@@ -346,9 +364,8 @@ class Session:
             if not warm:
                 self._activity.reset()
             self._begin(work, warm)
-            assert self.agent is not None
-            if not work.delivered:
-                await self.agent.prompt(work.turn.turn_id, prompt_content(work.request))
+            if not (work.delivered and warm):
+                await self._give_prompt(work)
         except AgentFailed as failure:
             self.on_exit(failure)
         except errors.StoreUnavailable:
@@ -357,9 +374,39 @@ class Session:
             log.exception("session %s: a turn broke", self.session_id)
             self._settle(outcomes.failed(pb.SESSION_PHASE_FAILED, outcomes.error("INTERNAL", repr(error)[:500])))
         outcome = await self._ended
-        self._head = self._ended = None
-        self._conclude(work, outcome)
+        if self._stop is not None:
+            outcome = await self._stop.finished(self)
+        self._ended = None
+        if self._stop is not None and self._stop.cause is StopCause.DRAIN and may_continue(work):
+            self._put_off(work)
+        else:
+            self._head = None
+            self._conclude(work, outcome)
         self._over_when_durable(self._stop)
+
+    async def _give_prompt(self, work: Work) -> None:
+        """Give the agent the turn's prompt; where a restart cut the turn short behind it, tell it to go on."""
+        assert self.agent is not None
+        if self._keeper.knows_prompt:
+            await self.agent.prompt(self._prompt_uuid, CONTINUE_PROMPT)
+        else:
+            await self.agent.prompt(self._prompt_uuid, prompt_content(work.request))
+
+    def _put_off(self, work: Work) -> None:
+        """Leave a turn that a shutdown has stopped to the next start, which continues it: its policy says so."""
+        self._timers.disarm()
+        self.interactions.withdraw("restart")
+        self._add_to_totals(self._result)
+        requeue(work.turn)
+        self.journal.record.current_turn.CopyFrom(work.turn)
+        self.journal.turn_changed(work.turn)
+        self.journal.move(
+            pb.SESSION_STATE_PENDING,
+            pb.SESSION_PHASE_RECOVERING,
+            turn_id=work.turn.turn_id,
+            reason="the service was shut down; the turn goes on after its next start",
+        )
+        self._commit([])
 
     def _prepare(self, work: Work) -> None:
         work.cancel_timer()
@@ -384,7 +431,11 @@ class Session:
         self.journal.turn_changed(turn)
         self.journal.add(events.turn_started(turn, warm), turn_id=turn.turn_id)
         self.journal.move(pb.SESSION_STATE_RUNNING, pb.SESSION_PHASE_WORKING, turn_id=turn.turn_id)
-        if not work.delivered:
+        # The agent skips a uuid it knows without a word.
+        self._prompt_uuid = str(uuid4()) if self._keeper.knows_prompt else turn.turn_id
+        if self._keeper.knows_prompt:
+            self.journal.add(events.user_prompt(CONTINUE_PROMPT, (), self._prompt_uuid), turn_id=turn.turn_id)
+        elif not (work.delivered or work.recorded):
             prompt = events.user_prompt(work.request.prompt, work.request.attachments, turn.turn_id)
             self.journal.add(prompt, turn_id=turn.turn_id)
         self.journal.commit()
@@ -456,6 +507,7 @@ class Session:
             elif self._limits.idle_timeout and not self._halted:
                 phase = pb.SESSION_PHASE_IDLE
         self.journal.move(state, phase, turn_id=turn_id, reason=outcome.reason, error=outcome.error)
+        set_expiry(record, self._ttl_of)
         if phase == pb.SESSION_PHASE_IDLE:
             self._arm_idle()
         elif phase != pb.SESSION_PHASE_BACKGROUND:
@@ -483,7 +535,7 @@ class Session:
         """Stay while background tasks go on after the result; then come to rest. A new turn does not wait for them."""
         if self.journal.record.phase != pb.SESSION_PHASE_BACKGROUND:
             return
-        self._stop = None
+        self._stop = self._result = self._outcome = None
         self._ended = asyncio.get_running_loop().create_future()
         timer = asyncio.get_running_loop().call_later(
             self._limits.background_timeout,
@@ -493,11 +545,15 @@ class Session:
         )
         self._check_background()
         outcome = await self._ended
+        if self._stop is not None:
+            outcome = await self._stop.finished(self)
         timer.cancel()
         self._ended = None
         self.interactions.withdraw("cancel")
         if self._head is None:
             self._come_to_rest(outcome, "")
+        elif self._stop is not None and self._stop.cause is StopCause.CANCEL:
+            self._conclude_waiting(outcome)  # it came while the session was being cancelled
         self.journal.commit()
         self._over_when_durable(self._stop)
 
@@ -525,6 +581,8 @@ class Session:
             return
         if kind == "system":
             self._activity.observe(frame)
+            if frame.get("subtype") == "init":
+                self._reported_model = str(frame.get("model") or "")
         event = None if is_signal(frame) else events.from_frame(frame)
         if event is None:
             return
@@ -544,6 +602,13 @@ class Session:
             record.model = model
             self.journal.changed()
 
+    def _had_a_result(self) -> None:
+        """Know the model from now on, also where no answer named it: whoever has one, has a conversation to continue."""
+        record = self.journal.record
+        if not record.model and self._reported_model:
+            record.model = self._reported_model
+            self.journal.changed()
+
     def _came_to_idle(self) -> None:
         """End the turn whose result is in: only now has the agent said all it has to say of it."""
         if self._outcome is not None:
@@ -553,12 +618,13 @@ class Session:
     def _on_result(self, frame: dict[str, Any]) -> None:
         result, self._keeper.totals = events.turn_result(frame, self._keeper.totals)
         work = self._head
-        if work is None or self._ended is None or not self._prompted or not _answers(frame, work.turn.turn_id):
+        if work is None or self._ended is None or not self._prompted or not _answers(frame, self._prompt_uuid):
             self._on_other_result(frame, result)
             return
         for uuid in frame.get("user_message_uuids") or ():
             self._sent.pop(uuid, None)
         self._result, self._result_raw = result, events.raw_json(frame)
+        self._had_a_result()
         self.result_in.set()
         if self._stop is None:
             status = frame.get("api_error_status")
@@ -629,9 +695,15 @@ class Session:
         return self._keeper.pool
 
     @property
-    def result(self) -> pb.TurnResult | None:
-        """The result of the running turn, once it is in."""
-        return self._result
+    def own_outcome(self) -> Outcome | None:
+        """How the running turn ended by itself; None when it did not, or only because it was stopped."""
+        if self._outcome is None and self._result is not None and not self._result.is_error:
+            return outcomes.COMPLETED
+        return self._outcome
+
+    async def agents_closed(self) -> Ended | None:
+        """Wait until an agent that was given back is dead; how it ended."""
+        return await self._keeper.closed()
 
     def release_agent(self) -> None:
         """Forget an agent that a stop has ended."""

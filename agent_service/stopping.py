@@ -38,16 +38,23 @@ class Stop:
         self.stopped_turn = False
         self.receipt = pb.CancelReceipt()
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._begun = asyncio.get_running_loop().time()
         self._nudge = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     @classmethod
-    def not_started(cls, outcome: Outcome) -> Stop:
-        """A stop of work that had not begun: done already."""
+    def of_waiting(cls, session: Session, outcome: Outcome, durable: asyncio.Future[None]) -> Stop:
+        """A stop of work that had not begun. What is left to do is to see the process of an earlier turn dead."""
         stop = cls(StopCause.CANCEL, deadline=0, force=False, reason=outcome.reason)
-        stop.receipt = pb.CancelReceipt(outcome=pb.CANCEL_OUTCOME_NOT_STARTED)
-        stop.receipt.duration.FromMicroseconds(0)
+        stop._task = asyncio.create_task(stop._see_off(session, durable), name=f"stop {session.session_id}")
         return stop
+
+    async def _see_off(self, session: Session, durable: asyncio.Future[None]) -> None:
+        self.receipt = _receipt(await session.agents_closed())
+        self._measure()
+        await asyncio.wait([durable])
+        if durable.exception() is None:
+            self.is_over()
 
     def is_over(self) -> None:
         """Say that the turn's end is durable."""
@@ -56,7 +63,7 @@ class Stop:
 
     def escalate(self, cause: StopCause, *, deadline: float, force: bool, reason: str) -> bool:
         """Take over what is stronger; True when the processes are to be killed at once from now on."""
-        if cause.value > self.cause.value:
+        if cause > self.cause:
             self.cause, self.reason = cause, reason
         self.deadline = min(self.deadline, deadline)
         at_once = force and not self.force
@@ -69,20 +76,34 @@ class Stop:
         self._task = asyncio.create_task(self._run(session), name=f"stop {session.session_id}")
 
     async def _run(self, session: Session) -> None:
-        begun = asyncio.get_running_loop().time()
         try:
             self.receipt = await self._climb(session)
         except Exception:
             log.exception("session %s: the stop itself broke", session.session_id)
             self.receipt = pb.CancelReceipt(outcome=pb.CANCEL_OUTCOME_UNSPECIFIED)
-        self.receipt.duration.FromMicroseconds(round((asyncio.get_running_loop().time() - begun) * 1e6))
-        session.settle(self._outcome(session))
+        self._measure()
+        session.settle(outcomes.of_stop(self.cause, self.reason))
+
+    def _measure(self) -> None:
+        self.receipt.duration.FromMicroseconds(round((asyncio.get_running_loop().time() - self._begun) * 1e6))
+
+    async def finished(self, session: Session) -> Outcome:
+        """How the turn ended, once the ladder is climbed. It does not pause after its last look at the cause.
+
+        A stronger stop may have joined when an interrupt had left the agent alive: then there is more to climb.
+        """
+        while True:
+            assert self._task is not None
+            await asyncio.wait([self._task])
+            if self.cause is StopCause.INTERRUPT or session.agent is None:
+                return self._outcome(session)
+            self.begin(session)
 
     def _outcome(self, session: Session) -> Outcome:
-        """An interrupt that came too late did not stop anything: the turn's own result stands."""
-        result = session.result
-        if self.cause is StopCause.INTERRUPT and result is not None and not result.is_error:
-            return outcomes.COMPLETED
+        """Who comes too late did not stop anything: the turn's own end stands. A cancel holds in any case."""
+        own = session.own_outcome
+        if self.cause < StopCause.DRAIN and own is not None:
+            return own
         self.stopped_turn = True
         return outcomes.of_stop(self.cause, self.reason)
 
@@ -91,13 +112,12 @@ class Stop:
             await self._ask(session)
         if self.cause is StopCause.INTERRUPT and session.result_in.is_set():
             return pb.CancelReceipt(outcome=pb.CANCEL_OUTCOME_INTERRUPTED)
-        agent = session.agent
-        if agent is None:
-            return pb.CancelReceipt(outcome=pb.CANCEL_OUTCOME_NOT_STARTED)
-        had_process = agent.spawned
+        if session.agent is None:
+            return _receipt(await session.agents_closed())
+        started = session.agent.spawned
         ended = await self._end(session)
         session.release_agent()
-        return _receipt(ended, had_process=had_process)
+        return _receipt(ended, started=started)
 
     async def _ask(self, session: Session) -> None:
         """Interrupt, and wait for the turn's result until the deadline, or until somebody is in more of a hurry."""
@@ -126,8 +146,8 @@ class Stop:
         return await asyncio.shield(session.pool.end(agent, patience=patience))
 
 
-def _receipt(ended: Ended, *, had_process: bool) -> pb.CancelReceipt:
-    if not had_process:
+def _receipt(ended: Ended | None, *, started: bool = False) -> pb.CancelReceipt:
+    if ended is None or not (started or ended.process_ids):
         return pb.CancelReceipt(outcome=pb.CANCEL_OUTCOME_NOT_STARTED)
     if ended.killed:
         outcome = pb.CANCEL_OUTCOME_KILLED

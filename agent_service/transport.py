@@ -43,6 +43,7 @@ class ProcessTransport(Transport):
         self._marker = marker
         self._on_stderr = on_stderr
         self._process: asyncio.subprocess.Process | None = None
+        self._spawning: asyncio.Task[None] | None = None
         self._stderr_task: asyncio.Task[None] | None = None
         self._write_lock = asyncio.Lock()
         self._closing = False
@@ -54,7 +55,16 @@ class ProcessTransport(Transport):
         return self._process.returncode if self._process else None
 
     async def connect(self) -> None:
-        """Start the process. Raises OSError when the host cannot."""
+        """Start the process. Raises OSError when the host cannot. Who is cancelled here does not stop it: see `settled`."""
+        self._spawning = asyncio.create_task(self._spawn(), name=f"spawn {self._marker}")
+        await asyncio.shield(self._spawning)
+
+    async def settled(self) -> None:
+        """Wait until a start under way has given a process, or has failed."""
+        if self._spawning is not None:
+            await asyncio.wait([self._spawning])
+
+    async def _spawn(self) -> None:
         command, spawn_options = self._guard.spawn(self._argv, marker=self._marker)
         self._process = await asyncio.create_subprocess_exec(
             *command,

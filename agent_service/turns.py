@@ -12,6 +12,9 @@ from agentpb import agent_pb2 as pb
 from agent_service.journal import now_us
 from agent_service.outcomes import Outcome
 
+MAX_RESTARTS = 3
+CONTINUE_PROMPT = "The service was restarted while you were at work. Continue where you left off."
+
 
 def _new_future() -> asyncio.Future[None]:
     return asyncio.get_running_loop().create_future()
@@ -26,6 +29,8 @@ class Work:
     fork_of: str | None = None
     delivered: bool = False
     """Whether the agent has the prompt already: it was sent into the turn before, and became one of its own."""
+    recorded: bool = False
+    """Whether the log has the prompt already: a restart of the service cut the turn short."""
     done: asyncio.Future[None] = field(default_factory=_new_future)
     timer: asyncio.TimerHandle | None = None
 
@@ -54,6 +59,24 @@ def end_turn(turn: pb.Turn, outcome: Outcome, result: pb.TurnResult | None) -> N
         turn.result.CopyFrom(result)
     if outcome.turn_state == pb.TURN_STATE_ERROR and outcome.error is not None:
         turn.error.CopyFrom(outcome.error)
+
+
+def may_continue(work: Work) -> bool:
+    """Whether the turn goes on by itself after a restart of the service, by its policy."""
+    return work.request.restart_policy == pb.RESTART_POLICY_RESUME and work.turn.restart_count < MAX_RESTARTS
+
+
+def requeue(turn: pb.Turn) -> None:
+    """Let a turn that a restart cut short wait for its continuation."""
+    turn.restart_count += 1
+    turn.state = pb.TURN_STATE_QUEUED
+    turn.ClearField("start_time")
+
+
+def set_expiry(record: pb.Session, request: pb.ExecuteRequest) -> None:
+    """Say of a session that has come to rest when it will be deleted, if its last turn asked for a time to live."""
+    if request.HasField("ttl") and record.HasField("rest_time"):
+        record.expire_time.FromMicroseconds(record.rest_time.ToMicroseconds() + request.ttl.ToMicroseconds())
 
 
 def seconds(request: pb.ExecuteRequest, name: Literal["execution_timeout", "queue_timeout"], default: float) -> float:

@@ -10,7 +10,9 @@ tmp/XXXXXXXX             TMPDIR of one agent process, removed with it
 from __future__ import annotations
 
 import hashlib
+import mmap
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -65,7 +67,11 @@ class Workspaces:
         if expected.exists():
             return expected
         # The session changed its cwd: the CLI goes on with the file where it began.
-        return next(projects.glob(f"*/{name}"), None)
+        return self.find_transcript(session.owner, session.agent_session_id)
+
+    def find_transcript(self, owner: str, agent_session_id: str) -> Path | None:
+        """The CLI's file of a conversation, wherever it was begun; slower the more conversations there are."""
+        return next((self.config_dir(owner) / "projects").glob(f"*/{agent_session_id}.jsonl"), None)
 
     def remove(self, session: pb.Session, *, keep_transcript: bool) -> int:
         """Remove the session's directories, and its transcript unless kept; bytes freed. A `cwd` of the caller's stays."""
@@ -81,6 +87,17 @@ class Workspaces:
     def _private(path: Path) -> Path:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         return path
+
+
+def holds_message(transcript: Path, uuid: str) -> bool:
+    """Whether a conversation has the user message `uuid`; blocks for a few milliseconds."""
+    with (
+        suppress(OSError, ValueError),
+        transcript.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as lines,
+    ):
+        return lines.rfind(f'"uuid":"{uuid}"'.encode()) >= 0
+    return False
 
 
 def _folder(owner: str) -> str:
