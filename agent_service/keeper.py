@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from agentpb import agent_pb2 as pb
@@ -19,9 +20,10 @@ from agent_service.workspace import holds_message
 class Keeper:
     """Keeps a session's agent. There is never more than one process on a conversation: two would each go their own way."""
 
-    def __init__(self, pool: AgentPool) -> None:
-        """Take agents from `pool` and give them back to it."""
+    def __init__(self, pool: AgentPool, on_closed: Callable[[], None]) -> None:
+        """Take agents from `pool` and give them back to it; tell `on_closed` when one that was given back is dead."""
         self.pool = pool
+        self._on_closed = on_closed
         self.agent: Agent | None = None
         self.totals = RunningTotals()
         self.knows_prompt = False
@@ -34,6 +36,11 @@ class Keeper:
     def alive(self) -> bool:
         """Whether there is a connected agent."""
         return self.agent is not None and self.agent.alive
+
+    @property
+    def closing(self) -> bool:
+        """Whether an agent that was given back still lives."""
+        return self._closing is not None and not self._closing.done()
 
     def begin(self) -> None:
         """Forget a stop of the turn before."""
@@ -102,6 +109,7 @@ class Keeper:
         if agent is not None:
             agent.detach()
             self._closing = self.pool.end(agent, patience=0) if at_once else self.pool.end(agent)
+            self._closing.add_done_callback(lambda _: self._on_closed())
 
     def release(self) -> None:
         """Forget an agent that somebody else has ended."""

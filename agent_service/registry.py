@@ -86,10 +86,12 @@ class SessionRegistry:
         self._sessions: dict[str, Session] = {}
         self._opening: dict[str, asyncio.Task[Session | None]] = {}
         self._deleting: dict[str, asyncio.Future[None]] = {}
+        self._deletions = 0
         self._claims = Claims(ledger)
         self._tasks: set[asyncio.Task[None]] = set()
         self.draining = False
         self.drained = False
+        self._drain_over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._watchers = 0
 
     async def __aenter__(self) -> Self:
@@ -237,8 +239,9 @@ class SessionRegistry:
             if session is not None:
                 await session.journal.flushed()
             return True
-        done, _ = await asyncio.wait([work.done], timeout=max(0.0, seconds))
-        return bool(done)
+        waits = [work.done, self._drain_over]
+        await asyncio.wait(waits, timeout=max(0.0, seconds), return_when=asyncio.FIRST_COMPLETED)
+        return work.done.done()
 
     # ---------------------------------------------------------------------------------------------------------- reading
 
@@ -372,9 +375,12 @@ class SessionRegistry:
         try:
             if session is not None:
                 await session.finished()
-            freed = await self.ledger.delete(shown.session_id) or 0
+            # Its files go first: whatever happens in between, what is left can be found, and deleted again.
+            freed = await asyncio.to_thread(self._workspaces.remove, shown, keep_transcript=keep_transcript)
+            freed += await self.ledger.delete(shown.session_id) or 0
             self._sessions.pop(shown.session_id, None)
-            return freed + await asyncio.to_thread(self._workspaces.remove, shown, keep_transcript=keep_transcript)
+            self._deletions += 1
+            return freed
         finally:
             del self._deleting[shown.session_id]
             gone.set_result(None)
@@ -489,6 +495,8 @@ class SessionRegistry:
             session.halt(grace=1.0)
         await asyncio.gather(*(session.finished() for session in list(self._sessions.values())))
         self.drained = True
+        if not self._drain_over.done():
+            self._drain_over.set_result(None)
         self.ledger.wake_all()
 
     # ------------------------------------------------------------------------------------------------------ bookkeeping
@@ -498,10 +506,13 @@ class SessionRegistry:
 
         It is the one object of that session as long as the caller does not pause before it decides.
         """
-        session = await self._found(session_id)
-        while session_id in self._deleting:
-            await asyncio.wait([self._deleting[session_id]])
+        while True:
+            before = self._deletions
             session = await self._found(session_id)
+            if session_id in self._deleting:
+                await asyncio.wait([self._deleting[session_id]])
+            elif before == self._deletions or session is None or session_id in self._sessions:
+                break  # otherwise what was read may have been deleted while it was read
         if session is not None and session.journal.record.owner != owner:
             raise errors.SessionAlreadyExists(f"session {session_id} cannot be used", resource=session_id)
         return session

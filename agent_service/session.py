@@ -84,7 +84,7 @@ class Session:
         self._task: asyncio.Task[None] | None = None
         self._place: asyncio.Future[bool] | None = None
         self._halted = False
-        self._keeper = Keeper(pool)
+        self._keeper = Keeper(pool, lambda: self._on_rest(self))
         self._ended: asyncio.Future[Outcome] | None = None
         self._prompted = False
         self._prompt_uuid = ""
@@ -135,8 +135,9 @@ class Session:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is at work and no process is kept: nobody need hold it."""
-        return self._head is None and self.agent is None and (self._task is None or self._task.done())
+        """Whether nothing is at work and no process lives: nobody need hold it."""
+        working = self._task is not None and not self._task.done()
+        return self._head is None and self.agent is None and not self._keeper.closing and not working
 
     def submit(self, work: Work, *, request_id: RequestId | None, next_up: bool = False) -> asyncio.Future[None]:
         """Take a turn: it runs at once or waits its turn. The future is done when that is durable."""
