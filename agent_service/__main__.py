@@ -15,7 +15,7 @@ from typing import Any
 import click
 import structlog
 
-from agent_service import offline
+from agent_service import offline, upkeep
 from agent_service.config import Config, parse_duration
 from agent_service.ledger import LedgerUnusable
 from agent_service.processes import GuardUnavailable
@@ -137,6 +137,51 @@ def serve_command(config_file: Path | None, **values: Any) -> None:
         click.echo(f"agent-service: {error}", err=True)
         sys.exit(78)  # EX_CONFIG
     sys.exit(code)
+
+
+_DATA_DIR = click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default=Path("data"),
+    envvar=PREFIX + "DATA_DIR",
+    show_default=True,
+    show_envvar=True,
+    help="directory of the ledger, the transcripts and the sessions' files",
+)
+
+
+@cli.command("fsck")
+@_DATA_DIR
+def fsck_command(data_dir: Path) -> None:
+    """Look for contradictions in a data directory, also while it is in use.
+
+    Prints one line each. Exit code 0: the ledger is sound; 1: it is not. Lines that begin with "note:" say what is sound but should
+    be known.
+    """
+    found = upkeep.check(data_dir)
+    for problem in found.problems:
+        click.echo(problem)
+    for note in found.notes:
+        click.echo(f"note: {note}")
+    if found.problems:
+        sys.exit(1)
+    click.echo(f"{found.sessions} sessions, no contradictions")
+
+
+@cli.command("backup")
+@_DATA_DIR
+@click.argument("destination", type=click.Path(path_type=Path, exists=False))
+def backup_command(data_dir: Path, destination: Path) -> None:
+    """Copy a data directory to DESTINATION, which must not exist, also while it is in use.
+
+    The copy is a data directory: point --data-dir at it, or move it to where the old one was.
+    """
+    try:
+        upkeep.backup(data_dir, destination)
+    except (OSError, LedgerUnusable) as error:
+        click.echo(f"agent-service: cannot copy {data_dir} to {destination}: {error}", err=True)
+        sys.exit(74)  # EX_IOERR
+    click.echo(f"{data_dir} is copied to {destination}")
 
 
 @cli.command("offline-model")

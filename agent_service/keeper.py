@@ -118,7 +118,7 @@ class Keeper:
             self.agent = None
 
     async def closed(self) -> Ended | None:
-        """Wait until the agent that was given back is dead; how it ended."""
-        if self._closing is None:
+        """Wait until the agent that was given back is dead; how it ended, if it has not been dead before."""
+        if self._closing is None or self._closing.done():
             return None
         return await asyncio.shield(self._closing)

@@ -30,7 +30,10 @@ class Workspaces:
 
     def config_dir(self, owner: str) -> Path:
         """The tenant's CLAUDE_CONFIG_DIR."""
-        return self._private(self._root / "tenants" / _folder(owner) / "config")
+        return self._private(self._config(owner))
+
+    def _config(self, owner: str) -> Path:
+        return self._root / "tenants" / _folder(owner) / "config"
 
     def home(self, owner: str) -> Path:
         """The tenant's HOME."""
@@ -57,11 +60,16 @@ class Workspaces:
         """Remove what earlier runs of the service left."""
         shutil.rmtree(self._root / "tmp", ignore_errors=True)
 
+    def session_folders(self) -> list[str]:
+        """Ids of the sessions that have a directory of their own."""
+        folder = self._root / "sessions"
+        return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+
     def transcript(self, session: pb.Session) -> Path | None:
         """The CLI's file of the session's conversation; None when there is none."""
         if not session.agent_session_id:
             return None
-        projects = self.config_dir(session.owner) / "projects"
+        projects = self._config(session.owner) / "projects"
         name = f"{session.agent_session_id}.jsonl"
         expected = projects / project_folder(self.cwd(session)) / name
         if expected.exists():
@@ -71,7 +79,7 @@ class Workspaces:
 
     def find_transcript(self, owner: str, agent_session_id: str) -> Path | None:
         """The CLI's file of a conversation, wherever it was begun; slower the more conversations there are."""
-        return next((self.config_dir(owner) / "projects").glob(f"*/{agent_session_id}.jsonl"), None)
+        return next((self._config(owner) / "projects").glob(f"*/{agent_session_id}.jsonl"), None)
 
     def remove(self, session: pb.Session, *, keep_transcript: bool) -> int:
         """Remove the session's directories, and its transcript unless kept; bytes freed. A `cwd` of the caller's stays."""

@@ -9,9 +9,9 @@ returns. A commit that does not fit its log is a bug of its owner: it is refused
 session sends later, because a gap would be worse; the sessions of others go on.
 """
 
-from agent_service.ledger.check import fsck
+from agent_service.ledger.check import fsck, stored_sessions
 from agent_service.ledger.commits import Commit, RequestId
-from agent_service.ledger.file import LedgerUnusable
+from agent_service.ledger.file import LedgerUnusable, copy_ledger
 from agent_service.ledger.ledger import Ledger, Messages
 from agent_service.ledger.reader import PageCursor
 from agent_service.tail import Event, Position, Tail
@@ -26,5 +26,7 @@ __all__ = [
     "Position",
     "RequestId",
     "Tail",
+    "copy_ledger",
     "fsck",
+    "stored_sessions",
 ]

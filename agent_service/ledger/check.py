@@ -34,6 +34,12 @@ def fsck(path: Path) -> list[str]:
         return [f"{file} is damaged, or no ledger: {error}"]
 
 
+def stored_sessions(directory: Path) -> list[pb.Session]:
+    """Every session of a ledger, which may be in use, as it is stored."""
+    with closing(connect(directory / FILE, read_only=True)) as db, snapshot(db):
+        return [pb.Session.FromString(body) for *_, body, _, _ in db.execute(schema.ALL_SESSIONS)]
+
+
 def _session_problems(db: sqlite3.Connection, row: Sequence[Any]) -> Iterator[str]:
     key, session_id, *columns, body, last, since = row
     stored = Record.of(session := pb.Session.FromString(body))

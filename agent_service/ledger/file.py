@@ -123,6 +123,14 @@ def _lock(path: Path) -> int:
     return descriptor
 
 
+def copy_ledger(directory: Path, destination: Path) -> None:
+    """Copy the ledger of one directory, which may be in use, into another. Raises LedgerUnusable."""
+    try:
+        backup(directory / FILE, destination / FILE)
+    except sqlite3.Error as error:
+        raise LedgerUnusable(f"{directory / FILE} cannot be copied: {error}") from error
+
+
 def backup(source: Path, path: Path) -> None:
     """Copy a ledger into a new file."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
