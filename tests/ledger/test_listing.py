@@ -1,0 +1,197 @@
+"""Sessions are found by every field of the filter, and paged without repeating or losing one."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from agentpb import agent_pb2 as pb
+
+from agent_service import schema
+from agent_service.ledger import Commit, Ledger
+from tests.ledger.logs import DORMANT, START_US, WORKING, begin, session
+
+ERROR = (pb.SESSION_STATE_ERROR, pb.SESSION_PHASE_FAILED)
+AWAITING = (pb.SESSION_STATE_RUNNING, pb.SESSION_PHASE_AWAITING_PERMISSION)
+ASC, DESC, UPDATED = (
+    pb.SESSION_ORDER_CREATE_TIME_ASC,
+    pb.SESSION_ORDER_CREATE_TIME_DESC,
+    pb.SESSION_ORDER_UPDATE_TIME_DESC,
+)
+
+
+@pytest.fixture(params=["sorted", "walked"])
+async def many(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Ledger]:
+    """Two hundred sessions of two owners, listed in both ways: by the narrowest condition, and along the time."""
+    monkeypatch.setattr(schema, "FEW", 2000 if request.param == "sorted" else 0)
+    places = [WORKING, DORMANT, ERROR, AWAITING]
+    async with Ledger(tmp_path) as ledger:
+        await asyncio.gather(*(begin(ledger, made(number, places[number % 4])) for number in range(200)))
+        yield ledger
+
+
+def made(number: int, place: Any) -> pb.Session:
+    """The session with a number; pairs of them are created in the same microsecond."""
+    record = session(
+        f"{number:04}",
+        place=place,
+        created=START_US + number // 2,
+        owner="alice" if number % 2 == 0 else "bob",
+        title=f"Größe 100%_{number}",
+        labels={"app": f"app{number % 3}", "all": "yes"},
+    )
+    record.update_time.FromMicroseconds(START_US + 1000 + number * 7 % 200)
+    return record
+
+
+async def pages(ledger: Ledger, wanted: pb.SessionFilter, order: Any = DESC, **options: Any) -> list[str]:
+    """The ids of all pages."""
+    options = {"owner": None, "limit": 7, **options}
+    found, after = [], None
+    while True:
+        page, after = await ledger.sessions(wanted, order, after=after, **options)
+        found += [each.session_id for each in page]
+        if after is None:
+            return found
+
+
+def ids(condition: Any) -> list[str]:
+    """The ids of the numbers that meet a condition."""
+    return [f"{number:04}" for number in range(200) if condition(number)]
+
+
+@pytest.mark.parametrize("owner", [None, "alice"])
+async def test_every_field_filters(many: Ledger, owner: str | None) -> None:
+    cases: list[tuple[pb.SessionFilter, Any]] = [
+        (pb.SessionFilter(), lambda n: True),
+        (pb.SessionFilter(states=[pb.SESSION_STATE_RUNNING]), lambda n: n % 4 in (0, 3)),
+        (pb.SessionFilter(states=[2, 4], phases=[11, 5]), lambda n: n % 4 in (2, 3)),
+        (pb.SessionFilter(phases=[pb.SESSION_PHASE_WORKING]), lambda n: n % 4 == 0),
+        (pb.SessionFilter(labels={"app": "app1"}), lambda n: n % 3 == 1),
+        (pb.SessionFilter(labels={"app": "app1", "all": "yes"}, states=[4]), lambda n: n % 3 == 1 and n % 4 == 2),
+        (pb.SessionFilter(labels={"app": "nothing"}), lambda n: False),
+        (pb.SessionFilter(title_contains="GRÖSSE 100%_7"), lambda n: str(n).startswith("7")),
+        (pb.SessionFilter(title_contains="100__"), lambda n: False),
+    ]
+    between = pb.SessionFilter()
+    between.create_time_min.FromMicroseconds(START_US + 10)
+    between.create_time_max.FromMicroseconds(START_US + 20)
+    cases.append((between, lambda n: 20 <= n < 40))
+    changed = pb.SessionFilter(states=[pb.SESSION_STATE_RUNNING])
+    changed.update_time_min.FromMicroseconds(START_US + 1050)
+    changed.update_time_max.FromMicroseconds(START_US + 1100)
+    cases.append((changed, lambda n: 50 <= n * 7 % 200 < 100 and n % 4 in (0, 3)))
+    for wanted, condition in cases:
+        expected = ids(lambda n, condition=condition: condition(n) and (owner is None or n % 2 == 0))
+        for order in (ASC, DESC, UPDATED):
+            assert sorted(await pages(many, wanted, order, owner=owner)) == expected, (wanted, order)
+
+
+async def test_pages_are_in_order(many: Ledger) -> None:
+    everything = pb.SessionFilter()
+    ascending = await pages(many, everything, ASC)
+    assert [number[:3] for number in ascending] == sorted(number[:3] for number in ascending)
+    assert await pages(many, everything, DESC) == ascending[::-1]
+    assert await pages(many, everything, pb.SESSION_ORDER_UNSPECIFIED) == ascending[::-1]
+    by_update = sorted(ids(lambda n: n % 2), key=lambda each: -(int(each) * 7 % 200))
+    assert await pages(many, everything, UPDATED, owner="bob") == by_update
+
+
+async def test_pages_neither_repeat_nor_lose_what_is_there_all_the_while(many: Ledger) -> None:
+    chance = random.Random(1)
+    stays = set(ids(lambda n: n % 5))
+    found: list[str] = []
+    after = None
+    for step in range(10_000):
+        page, after = await many.sessions(pb.SessionFilter(), DESC, owner="alice", after=after, limit=9)
+        found += [each.session_id for each in page]
+        if after is None:
+            break
+        await begin(many, session(owner="alice", created=START_US + chance.randrange(200)))
+        await many.delete(f"{step * 5:04}")
+        await begin_again(many, chance.choice(found))
+    old = [each for each in found if len(each) == 4]
+    assert len(found) == len(set(found))
+    assert {each for each in stays if int(each) % 2 == 0} <= set(old)
+
+
+async def begin_again(ledger: Ledger, session_id: str) -> None:
+    """Change a session."""
+    record = await ledger.session(session_id)
+    if record is not None:
+        record.update_time.GetCurrentTime()
+        record.state, record.phase = WORKING
+        await ledger.append(Commit(session_id, session=record))
+
+
+async def test_a_page_is_cut_by_bytes_and_holds_one_session_at_least(many: Ledger) -> None:
+    page, after = await many.sessions(pb.SessionFilter(), DESC, owner=None, limit=50, max_bytes=1)
+    assert len(page) == 1
+    assert after is not None
+    assert len(await pages(many, pb.SessionFilter(), limit=50, max_bytes=500)) == 200
+
+
+async def test_listed_sessions_count_what_came_without_their_record(ledger: Ledger) -> None:
+    await begin(ledger, session("a"), 5)
+    page, _ = await ledger.sessions(pb.SessionFilter(), DESC, owner="", limit=5)
+    assert [(each.last_sequence, each.message_count) for each in page] == [(5, 5)]
+
+
+async def test_a_change_of_labels_and_title_is_found(ledger: Ledger) -> None:
+    record = session("a", labels={"k": "old", "gone": "x"}, title="old")
+    await begin(ledger, record)
+    del record.labels["gone"]
+    record.labels["k"], record.title = "new", "new"
+    await ledger.append(Commit("a", session=record))
+    for wanted in (pb.SessionFilter(labels={"k": "new"}), pb.SessionFilter(title_contains="NEW")):
+        assert await pages(ledger, wanted, owner="") == ["a"]
+    for wanted in (pb.SessionFilter(labels={"k": "old"}), pb.SessionFilter(labels={"gone": "x"})):
+        assert await pages(ledger, wanted, owner="") == []
+
+
+async def test_sessions_at_rest_since_a_time_come_longest_first(many: Ledger) -> None:
+    at_rest = ids(lambda n: n % 4 in (1, 2) and n // 2 <= 50)
+    found = await many.at_rest_since(START_US + 50, pb.SessionFilter(), None)
+    assert sorted(found) == at_rest
+    assert [each[:3] for each in found] == sorted(each[:3] for each in found)
+    assert await many.at_rest_since(START_US + 50, pb.SessionFilter(states=[4]), "alice", 2) == ["0002", "0006"]
+
+
+async def test_expiry_is_by_its_own_time_or_by_the_retention(ledger: Ledger) -> None:
+    own = session("own", place=DORMANT, owner="a")
+    own.expire_time.FromMicroseconds(START_US + 100)
+    later = session("later", place=DORMANT, owner="a")
+    later.expire_time.FromMicroseconds(START_US + 10_000)
+    for record in (own, later, session("plain", place=DORMANT, owner="b"), session("works")):
+        await begin(ledger, record)
+    assert await ledger.expired(START_US + 99, None, 10) == []
+    assert await ledger.expired(START_US + 100, None, 10) == [("own", "a")]
+    assert await ledger.expired(START_US + 100, START_US, 10) == [("own", "a"), ("plain", "b")]
+    assert await ledger.expired(START_US + 100, START_US, 1) == [("own", "a")]
+
+
+async def test_what_a_crash_left_is_found_oldest_first(ledger: Ledger) -> None:
+    idle = (pb.SESSION_STATE_COMPLETED, pb.SESSION_PHASE_IDLE)
+    queued = (pb.SESSION_STATE_PENDING, pb.SESSION_PHASE_QUEUED)
+    for name, place, created in (("c", WORKING, 3), ("b", queued, 2), ("d", DORMANT, 1), ("a", idle, 0)):
+        await begin(ledger, session(name, place=place, created=START_US + created))
+    assert [each.session_id for each in await ledger.unfinished()] == ["a", "b", "c"]
+
+
+async def test_every_listing_of_an_owner_is_answered_by_an_index(ledger: Ledger) -> None:
+    wanted = pb.SessionFilter(states=[2], phases=[4], labels={"a": "b"})
+    wanted.update_time_min.FromMicroseconds(1)
+    for order in (ASC, DESC, UPDATED):
+        listing = schema.Listing(wanted, "alice", order)
+        for narrow in listing.narrow():
+            plan = await ledger._rows(f"EXPLAIN QUERY PLAN {narrow.sql}", *narrow.parameters)
+            assert all("SCAN" not in str(step) for step in plan), plan
+        page = listing.page(None, (1, 1))
+        plan = await ledger._rows(f"EXPLAIN QUERY PLAN {page.notes}", *page.parameters, 10)
+        assert not any("TEMP B-TREE" in str(step) for step in plan), plan
