@@ -346,8 +346,9 @@ def from_rpc_error(error: grpc.aio.AioRpcError, target: str) -> AgentServiceErro
     kind = BY_REASON.get(reason) or BY_CODE.get(error.code(), AgentServiceError)
     text = error.details() or error.code().name
     if error.code() is grpc.StatusCode.UNAVAILABLE and not reason:
+        why = text.rpartition(": ")[2]
         text = (
-            f"cannot reach an agent service at {target} ({text}): start one with `agent-service serve`, or name another"
+            f"cannot reach an agent service at {target} ({why}); start one with `agent-service serve`, or name another"
         )
     return kind(text, code=error.code(), reason=reason, details=details, retry_after=retry_after(error, details))
 

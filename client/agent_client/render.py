@@ -55,7 +55,13 @@ def clean_line(text: str) -> str:
 
 def console(stream: TextIO | None = None) -> Console:
     """Make a console that never guesses: no markup, no emoji codes, no highlighting; colours only on a terminal."""
-    return Console(file=stream or sys.stdout, markup=False, emoji=False, highlight=False, soft_wrap=True)
+    return _Console(file=stream or sys.stdout, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Pass the error on; rich would end the program from within."""
+        raise BrokenPipeError
 
 
 def gist(tool: str, input_json: str) -> str:

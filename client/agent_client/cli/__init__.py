@@ -8,6 +8,11 @@ from typing import TextIO
 from agent_client.cli import answering, running, sessions  # noqa: F401  # each adds its commands to the app
 from agent_client.cli.app import app
 
+# As help lists them: what a newcomer needs first comes first.
+_ORDER = ["run", "watch", "status", "ls", "cancel", "rm", "cleanup", "info"]
+_ORDER += ["send", "interrupt", "pending", "approve", "deny", "answer", "export"]
+app.registered_commands.sort(key=lambda each: _ORDER.index(each.name or ""))
+
 __all__ = ["app", "main"]
 
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 
 import typer
 from agentpb import agent_pb2 as pb
 
 from agent_client import errors
-from agent_client.cli.app import Exit, Json, Server, SessionId, command, connect, print_json, say
+from agent_client.cli.app import Exit, Json, Server, SessionId, command, connect, print_json, read_line, say
 from agent_client.cli.values import json_object
 from agent_client.client import AgentClient
 from agent_client.handle import SessionHandle
 from agent_client.render import clean_line, console, question
 
 InteractionId = Annotated[
-    str, typer.Argument(metavar="[INTERACTION]", help="The interaction's id; not needed when only one is open.")
+    str, typer.Argument(metavar="INTERACTION", help="The interaction's id; not needed when only one is open.")
 ]
 
 
@@ -119,7 +120,7 @@ async def ask(handle: SessionHandle, interaction: pb.Interaction) -> None:
 
 
 async def _ask_permission(handle: SessionHandle, interaction: pb.Interaction) -> None:
-    reply = input("  allow? [y]es, [a]lways, [n]o, no and [s]top: ").strip().lower()[:1]
+    reply = _reply("  allow? [y]es, [a]lways, [n]o, no and [s]top: ").strip().lower()[:1]
     if reply in {"y", "a"}:
         rules = interaction.suggestions if reply == "a" else ()
         await handle.allow(interaction.interaction_id, updated_permissions=rules)
@@ -129,9 +130,16 @@ async def _ask_permission(handle: SessionHandle, interaction: pb.Interaction) ->
 
 def _ask_question(asked: pb.Question) -> str:
     several = " (several, with commas)" if asked.multi_select else ""
-    reply = input(f"  {clean_line(asked.header or asked.question)}{several}: ")
+    reply = _reply(f"  {clean_line(asked.header or asked.question)}{several}: ")
     chosen = [each.strip() for each in reply.split(",")] if asked.multi_select else [reply.strip()]
     return ", ".join(_label(asked, each) for each in chosen)
+
+
+def _reply(prompt: str) -> str:
+    reply = read_line(prompt)
+    if reply is None:
+        raise asyncio.CancelledError
+    return reply
 
 
 def _label(asked: pb.Question, reply: str) -> str:

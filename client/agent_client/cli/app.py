@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable, Coroutine
 from enum import IntEnum
@@ -51,8 +52,8 @@ class Exit(IntEnum):
     INTERRUPTED = 130
 
 
-# A service that has never answered is probably not there; people do not wait half a minute to be told.
-FIRST_CONTACT = 2.0
+# A service that has never answered is probably not there: the channel's own retries, 3 s, are patience enough.
+FIRST_CONTACT = 0.0
 
 _CODES = {
     grpc.StatusCode.INVALID_ARGUMENT: Exit.USAGE,
@@ -124,6 +125,17 @@ def say(message: str) -> None:
 def print_json(message: Message) -> None:
     """Print a message as one line of JSON, under the contract's own names."""
     print(MessageToJson(message, preserving_proto_field_name=True, indent=None), flush=True)
+
+
+def read_line(prompt: str) -> str | None:
+    """Ask the person at the terminal; None when they would rather leave (Ctrl-C, Ctrl-D)."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return input(prompt)
+    except (EOFError, KeyboardInterrupt):
+        return None
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def on_terminal() -> bool:

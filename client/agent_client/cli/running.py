@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Annotated, Any
@@ -13,14 +14,23 @@ import typer
 from agentpb import agent_pb2 as pb
 
 from agent_client.cli.answering import ask
-from agent_client.cli.app import Exit, Json, Server, SessionId, command, connect, on_terminal, print_json, say
+from agent_client.cli.app import (
+    Exit,
+    Json,
+    Server,
+    SessionId,
+    command,
+    connect,
+    on_terminal,
+    print_json,
+    read_line,
+    say,
+)
 from agent_client.cli.values import duration, json_options, pairs
 from agent_client.handle import SessionHandle
 from agent_client.render import EventPrinter, clean_line, console, summary
 from agent_client.results import RunResult
 from agent_client.watching import SessionWatch
-
-Texts = Annotated[list[str] | None, typer.Option()]
 
 
 @command("run")
@@ -113,7 +123,7 @@ async def _follow(
 ) -> Exit | None:
     """Show events until the end, or until Ctrl-C; the session does not mind which."""
     showing = asyncio.ensure_future(_show(handle, watch, printer, ask_me=ask_me and on_terminal()))
-    with _on_interrupt(showing.cancel):
+    with _OnInterrupt(showing.cancel):
         try:
             turn = await showing
         except asyncio.CancelledError:
@@ -125,9 +135,11 @@ async def _follow(
     if watch.end is not None and watch.end.reason == pb.WATCH_END_REASON_DELETED:
         say("agentctl: the session was deleted")
         return Exit.NOT_FOUND
+    if not turn.turn_id:
+        turn = (await handle.status(history_limit=0)).turn
     session = watch.end.session if watch.end is not None else (await handle.status(history_limit=0)).session
     result = RunResult(session=session, turn=turn)
-    if printer is not None and turn.turn_id and not (quiet and result.ok):
+    if printer is not None and not (quiet and result.ok):
         (console(sys.stderr) if quiet else console()).print(summary(result))
     return _exit_code(result)
 
@@ -142,7 +154,7 @@ async def _show(handle: SessionHandle, watch: SessionWatch, printer: EventPrinte
             print_json(event)
         else:
             printer.print(event)
-        if (event.HasField("turn_completed") and ended.turn_id != handle.turn_id) or (event.HasField("turn_completed") and not handle.turn_id):
+        if event.HasField("turn_completed") and handle.turn_id in {"", event.turn_completed.turn.turn_id}:
             ended = event.turn_completed.turn
         if ask_me and event.HasField("interaction_requested"):
             await ask(handle, event.interaction_requested.interaction)
@@ -159,10 +171,8 @@ async def _leave(handle: SessionHandle) -> Exit:
 
 
 def _wants_cancel() -> bool:
-    try:
-        return input("\nLeave the session running, or cancel it? [L/c] ").strip().lower().startswith("c")
-    except (EOFError, KeyboardInterrupt):
-        return False
+    reply = read_line("\nLeave the session running, or cancel it? [L/c] ")
+    return (reply or "").strip().lower().startswith("c")
 
 
 def _exit_code(result: RunResult) -> Exit | None:
@@ -173,7 +183,7 @@ def _exit_code(result: RunResult) -> Exit | None:
     return None
 
 
-class _on_interrupt:  # reads as the with statement it is made for
+class _OnInterrupt:  # reads as the with statement it is made for
     """Call something on Ctrl-C, once; a second one ends the program as usual."""
 
     def __init__(self, call: Callable[[], object]) -> None:
@@ -181,8 +191,9 @@ class _on_interrupt:  # reads as the with statement it is made for
 
     def __enter__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._before = signal.getsignal(signal.SIGINT)
-        self._loop.add_signal_handler(signal.SIGINT, self._interrupted)
+        self._armed = threading.current_thread() is threading.main_thread()  # signals belong to it
+        if self._armed:
+            self._loop.add_signal_handler(signal.SIGINT, self._interrupted)
 
     def __exit__(self, *_: object) -> None:
         self._restore()
@@ -192,5 +203,8 @@ class _on_interrupt:  # reads as the with statement it is made for
         self._call()
 
     def _restore(self) -> None:
+        if not self._armed:
+            return
+        self._armed = False
         self._loop.remove_signal_handler(signal.SIGINT)
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import sys
+from contextlib import nullcontext
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated
 
 import typer
 from agentpb import agent_pb2 as pb
@@ -17,8 +18,6 @@ from rich.table import Table
 from agent_client.cli.app import Exit, Json, Server, SessionId, command, connect, print_json, say
 from agent_client.cli.values import duration, pairs
 from agent_client.render import clean, clean_line, console, gist, question, state_word, word
-
-Duration = Annotated[timedelta | None, typer.Option(parser=duration, metavar="DURATION")]
 
 
 @command("status")
@@ -158,7 +157,7 @@ async def export(
     markdown = as_format is ExportFormat.MARKDOWN
     async with connect(server) as client:
         session = (await client.status(session_id, history_limit=0)).session
-        with _writing(output) as file:
+        with output.open("w", encoding="utf-8") if output else nullcontext(sys.stdout) as file:
             if markdown:
                 file.write(_heading(session))
             async for event in client.list_events(session_id, page_size=1000, include_raw=not markdown):
@@ -222,7 +221,7 @@ def _print_listing(sessions: list[pb.Session]) -> None:
     ]
     if not out.is_terminal:
         for row in rows:
-            out.print("\t".join(row))
+            out.file.write("\t".join(row) + "\n")
         return
     table = Table("session", "state", "turns", "cost", "updated", "title", box=None)
     for column in table.columns[:-1]:
@@ -235,20 +234,6 @@ def _print_listing(sessions: list[pb.Session]) -> None:
 def _time(stamp: object) -> str:
     moment = stamp.ToDatetime()  # type: ignore[attr-defined]
     return f"{moment:%Y-%m-%d %H:%M:%S}Z"
-
-
-class _writing:
-    """stdout, or a file that is closed afterwards."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._file: TextIO = path.open("w", encoding="utf-8") if path else sys.stdout
-        self._close = path is not None
-
-    def __enter__(self) -> TextIO:
-        return self._file
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close() if self._close else self._file.flush()
 
 
 def _json_line(event: pb.SessionEvent) -> str:
