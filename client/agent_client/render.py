@@ -234,13 +234,14 @@ def question(interaction: pb.Interaction) -> str:
         return "\n".join(_choices(number, each) for number, each in enumerate(interaction.questions, 1))
     tool = clean_line(interaction.tool_name)
     why = clean_line(interaction.reason or interaction.description)
-    return f"? {tool} asks for leave: {gist(tool, interaction.input_json)}" + (f"  ({why})" if why else "")
+    what = gist(tool, interaction.input_json)
+    return f"? {tool} asks for leave: {what}" + (f"  ({why})" if why and why != clean_line(what) else "")
 
 
 def _choices(number: int, asked: pb.Question) -> str:
     options = [
         f"    {index}. {clean_line(option.label)}"
-        + (f" - {clean_line(option.description)}" if option.description else "")
+        + (f" - {clean_line(option.description)}" if option.description not in {"", option.label} else "")
         for index, option in enumerate(asked.options, 1)
     ]
     return "\n".join([f"? {number}. {clean_line(asked.question)}", *options])

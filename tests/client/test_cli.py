@@ -291,6 +291,15 @@ async def test_ctrl_c_on_a_terminal_asks_and_can_cancel(service):
     assert service.requests["Execute"][0].options.include_partial_messages
 
 
+async def test_a_listing_on_a_terminal_shows_whole_ids(service, script):
+    service.session.phase = pb.SESSION_PHASE_AWAITING_PERMISSION
+    service.session.title = "a long title " * 10
+    service.answers["ListSessions"] = [pb.ListSessionsResponse(sessions=[service.session])]
+    async with _Terminal("ls", server=service.address) as terminal:
+        await terminal.shows(script.SESSION)
+        assert await terminal.exit_code() == 0
+
+
 async def test_a_pending_permission_is_asked_on_the_spot(service):
     asked = pb.Interaction(interaction_id="i1", kind="INTERACTION_KIND_PERMISSION", tool_name="Bash")
     requested = pb.InteractionRequested(interaction=asked)

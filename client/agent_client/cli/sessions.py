@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from contextlib import nullcontext
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 from agentpb import agent_pb2 as pb
 from google.protobuf.json_format import MessageToJson
+from google.protobuf.timestamp_pb2 import Timestamp
 from rich.table import Table
 
 from agent_client.cli.app import Exit, Json, Server, SessionId, command, connect, print_json, say
@@ -208,32 +209,40 @@ def _print_status(response: pb.GetStatusResponse) -> None:
 
 def _print_listing(sessions: list[pb.Session]) -> None:
     out = console()
-    rows = [
-        (
-            clean_line(session.session_id),
-            state_word(session),
-            str(session.turn_count),
-            f"${session.total_cost_usd:.4f}",
-            _time(session.update_time),
-            clean_line(session.title),
-        )
-        for session in sessions
-    ]
     if not out.is_terminal:
-        for row in rows:
-            out.file.write("\t".join(row) + "\n")
-        return
-    table = Table("session", "state", "turns", "cost", "updated", "title", box=None)
-    for column in table.columns[:-1]:
-        column.no_wrap = True
-    for row in rows:
-        table.add_row(*row)
-    out.print(table if rows else 'no sessions; start one with: agentctl run "…"')
+        for session in sessions:
+            facts = [state_word(session), str(session.turn_count), f"${session.total_cost_usd:.4f}"]
+            columns = [session.session_id, *facts, _time(session.update_time), session.title]
+            out.file.write("\t".join(map(clean_line, columns)) + "\n")
+    elif sessions:
+        out.print(_table(sessions))
+    else:
+        out.print("no sessions; start one with: agentctl run PROMPT")
 
 
-def _time(stamp: object) -> str:
-    moment = stamp.ToDatetime()  # type: ignore[attr-defined]
-    return f"{moment:%Y-%m-%d %H:%M:%S}Z"
+def _table(sessions: list[pb.Session]) -> Table:
+    """Make a table that fits 80 columns with the ids whole: they are there to be copied."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("session", "state", "cost", "age", "title"):
+        table.add_column(name, no_wrap=True)
+    for session in sessions:
+        state = state_word(session).partition(" (")
+        word = state[2].rstrip(")") or state[0]
+        cost, age = f"${session.total_cost_usd:.4f}", _age(session.update_time)
+        table.add_row(clean_line(session.session_id), word, cost, age, clean_line(session.title))
+    return table
+
+
+def _age(stamp: Timestamp) -> str:
+    seconds = max(0, int((datetime.now(UTC) - stamp.ToDatetime(UTC)).total_seconds()))
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"
+
+
+def _time(stamp: Timestamp) -> str:
+    return f"{stamp.ToDatetime():%Y-%m-%d %H:%M:%S}Z"
 
 
 def _json_line(event: pb.SessionEvent) -> str:
