@@ -150,6 +150,11 @@ class Agent:
         """Whether a process was started for it."""
         return self._transport.tree is not None
 
+    def process_ids(self) -> set[int]:
+        """What lives of its process tree now, by the host's ids."""
+        tree = self._transport.tree
+        return {process.pid for process in tree.processes()} if tree is not None else set()
+
     @property
     def stderr_tail(self) -> str:
         """The last lines its process wrote to stderr."""
@@ -300,7 +305,7 @@ class Agent:
         if tree is None:
             await self._disconnect()
             return Ended((), terminated=False, killed=False)
-        before = {process.pid for process in tree.processes()}
+        before = self.process_ids()
         if patience > 0:
             await self._transport.end_input()
             with suppress(TimeoutError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Set
 from typing import TYPE_CHECKING
 
 from agentpb import agent_pb2 as pb
@@ -108,6 +109,7 @@ class Stop:
         return outcomes.of_stop(self.cause, self.reason)
 
     async def _climb(self, session: Session) -> pb.CancelReceipt:
+        seen = session.agent.process_ids() if session.agent is not None else set()
         if session.can_be_asked and not self.force:
             await self._ask(session)
         if self.cause is StopCause.INTERRUPT and session.result_in.is_set():
@@ -117,7 +119,7 @@ class Stop:
         started = session.agent.spawned
         ended = await self._end(session)
         session.release_agent()
-        return _receipt(ended, started=started)
+        return _receipt(ended, started=started, seen=seen)
 
     async def _ask(self, session: Session) -> None:
         """Interrupt, and wait for the turn's result until the deadline, or until somebody is in more of a hurry."""
@@ -146,7 +148,8 @@ class Stop:
         return await asyncio.shield(session.pool.end(agent, patience=patience))
 
 
-def _receipt(ended: Ended | None, *, started: bool = False) -> pb.CancelReceipt:
+def _receipt(ended: Ended | None, *, started: bool = False, seen: Set[int] = frozenset()) -> pb.CancelReceipt:
+    """The receipt; `seen` are processes that lived when the stop began, and may have ended when the agent was asked."""
     if ended is None or not (started or ended.process_ids):
         return pb.CancelReceipt(outcome=pb.CANCEL_OUTCOME_NOT_STARTED)
     if ended.killed:
@@ -155,4 +158,4 @@ def _receipt(ended: Ended | None, *, started: bool = False) -> pb.CancelReceipt:
         outcome = pb.CANCEL_OUTCOME_TERMINATED
     else:
         outcome = pb.CANCEL_OUTCOME_INTERRUPTED
-    return pb.CancelReceipt(outcome=outcome, process_ids=ended.process_ids)
+    return pb.CancelReceipt(outcome=outcome, process_ids=sorted(seen | set(ended.process_ids)))

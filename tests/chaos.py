@@ -413,6 +413,7 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="what to run; everything without")
     parser.add_argument("--rounds", type=int, default=0, help="rounds of each part; 0: as many as the issue asks for")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="longest time for the crash rounds")
+    parser.add_argument("--keep", type=Path, help="directory to work in, and to leave as it is")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="what chance begins with")
     given = parser.parse_args()
     SECONDS = given.seconds

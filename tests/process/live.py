@@ -59,7 +59,7 @@ async def serve(data_dir: Path, *flags: str, model_url: str = "", **environment:
             *("--model", "claude" if model_url else "offline", "--api-retries", "0", *flags),
             stdout=asyncio.subprocess.PIPE,
             stderr=stderr,
-            env={"PATH": os.environ["PATH"], **_credentials(model_url), **environment},
+            env={**_inherited(), **_credentials(model_url), **environment},
         )
     try:
         assert process.stdout is not None
@@ -79,15 +79,18 @@ async def refused(data_dir: Path, *flags: str) -> tuple[int, str]:
         *(PROGRAM, "serve", "--listen", "127.0.0.1:0", "--data-dir", data_dir, "--model", "offline", *flags),
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
-        env={"PATH": os.environ["PATH"]},
+        env=_inherited(),
     )
     _, stderr = await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode is not None
     return process.returncode, stderr.decode().splitlines()[-1]
 
 
+def _inherited() -> dict[str, str]:
+    return {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+
+
 def _credentials(model_url: str) -> dict[str, str]:
-    # The last two say to the CLI what the service says to it with --model offline.
     return {"ANTHROPIC_BASE_URL": model_url, "ANTHROPIC_API_KEY": "offline"} if model_url else {}
 
 
