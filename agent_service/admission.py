@@ -11,14 +11,9 @@ class Admission:
 
     def __init__(self, places: int) -> None:
         """Let `places` sessions work at once."""
-        self._places = places
+        self.places = places
         self._waiting: OrderedDict[asyncio.Future[bool], None] = OrderedDict()
         self.running = 0
-
-    @property
-    def has_room(self) -> bool:
-        """Whether a place would be given at once."""
-        return self.running < self._places and not self._waiting
 
     def enter(self) -> asyncio.Future[bool]:
         """Ask for a place: the future is True once it is given, False when it was withdrawn first."""
@@ -39,7 +34,7 @@ class Admission:
         self._admit()
 
     def _admit(self) -> None:
-        while self.running < self._places and self._waiting:
+        while self.running < self.places and self._waiting:
             place, _ = self._waiting.popitem(last=False)
             self.running += 1
             place.set_result(True)

@@ -1,4 +1,4 @@
-"""Idempotency: a request id is used once. The same request again gets the first outcome; a twin in flight waits for it."""
+"""Idempotency: a request id is used once. The same request again gets the first outcome; a twin in flight waits."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ class RequestKey:
 
     @classmethod
     def of(cls, request: pb.ExecuteRequest | pb.SendMessageRequest, owner: str) -> RequestKey | None:
-        """The key of a request; None when it has no request id. `wait` is how it is asked, not what: it may differ."""
+        """The key of a request; None without a request id. How it is asked (`wait`, `validate_only`) may differ."""
         if not request.request_id:
             return None
         content = type(request)()
         content.CopyFrom(request)  # type: ignore[arg-type]
         if isinstance(content, pb.ExecuteRequest):
             content.ClearField("wait")
+            content.ClearField("validate_only")
         method = request.DESCRIPTOR.name.removesuffix("Request")
         digest = hashlib.sha256(method.encode() + content.SerializeToString(deterministic=True)).hexdigest()
         return cls(owner, request.request_id, method, digest)

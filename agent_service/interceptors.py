@@ -1,6 +1,6 @@
 """What surrounds every RPC: the request's bytes are parsed here, and errors become statuses with google.rpc details.
 
-grpc's own parser answers malformed bytes with UNKNOWN and Python's text before any handler runs; so the handlers get raw bytes.
+grpc's own parser answers malformed bytes with UNKNOWN and Python's text before any handler runs; handlers get raw bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import grpc.aio
 from agentpb import agent_pb2 as pb
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError, Message
-from google.rpc import code_pb2, error_details_pb2, status_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2  # type: ignore[import-untyped]
 from grpc_status import rpc_status
 
 from agent_service import errors
@@ -24,9 +24,10 @@ from agent_service import errors
 log = logging.getLogger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["AgentService"].full_name
-MAX_TEXT = 1500
-MAX_VIOLATIONS = 12
-"""Details stay under 4 KiB: above 8 KiB the client loses the error itself."""
+MAX_DETAILS = 3800
+"""Bytes of a status with its details: under 4 KiB, since above 8 KiB the client loses the error itself."""
+MAX_TEXT, MAX_NAME, MAX_REMARK, MAX_VIOLATION = 1000, 200, 250, 600
+"""Bytes of the message, of a name, of what is said of it, and of what is said of a field."""
 
 
 class StatusInterceptor(grpc.aio.ServerInterceptor):
@@ -102,39 +103,59 @@ async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: errors.Requ
 
 def rich_status(error: errors.RequestError) -> status_pb2.Status:
     """The google.rpc status of an error: always ErrorInfo, and what else fits."""
-    text = error.message[:MAX_TEXT]
-    status = status_pb2.Status(code=code_pb2.Code.Value(error.code.name), message=text)
-    metadata = {key: value[:256] for key, value in error.metadata.items()}
+    status = status_pb2.Status(code=code_pb2.Code.Value(error.code.name), message=_cut(error.message, MAX_TEXT))
+    metadata = {key: _cut(value, MAX_REMARK) for key, value in error.metadata.items()}
     info = error_details_pb2.ErrorInfo(domain=errors.DOMAIN, reason=error.reason, metadata=metadata)
     for detail in (info, *_details(error)):
-        packed = AnyMessage()
-        packed.Pack(detail)
-        status.details.append(packed)
+        _add(status, detail)
+    if isinstance(error, errors.InvalidField):
+        _add(status, _bad_request(error, MAX_DETAILS - status.ByteSize()))
     return status
+
+
+def _add(status: status_pb2.Status, detail: Message) -> None:
+    packed = AnyMessage()
+    packed.Pack(detail)
+    status.details.append(packed)
+
+
+def _cut(text: str, most: int) -> str:
+    """So much of a text that it takes `most` bytes in a header, where each byte that is not ASCII takes three."""
+    size = 0
+    for index, character in enumerate(text[: most + 1]):
+        size += 1 if " " <= character <= "~" else 3 * len(character.encode(errors="replace"))
+        if size > most:
+            return text[:index]
+    return text
+
+
+def _bad_request(error: errors.InvalidField, room: int) -> error_details_pb2.BadRequest:
+    """The violations, as many as there is room for; at least the first."""
+    details = error_details_pb2.BadRequest()
+    room -= 100  # its wrapping
+    for field, description in error.violations:
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=_cut(field, MAX_NAME), description=_cut(description, MAX_VIOLATION)
+        )
+        room -= violation.ByteSize() + 4
+        if room < 0 and details.field_violations:
+            break
+        details.field_violations.append(violation)
+    return details
 
 
 def _details(error: errors.RequestError) -> list[Message]:
     details: list[Message] = []
-    if isinstance(error, errors.InvalidField):
-        details.append(
-            error_details_pb2.BadRequest(
-                field_violations=[
-                    error_details_pb2.BadRequest.FieldViolation(field=field[:120], description=description[:140])
-                    for field, description in error.violations[:MAX_VIOLATIONS]
-                ]
-            )
-        )
+    resource, message = _cut(error.resource, MAX_NAME), _cut(error.message, MAX_REMARK)
     if error.resource_type:
-        details.append(
-            error_details_pb2.ResourceInfo(resource_type=error.resource_type, resource_name=error.resource[:256])
-        )
+        details.append(error_details_pb2.ResourceInfo(resource_type=error.resource_type, resource_name=resource))
     if error.code is grpc.StatusCode.FAILED_PRECONDITION:
         violation = error_details_pb2.PreconditionFailure.Violation(
-            type=error.reason, subject=error.resource[:256], description=error.message[:256]
+            type=error.reason, subject=resource, description=message
         )
         details.append(error_details_pb2.PreconditionFailure(violations=[violation]))
     if error.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        quota = error_details_pb2.QuotaFailure.Violation(subject=error.reason, description=error.message[:256])
+        quota = error_details_pb2.QuotaFailure.Violation(subject=error.reason, description=message)
         details.append(error_details_pb2.QuotaFailure(violations=[quota]))
     if error.retry_after is not None:
         retry = error_details_pb2.RetryInfo()

@@ -171,6 +171,12 @@ class Journal:
             self._visible.message_count = made.message_count
 
     @property
+    def is_behind(self) -> bool:
+        """Whether watchers have seen what `snapshot` will only show in the loop's next step."""
+        seen = self.tail.last_sequence
+        return self._visible is not None and seen is not None and self._visible.last_sequence < seen
+
+    @property
     def is_flushed(self) -> bool:
         """Whether all that was committed so far is durable."""
         return self._last_commit is None or self._last_commit.done()

@@ -1,4 +1,4 @@
-"""Pages: tokens that carry a cursor and say which question they belong to. Opaque to callers, refused when tampered with."""
+"""Pages: tokens that carry a cursor and say which question they belong to. Opaque, and refused when tampered with."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from google.protobuf.message import Message
 
 from agent_service.errors import InvalidPageToken
 
+MAX_TOKEN = 512
+"""Characters of a token; nothing longer was made here."""
+
 
 def make_token(request: Message, cursor: Any) -> str:
-    """The token of the page after `cursor` (anything JSON) of this request's question."""
+    """The token of the page after `cursor` (anything JSON, and short) of this request's question."""
     if cursor is None:
         return ""
-    payload = json.dumps([_question(request), cursor], separators=(",", ":")).encode()
+    payload = json.dumps([_seal(request, cursor), cursor], separators=(",", ":")).encode()
     return base64.urlsafe_b64encode(payload).decode().rstrip("=")
 
 
@@ -26,23 +29,28 @@ def read_token(request: Message) -> Any:
     if not token:
         return None
     try:
+        if len(token) > MAX_TOKEN:
+            raise ValueError("too long")
         payload = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
-        question, cursor = json.loads(payload)
+        seal, cursor = json.loads(payload)
     except (ValueError, TypeError):
         raise InvalidPageToken("page_token was not made by this service; begin again without one") from None
-    if question != _question(request):
+    if seal != _seal(request, cursor):
         raise InvalidPageToken(
-            "page_token belongs to another question; repeat that one, or begin again without a token"
+            "page_token was changed, or belongs to another question; repeat that one, or begin again without a token"
         )
     return cursor
 
 
-def _question(request: Message) -> str:
-    """What a request asks, without how much of it: page sizes may change from page to page."""
+def _seal(request: Message, cursor: Any) -> str:
+    """What holds a cursor and its question together; page sizes may change from page to page, and are no part of it."""
     question = type(request)()
     question.CopyFrom(request)
     for name in ("page_token", "page_size"):
         question.ClearField(name)
-    return hashlib.sha256(
-        request.DESCRIPTOR.name.encode() + question.SerializeToString(deterministic=True)
-    ).hexdigest()[:16]
+    content = (
+        request.DESCRIPTOR.name.encode(),
+        json.dumps(cursor).encode(),
+        question.SerializeToString(deterministic=True),
+    )
+    return hashlib.sha256(b"\0".join(content)).hexdigest()[:16]

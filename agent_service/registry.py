@@ -40,6 +40,9 @@ log = logging.getLogger(__name__)
 MAX_LISTED = 1000
 """Session ids and failures that a cleanup names; it counts all."""
 
+MAX_LABELS = 64
+USUAL_SESSIONS = 4
+"""How many of the latest sessions tell, at a start, what will be asked for."""
 MAX_PENDING_TURNS = 100
 """Turns that may wait in one session."""
 
@@ -99,7 +102,18 @@ class SessionRegistry:
         for journal, works in await recover(self.ledger):
             session = self._adopt(journal)
             session.restore(works)
+        await self._expect_the_usual()
         return self
+
+    async def _expect_the_usual(self) -> None:
+        """Have the pool prepare for sessions like the last ones; without any, for one that sets no options."""
+        latest, _ = await self.ledger.sessions(
+            pb.SessionFilter(), pb.SESSION_ORDER_CREATE_TIME_DESC, owner=None, limit=USUAL_SESSIONS
+        )
+        for record in reversed(latest):
+            self._pool.expect(record.options, record.owner)
+        if not latest:
+            self._pool.expect(pb.AgentOptions(), "")
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -145,13 +159,19 @@ class SessionRegistry:
     async def check_start(self, request: pb.ExecuteRequest, owner: str) -> pb.Session | None:
         """Raise what `start` would raise, and start nothing; the session that would be resumed."""
         self.check_draining()
+        key = RequestKey.of(request, owner)
+        if key is not None:
+            async with self._claims.claim(key) as earlier:
+                if earlier is not None:
+                    return await self.get(earlier.session_id, owner)
         parent = await self._parent(request, owner) if request.fork_from else None
         session = await self._open(request.session_id, owner) if request.session_id else None
         if session is not None:
             self._check_resumable(session, request)
-        else:
-            self._new_session(request, owner, parent)
-        return session.journal.snapshot() if session is not None else None
+            self._check_capacity(session, request)
+            return session.journal.snapshot()
+        self._check_capacity(self._new_session(request, owner, parent), request)
+        return None
 
     async def _parent(self, request: pb.ExecuteRequest, owner: str) -> pb.Session:
         parent = await self.get(request.fork_from, owner)
@@ -168,7 +188,6 @@ class SessionRegistry:
             raise errors.InvalidField.of("session_id", "must name the session when mode is EXECUTE_MODE_RESUME")
         record = pb.Session(
             session_id=request.session_id or str(uuid4()),
-            agent_session_id=str(uuid4()),
             owner=owner,
             first_available_sequence=1,
             parent_session_id=request.fork_from,
@@ -177,6 +196,7 @@ class SessionRegistry:
         if parent is not None:
             record.options.CopyFrom(parent.options)
             record.permission_mode = parent.permission_mode
+            self._check_merged(record, request)
         return self._make(Journal(record, self.ledger, new=True))
 
     def _check_resumable(self, session: Session, request: pb.ExecuteRequest) -> None:
@@ -190,6 +210,7 @@ class SessionRegistry:
                 "or set on_busy to ENQUEUE or INTERRUPT",
                 resource=record.session_id,
             )
+        self._check_merged(record, request)
         options = translate.merge(record.options, request.options, request.clear_options)
         missing = missing_directories(options)
         if missing:
@@ -200,11 +221,21 @@ class SessionRegistry:
                 resource=record.session_id,
             )
 
+    @staticmethod
+    def _check_merged(record: pb.Session, request: pb.ExecuteRequest) -> None:
+        """Raise InvalidField when what was given and what is inherited are too much together."""
+        options = translate.merge(record.options, request.options, request.clear_options)
+        if problem := translate.too_large(options):
+            raise errors.InvalidField.of("options", f"with what is inherited, they {problem}")
+        count = len(set(record.labels) | set(request.labels))
+        if count > MAX_LABELS:
+            raise errors.InvalidField.of("labels", f"with the session's own there would be {count} of {MAX_LABELS}")
+
     def _check_capacity(self, session: Session, request: pb.ExecuteRequest) -> None:
-        waiting = sum(each.waiting for each in self._sessions.values())
-        free = self._admission.has_room
-        if not free and waiting >= self._max_queued:
-            self._forget_if_idle(session)
+        # Places are taken a moment after a turn was accepted: whoever is on the way to one is counted too.
+        load = sum(each.load for each in self._sessions.values())
+        if load >= self._admission.places + self._max_queued:
+            waiting = sum(each.waiting for each in self._sessions.values())
             raise errors.QueueFull(f"{waiting} turns wait already, the most this service lets wait", retry_after=1.0)
         if session.waiting >= MAX_PENDING_TURNS:
             raise errors.QueueFull(
@@ -220,6 +251,8 @@ class SessionRegistry:
         turn.create_time.FromMicroseconds(now_us())
         record.labels.update(request.labels)
         record.title = request.title or record.title
+        if record.turn_count == 0:
+            self._assign_agent(record, request, parent)
         interrupting = request.on_busy == pb.ON_BUSY_INTERRUPT and not session.journal.at_rest
         response = pb.ExecuteResponse(session_id=record.session_id, turn=turn, watch_after_sequence=after)
         kept = key.kept(record.session_id, turn.turn_id, response) if key is not None else None
@@ -230,6 +263,13 @@ class SessionRegistry:
             session.stop(StopCause.INTERRUPT, grace=5.0, reason="another turn takes its place")
         await asyncio.shield(durable)
         return Started(self._shown(session), work.turn, after, False)
+
+    def _assign_agent(self, record: pb.Session, request: pb.ExecuteRequest, parent: pb.Session | None) -> None:
+        """Name the conversation of a new session: a warm agent's, if it can begin at once; who has to wait gets one then."""
+        if parent is not None:
+            record.agent_session_id = str(uuid4())
+        elif self._admission.has_room:
+            record.agent_session_id = self._pool.reserve(request.options, record.owner)
 
     async def wait_turn(self, session_id: str, turn_id: str, seconds: float) -> bool:
         """Wait until the turn has ended; False when `seconds` were over first."""
@@ -248,6 +288,8 @@ class SessionRegistry:
     async def get(self, session_id: str, owner: str) -> pb.Session:
         """A session as of its last durable commit. Raises SessionNotFound."""
         session = self._sessions.get(session_id)
+        if session is not None and session.journal.is_behind:
+            await asyncio.sleep(0)  # never show less than the events that were sent already
         shown = session.journal.snapshot() if session is not None else None
         if shown is None and session_id not in self._deleting:
             shown = await self.ledger.session(session_id)
@@ -256,9 +298,20 @@ class SessionRegistry:
         return shown
 
     async def turn_of(self, session: pb.Session) -> pb.Turn | None:
-        """The session's current turn, or its last."""
+        """The session's current turn; at rest the one that brought it to this state, which need not be the newest."""
         if session.HasField("current_turn"):
             return session.current_turn
+        moves = await self.ledger.read(
+            session.session_id,
+            0,
+            limit=4,
+            types=("state.changed",),
+            newest_first=True,
+            before_sequence=session.last_sequence + 1,
+        )
+        for move in moves:
+            if turn_id := pb.SessionEvent.FromString(move.body).turn_id:
+                return await self.ledger.turn(turn_id)
         return await self.ledger.last_turn(session.session_id)
 
     async def wait_until(self, session_id: str, owner: str, seconds: float, wanted: Wanted) -> tuple[pb.Session, bool]:
@@ -305,15 +358,11 @@ class SessionRegistry:
     async def list(
         self, request: pb.ListSessionsRequest, owner: str, *, after: tuple[int, str] | None, limit: int
     ) -> tuple[Sequence[pb.Session], tuple[int, str] | None]:
-        """A page of sessions, live ones as they are now."""
+        """A page of sessions, as they are stored."""
         rows, cursor = await self.ledger.sessions(
             request.filter, request.order_by, owner=owner, after=after, limit=limit, max_bytes=1 << 20
         )
-        return [self._live(row) for row in rows if row.session_id not in self._deleting], cursor
-
-    def _live(self, row: pb.Session) -> pb.Session:
-        session = self._sessions.get(row.session_id)
-        return (session.journal.snapshot() if session is not None else None) or row
+        return [row for row in rows if row.session_id not in self._deleting], cursor
 
     # ----------------------------------------------------------------------------------------------- ending and deleting
 
@@ -410,9 +459,7 @@ class SessionRegistry:
                 response.session_ids.append(session_id)
         return response
 
-    async def _clean(
-        self, session_id: str, owner: str, keep_transcript: bool, response: pb.CleanupResponse
-    ) -> bool:
+    async def _clean(self, session_id: str, owner: str, keep_transcript: bool, response: pb.CleanupResponse) -> bool:
         """Delete one; what a moment ago was at rest may be at work again, or gone, and that is no failure."""
         try:
             _, freed = await self.delete(session_id, owner, force=False, keep_transcript=keep_transcript)

@@ -1,4 +1,4 @@
-"""AgentService: each RPC reads as a sentence about the registry. Requests stop here; what is below speaks of sessions."""
+"""AgentService: each RPC reads as a sentence about the registry. Requests stop here; below, it is sessions."""
 
 from __future__ import annotations
 
@@ -48,10 +48,8 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
     async def Execute(self, request: pb.ExecuteRequest, context: Context) -> pb.ExecuteResponse:
         """Start a session or its next turn; answer once it is durable, or once it is at rest, with `wait`."""
         check(request)
-        warnings = translate.warnings(request.options)
         if request.validate_only:
-            session = await self._registry.check_start(request, NOBODY)
-            return self._checked(session, warnings)
+            return self._checked(request, await self._registry.check_start(request, NOBODY))
         started = await self._registry.start(request, NOBODY)
         session, turn, expired = started.session, started.turn, False
         if request.HasField("wait") and request.wait.ToNanoseconds():
@@ -67,12 +65,12 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
             watch_after_sequence=started.watch_after_sequence,
             deduplicated=started.deduplicated,
             wait_expired=expired,
-            warnings=warnings,
+            warnings=_warnings(request, session),
         )
 
     @staticmethod
-    def _checked(session: pb.Session | None, warnings: list[str]) -> pb.ExecuteResponse:
-        response = pb.ExecuteResponse(warnings=warnings)
+    def _checked(request: pb.ExecuteRequest, session: pb.Session | None) -> pb.ExecuteResponse:
+        response = pb.ExecuteResponse(warnings=_warnings(request, session or pb.Session()))
         if session is not None:
             response.session_id, response.state = session.session_id, session.state
             response.session.CopyFrom(_shown(session))
@@ -84,6 +82,8 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         expired = False
         if request.HasField("wait"):
             wanted = Wanted(request.wait_for, request.after_sequence)
+            if request.wait_for == pb.WAIT_FOR_NEW_EVENT:
+                check_sequence(await self._registry.get(request.session_id, NOBODY), request.after_sequence)
             patience = _bounded(context, request.wait.ToMicroseconds() / 1e6)
             session, met = await self._registry.wait_until(request.session_id, NOBODY, patience, wanted)
             expired = not met
@@ -116,7 +116,7 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         return response
 
     async def WatchSession(self, request: pb.WatchSessionRequest, context: Context) -> None:  # type: ignore[override]
-        """Write what the watcher reads, as the bytes that are stored. A coroutine: a generator would end in another task."""
+        """Write what the watcher reads, as the stored bytes. A coroutine: a generator would end in another task."""
         check(request)
         watcher = await self._registry.watch(
             request.session_id,
@@ -134,7 +134,7 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
             while True:
                 batch = await watcher.read(interval)
                 if batch is None:
-                    await context.write(await self._heartbeat(watcher.session.session_id))
+                    await context.write(_heartbeat(watcher.session))
                 elif batch.end is not None:
                     end = pb.WatchEnd(
                         reason=batch.end, last_sequence=watcher.last_sequence, session=_shown(watcher.session)
@@ -143,12 +143,6 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
                     return
                 else:
                     await context.write(_batch(batch.events, request.include_raw))
-
-    async def _heartbeat(self, session_id: str) -> pb.WatchSessionResponse:
-        session = await self._registry.get(session_id, NOBODY)
-        heartbeat = pb.Heartbeat(last_sequence=session.last_sequence, state=session.state)
-        heartbeat.time.GetCurrentTime()
-        return pb.WatchSessionResponse(heartbeat=heartbeat)
 
     async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:
         """End a session's work and say how."""
@@ -264,6 +258,10 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         return response
 
 
+def _warnings(request: pb.ExecuteRequest, session: pb.Session) -> list[str]:
+    return translate.warnings(translate.merge(session.options, request.options, request.clear_options))
+
+
 def _metadata(context: Context, key: str) -> str:
     values = dict(context.invocation_metadata() or ())
     value = values.get(key, "")
@@ -282,6 +280,12 @@ def _patience(context: Context, wanted: float | None) -> float | None:
         return wanted
     left = max(0.0, left - DEADLINE_MARGIN)
     return left if wanted is None else min(wanted, left)
+
+
+def _heartbeat(session: pb.Session) -> pb.WatchSessionResponse:
+    heartbeat = pb.Heartbeat(last_sequence=session.last_sequence, state=session.state)
+    heartbeat.time.GetCurrentTime()
+    return pb.WatchSessionResponse(heartbeat=heartbeat)
 
 
 def _heartbeat_interval(request: pb.WatchSessionRequest) -> float:

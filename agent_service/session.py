@@ -134,6 +134,11 @@ class Session:
         return len(self._queue) + (self._head is not None and self._ended is None)
 
     @property
+    def load(self) -> int:
+        """How many places it has or asks for: one for what is at work, one for each turn that waits."""
+        return len(self._queue) + (self._head is not None or self._ended is not None)
+
+    @property
     def idle(self) -> bool:
         """Whether nothing is at work and no process lives: nobody need hold it."""
         working = self._task is not None and not self._task.done()
@@ -565,11 +570,13 @@ class Session:
 
     def _arm_idle(self) -> None:
         self._idle_timer = asyncio.get_running_loop().call_later(self._limits.idle_timeout, self.cool_down)
+        self.pool.rests(self.cool_down)
 
     def _disarm_idle(self) -> None:
         if self._idle_timer is not None:
             self._idle_timer.cancel()
             self._idle_timer = None
+            self.pool.stirs(self.cool_down)
 
     # --------------------------------------------------------------------------------------------- what the agent reports
 

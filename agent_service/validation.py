@@ -1,9 +1,10 @@
-"""Validation: every field of every request, checked before anything is looked up. All violations at once, each with its path."""
+"""Validation: every field of every request, before anything is looked up. All violations at once, with their paths."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from itertools import chain, islice
 from typing import Any
 
 from agentpb import agent_pb2 as pb
@@ -20,6 +21,10 @@ MEDIA_TYPES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp", "
 MAX_PROMPT_BYTES = 2 << 20
 MAX_ATTACHMENT_BYTES = 3 << 20
 MAX_DURATION_SECONDS = 10 * 365 * 86400
+MAX_LISTED = 64
+"""Entries of a filter, and of attachments."""
+MAX_VIOLATIONS = 50
+"""How many are looked for; who has that many has made one mistake many times."""
 EVENT_TYPES = frozenset(
     [
         "state.changed",
@@ -50,8 +55,8 @@ Violations = list[FieldViolation]
 
 
 def check(request: Message) -> None:
-    """Raise InvalidField with all that is wrong with a request of any of the RPCs."""
-    found = [*_check_common(request, ""), *_check_request(request)]
+    """Raise InvalidField with what is wrong with a request of any of the RPCs."""
+    found = list(islice(chain(_check_request(request), _check_common(request, "")), MAX_VIOLATIONS))
     if found:
         raise InvalidField(found)
 
@@ -122,6 +127,8 @@ def _check_execute(request: pb.ExecuteRequest) -> Iterable[FieldViolation]:
     yield from _check_length("title", request.title, 255)
     yield from _check_labels(request.labels, "labels")
     yield from _check_attachments(request.attachments)
+    if problem := translate.too_large(request.options):
+        yield FieldViolation("options", problem)
     yield from translate.check_clear(request.clear_options)
 
 
@@ -130,9 +137,13 @@ def _check_length(name: str, value: str, longest: int) -> Iterable[FieldViolatio
         yield FieldViolation(name, f"must have at most {longest} characters, not {len(value)}")
 
 
+def _check_count(where: str, values: Sized) -> Iterable[FieldViolation]:
+    if len(values) > MAX_LISTED:
+        yield FieldViolation(where, f"must have at most {MAX_LISTED} entries, not {len(values)}")
+
+
 def _check_labels(labels: Mapping[str, str], where: str) -> Iterable[FieldViolation]:
-    if len(labels) > 64:
-        yield FieldViolation(where, f"must have at most 64 entries, not {len(labels)}")
+    yield from _check_count(where, labels)
     for key, value in labels.items():
         if not 1 <= len(key) <= 63:
             yield FieldViolation(f"{where}[{key[:20]!r}]", "keys must have 1 to 63 characters")
@@ -140,8 +151,9 @@ def _check_labels(labels: Mapping[str, str], where: str) -> Iterable[FieldViolat
             yield FieldViolation(f"{where}[{key[:63]!r}]", "values must have at most 255 characters")
 
 
-def _check_attachments(attachments: Iterable[pb.Attachment]) -> Iterable[FieldViolation]:
+def _check_attachments(attachments: Sequence[pb.Attachment]) -> Iterable[FieldViolation]:
     size = 0
+    yield from _check_count("attachments", attachments)
     for index, attachment in enumerate(attachments):
         where = f"attachments[{index}]"
         size += len(attachment.data)
@@ -167,7 +179,8 @@ def _check_cursor(after_sequence: int) -> Iterable[FieldViolation]:
         yield FieldViolation("after_sequence", "must not be negative")
 
 
-def _check_types(types: Iterable[str]) -> Iterable[FieldViolation]:
+def _check_types(types: Sequence[str]) -> Iterable[FieldViolation]:
+    yield from _check_count("types", types)
     for index, name in enumerate(types):
         if name not in EVENT_TYPES and name not in _TYPE_GROUPS:
             accepted = ", ".join(sorted(EVENT_TYPES | _TYPE_GROUPS))
@@ -192,17 +205,24 @@ def _check_page_size(page_size: int) -> Iterable[FieldViolation]:
 
 def _check_list_sessions(request: pb.ListSessionsRequest) -> Iterable[FieldViolation]:
     yield from _check_page_size(request.page_size)
-    yield from _check_labels(request.filter.labels, "filter.labels")
+    yield from _check_filter(request.filter)
+
+
+def _check_filter(wanted: pb.SessionFilter) -> Iterable[FieldViolation]:
+    yield from _check_labels(wanted.labels, "filter.labels")
+    yield from _check_length("filter.title_contains", wanted.title_contains, 255)
+    yield from _check_count("filter.states", wanted.states)
+    yield from _check_count("filter.phases", wanted.phases)
 
 
 def _check_cancel(request: pb.CancelRequest) -> Iterable[FieldViolation]:
     yield from _check_length("reason", request.reason, 1024)
-    if request.grace.seconds > 300:
+    if (request.grace.seconds, request.grace.nanos) > (300, 0):
         yield FieldViolation("grace", "must be at most 5 minutes")
 
 
 def _check_cleanup(request: pb.CleanupRequest) -> Iterable[FieldViolation]:
-    yield from _check_labels(request.filter.labels, "filter.labels")
+    yield from _check_filter(request.filter)
     if request.limit < 0:
         yield FieldViolation("limit", "must not be negative")
 

@@ -99,17 +99,21 @@ class Watcher:
         if self._tail.deleted:
             return pb.WATCH_END_REASON_DELETED
         try:
-            session = await self._registry.get(self.session.session_id, self.session.owner)
+            self.session = await self._registry.get(self.session.session_id, self.session.owner)
         except errors.SessionNotFound:
             return pb.WATCH_END_REASON_DELETED if self._tail.deleted else None
-        if session.last_sequence > self._position.sequence:
+        if self.session.last_sequence > self._position.sequence:
             return None
-        self.session = session
-        if self._registry.drained:
-            return pb.WATCH_END_REASON_DRAINING
-        if is_at_rest(session) and not self._follow:
+        if is_at_rest(self.session) and not self._follow and not self._cut_short:
             return pb.WATCH_END_REASON_AT_REST
+        if self._registry.drained or self._cut_short:
+            return pb.WATCH_END_REASON_DRAINING
         return None
+
+    @property
+    def _cut_short(self) -> bool:
+        """Whether the shutdown that is under way has ended the session's turn."""
+        return self._registry.draining and self.session.phase == pb.SESSION_PHASE_INTERRUPTED
 
 
 def check_sequence(session: pb.Session, after_sequence: int) -> None:

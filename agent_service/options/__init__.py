@@ -6,7 +6,7 @@ What a caller may ask for is not decided here but in `policy`.
 from __future__ import annotations
 
 from agent_service.options.checks import check, check_clear
-from agent_service.options.merging import merge, redacted
+from agent_service.options.merging import merge, redacted, too_large
 from agent_service.options.notices import warnings
 from agent_service.options.translation import NOT_EXPOSED, PLACED_ELSEWHERE, spawn_key, to_sdk
 
@@ -19,5 +19,6 @@ __all__ = [
     "redacted",
     "spawn_key",
     "to_sdk",
+    "too_large",
     "warnings",
 ]
