@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 CLOSING_PATIENCE = 2.0
 """Seconds a CLI that stopped when asked may take to exit; within the grace it may take longer."""
 
+ASK_AGAIN = 0.5
+"""Seconds after which an agent that goes on is asked again."""
+
 
 class Stop:
     """One stop under way. `over` is done when the turn's end is durable; from then on `receipt` tells how it went."""
@@ -122,20 +125,31 @@ class Stop:
         return _receipt(ended, started=started, seen=seen)
 
     async def _ask(self, session: Session) -> None:
-        """Interrupt, and wait for the turn's result until the deadline, or until somebody is in more of a hurry."""
+        """Interrupt, and wait for the turn's result until the deadline, or until somebody is in more of a hurry.
+
+        An interrupt that comes before the agent has begun with the prompt is acknowledged and does nothing: ask again.
+        """
         agent = session.agent
         assert agent is not None
-        asking = asyncio.create_task(agent.interrupt(cancel_queued=True), name=f"interrupt {session.session_id}")
+        asked, asking = -ASK_AGAIN, None
         while not session.result_in.is_set() and not self.force and agent.alive:
-            left = self.deadline - asyncio.get_running_loop().time()
-            if left <= 0:
+            now = asyncio.get_running_loop().time()
+            if now >= self.deadline:
                 break
-            self._nudge.clear()
-            waits = [asyncio.create_task(event.wait()) for event in (session.result_in, self._nudge)]
-            await asyncio.wait(waits, timeout=min(left, 0.25), return_when=asyncio.FIRST_COMPLETED)
-            for wait in waits:
-                wait.cancel()
-        asking.cancel()
+            if now - asked >= ASK_AGAIN and (asking is None or asking.done()):
+                asked = now
+                asking = asyncio.create_task(agent.interrupt(cancel_queued=True), name=f"ask {session.session_id}")
+            await self._pause(session, min(self.deadline - now, 0.25))
+        if asking is not None:
+            asking.cancel()
+
+    async def _pause(self, session: Session, seconds: float) -> None:
+        """Wait for the result, for a stronger stop, or for a moment."""
+        self._nudge.clear()
+        waits = [asyncio.create_task(event.wait()) for event in (session.result_in, self._nudge)]
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
 
     async def _end(self, session: Session) -> Ended:
         agent = session.agent
