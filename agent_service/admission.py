@@ -15,6 +15,11 @@ class Admission:
         self._waiting: OrderedDict[asyncio.Future[bool], None] = OrderedDict()
         self.running = 0
 
+    @property
+    def has_room(self) -> bool:
+        """Whether a place would be given at once."""
+        return self.running < self.places and not self._waiting
+
     def enter(self) -> asyncio.Future[bool]:
         """Ask for a place: the future is True once it is given, False when it was withdrawn first."""
         place: asyncio.Future[bool] = asyncio.get_running_loop().create_future()

@@ -33,7 +33,7 @@ from claude_agent_sdk import ToolPermissionContext as PermissionContext
 from claude_agent_sdk._internal.transport.subprocess_cli import SubprocessCLITransport
 from claude_agent_sdk.types import PermissionRuleValue
 
-from agent_service.processes import ProcessGuard, Reaped
+from agent_service.processes import ProcessGuard, ProcessTree, Reaped
 from agent_service.transport import ProcessTransport
 
 __all__ = ["Agent", "AgentFailed", "AgentSpec", "Answer", "Ended", "PermissionContext", "Sink", "project_folder"]
@@ -144,6 +144,11 @@ class Agent:
     def alive(self) -> bool:
         """Whether it is connected and nobody has begun to end it."""
         return self._reader is not None and not self._reader.done() and self._end is None
+
+    @property
+    def tree(self) -> ProcessTree | None:
+        """Its processes, once there are any."""
+        return self._transport.tree
 
     @property
     def spawned(self) -> bool:
@@ -268,6 +273,10 @@ class Agent:
         """Use another permission mode; whether it acknowledged."""
         self.permission_mode = mode  # type: ignore[assignment]
         return await self._control({"subtype": "set_permission_mode", "mode": mode})
+
+    async def rehearse(self) -> None:
+        """Do beforehand a part of what the first prompt would cost: to say how full its context is, it puts one together."""
+        await self._control({"subtype": "get_context_usage"})
 
     async def _control(self, request: dict[str, Any]) -> bool:
         query = self._client._query

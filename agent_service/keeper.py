@@ -56,20 +56,46 @@ class Keeper:
         resume_at = work.request.options.resume_at_message_uuid
         key = self.pool.key(options)
         self.knows_prompt = False
+        begun = time.monotonic()
         if self.agent is not None and self.alive and key == self._key and not resume_at:
             if await self._adjust(self.agent, options):
+                self.pool.started("warm", time.monotonic() - begun)
                 return True
         self.close()
         await self.closed()
         begun = time.monotonic()
+        if not record.agent_session_id:
+            record.agent_session_id = self.pool.reserve(options, record.owner)
+            record.cwd = self.pool.cwd(record)
+        connected = await self._take_warm(record, sink)
+        if connected is not None:
+            self.pool.started("warm" if connected else "cold", time.monotonic() - begun)
+            return connected
         spec = await asyncio.to_thread(self._prepare, record, work, resume_at)
         if self._stopped:
             raise AgentFailed("STOPPED", "the turn was stopped before its agent started")
         self.agent, self._key = self.pool.claim(spec), key
         self.agent.attach(sink)
         await self.agent.connect()
-        self.pool.started(time.monotonic() - begun)
+        self.pool.started("cold", time.monotonic() - begun)
         return False
+
+    async def _take_warm(self, record: pb.Session, sink: Sink) -> bool | None:
+        """Take the agent that was reserved for the session; whether it was connected already, None if it does not serve."""
+        warm = self.pool.take(record.agent_session_id)
+        if warm is None:
+            return None
+        connected = warm.connected.done()
+        self.agent, self._key = warm.agent, self.pool.key(record.options)
+        self.totals = RunningTotals()
+        if await warm.connected and await self._adjust(warm.agent, record.options) and self.alive:
+            warm.agent.attach(sink)
+            return connected
+        self.close(at_once=True)
+        await self.closed()
+        if self._stopped:
+            raise AgentFailed("STOPPED", "the turn was stopped before its agent started")
+        return None
 
     @staticmethod
     async def _adjust(agent: Agent, options: pb.AgentOptions) -> bool:

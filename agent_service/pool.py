@@ -1,22 +1,31 @@
-"""AgentPool: agents connected before they are asked for, and closed after. It makes their environment and owns their ends."""
+"""AgentPool: where agents come from, warm or cold, and where they end. It makes their environment and owns their ends.
+
+Agents that wait for a session are kept by warm.py; sessions that keep their process between turns are bounded here.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import statistics
+import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self
+from uuid import uuid4
 
 from agentpb import agent_pb2 as pb
 
 from agent_service import options as translate
-from agent_service.agent import Agent, AgentSpec, Ended
-from agent_service.processes import ProcessGuard
+from agent_service.agent import Agent, AgentSpec, Ended, bundled_cli
+from agent_service.demand import Profile
+from agent_service.memory import memory
+from agent_service.processes import ProcessGuard, private_bytes
+from agent_service.warm import WarmAgent, WarmAgents
 from agent_service.workspace import Workspaces
 
 TERM_GRACE = 0.5
@@ -24,6 +33,20 @@ TERM_GRACE = 0.5
 
 CLOSE_PATIENCE = 5.0
 """Seconds a CLI may take to exit by itself once its input is closed: it still writes its transcript."""
+
+UNUSED_PATIENCE = 1.0
+
+RESERVED = 10.0
+"""Seconds for which an agent stays reserved for a session whose turn does not begin."""
+
+CREDENTIAL_FILES = ("GOOGLE_APPLICATION_CREDENTIALS", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE")
+"""Variables of the agents' environment that name files with credentials."""
+
+RELIEF_INTERVAL = 2.0
+"""Seconds between looks at the host's memory while sessions at rest keep their processes."""
+
+MEMORY_SAMPLE = 1.0
+"""Seconds for which a figure of the agents' memory holds."""
 
 
 class Resume(NamedTuple):
@@ -47,10 +70,13 @@ class AgentPool:
         spawn_limit: int,
         start_timeout: float,
         default_model: str,
+        warm_agents: int = 0,
+        max_idle: int = 0,
     ) -> None:
         """Start at most `spawn_limit` agents at a moment, in process trees whose marker begins with `marker`.
 
-        Their CLI sees `environment` and what each session adds, nothing else.
+        Their CLI sees `environment` and what each session adds, nothing else. Up to `warm_agents` are kept connected for
+        sessions to come; at most `max_idle` sessions at rest keep their process, without bound when it is 0.
         """
         self._guard = guard
         self._workspaces = workspaces
@@ -61,22 +87,45 @@ class AgentPool:
         self._default_model = default_model
         self._agents: set[Agent] = set()
         self._ends: set[asyncio.Task[Ended]] = set()
-        self._cold_starts: deque[float] = deque(maxlen=256)
-        self._cold = 0
+        self._max_idle = max_idle
+        self._warm = WarmAgents(
+            places=warm_agents,
+            make=self._make,
+            end=self._end_unused,
+            made_with=self._made_with,
+            may_start=lambda: all(agent.alive for agent in self._agents),
+            short_of_memory=lambda: memory().short,
+        )
+        self._reserved: dict[str, WarmAgent] = {}
+        self._resting: dict[Callable[[], None], None] = {}
+        self._start_times: dict[str, deque[float]] = {"warm": deque(maxlen=256), "cold": deque(maxlen=256)}
+        self._starts = {"warm": 0, "cold": 0}
+        self._retired = 0
+        self._memory = (float("-inf"), 0)
+        self._tick: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Self:
-        """Take over the directory for temporary files."""
-        await asyncio.to_thread(self._workspaces.clear_tmp)
+        """Clear away what earlier runs left, and begin to keep agents warm."""
+        await asyncio.to_thread(self._workspaces.clear)
+        self._warm.open()
+        self._look_after()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End every agent and wait until each is dead."""
+        if self._tick is not None:
+            self._tick.cancel()
+        for agent in self._warm.stop():
+            self._end_unused(agent)
         for agent in list(self._agents):
             self.end(agent, patience=0)
+        await self._warm.stopped()
         if self._ends:
             await asyncio.wait(self._ends)
+
+    # ------------------------------------------------------------------------------------------------------ what is started
 
     def spec(self, session: pb.Session, options: pb.AgentOptions, resume: Resume | None) -> AgentSpec:
         """What an agent for this session and these options is started with. Writes files; call it off the loop's hot path."""
@@ -85,7 +134,7 @@ class AgentPool:
             options,
             cwd=cwd,
             env={},
-            scratch=self._workspaces.scratch(session.session_id),
+            scratch=self._workspaces.scratch(session),
             default_model=self._default_model or None,
         )
         if resume is None:
@@ -112,9 +161,16 @@ class AgentPool:
         """Equal for options that one connected agent can serve one after the other (model and permission mode can be changed)."""
         fixed = pb.AgentOptions()
         fixed.CopyFrom(options)
+        # A process that was not started for it refuses to bypass permissions; the other modes can be changed.
+        bypass = options.permission_mode == pb.PERMISSION_MODE_BYPASS_PERMISSIONS
         for name in ("model", "permission_mode", "resume_at_message_uuid"):
             fixed.ClearField(name)
-        return fixed.SerializeToString(deterministic=True).hex()
+        # How long people may take to answer is the service's to know; whether they are asked is the agent's.
+        fixed.interactions.ClearField("timeout")
+        fixed.interactions.ClearField("on_timeout")
+        if not fixed.interactions.ListFields():
+            fixed.ClearField("interactions")
+        return f"{bypass:d}" + fixed.SerializeToString(deterministic=True).hex()
 
     def _agent_environment(self, session: pb.Session, options: pb.AgentOptions, cwd: Path, tmp: Path) -> dict[str, str]:
         environment = {
@@ -135,8 +191,9 @@ class AgentPool:
         return {**environment, **options.env}
 
     def cwd(self, session: pb.Session) -> str:
-        """The directory the session's agent works in."""
-        return str(self._workspaces.cwd(session))
+        """The directory the session's agent works in; empty until the session has one."""
+        known = session.options.cwd or session.agent_session_id
+        return str(self._workspaces.cwd(session)) if known else ""
 
     def transcript(self, session: pb.Session) -> Path | None:
         """The file of the session's conversation; None when there is none that could be continued."""
@@ -146,16 +203,114 @@ class AgentPool:
         """The file of the conversation that the session begins with; None when it is gone."""
         return self._workspaces.find_transcript(session.owner, agent_session_id)
 
+    # ----------------------------------------------------------------------------------------------------------- cold, warm
+
     def claim(self, spec: AgentSpec) -> Agent:
         """An agent for `spec`; the caller connects it."""
         agent = Agent(spec, guard=self._guard, start_slots=self._start_slots, start_timeout=self._start_timeout)
         self._agents.add(agent)
-        self._cold += 1
         return agent
 
-    def started(self, seconds: float) -> None:
-        """Remember how long a cold start took."""
-        self._cold_starts.append(seconds)
+    def started(self, how: Literal["warm", "cold"], seconds: float) -> None:
+        """Remember how long a turn waited for its agent."""
+        self._starts[how] += 1
+        self._start_times[how].append(seconds)
+
+    def expect(self, options: pb.AgentOptions, owner: str) -> None:
+        """Be prepared for a session with these options."""
+        if (profile := self._profile(options, owner)) is not None:
+            self._warm.expect(profile)
+
+    def reserve(self, options: pb.AgentOptions, owner: str) -> str:
+        """The agent_session_id of a new session: that of a warm agent, if there is one for it; see `take`.
+
+        Whoever asks for one is expected to come again.
+        """
+        profile = self._profile(options, owner)
+        warm = self._warm.take(profile) if profile is not None else None
+        if profile is not None:
+            self._warm.expect(profile)
+        if warm is None:
+            return str(uuid4())
+        self._workspaces.claim(warm.agent_session_id)
+        self._reserved[warm.agent_session_id] = warm
+        asyncio.get_running_loop().call_later(RESERVED, self._give_up, warm.agent_session_id)
+        return warm.agent_session_id
+
+    def take(self, agent_session_id: str) -> WarmAgent | None:
+        """The warm agent that was reserved under this id, for good; the caller waits until it is connected, and ends it."""
+        return self._reserved.pop(agent_session_id, None)
+
+    def _give_up(self, agent_session_id: str) -> None:
+        """End an agent whose session did not come for it. Its directory is the session's."""
+        if (warm := self.take(agent_session_id)) is not None:
+            self._retired += 1
+            self.end(warm.agent, patience=0)
+
+    def _profile(self, options: pb.AgentOptions, owner: str) -> Profile | None:
+        """What an agent for these options must have been started with; None when none should wait for them."""
+        if _is_perishable(options):
+            return None
+        # A connected agent can be told another model or mode, but not to return to what it would have chosen itself.
+        named = f"{bool(options.model or self._default_model):d}{bool(options.permission_mode):d}"
+        fixed = pb.AgentOptions()
+        fixed.CopyFrom(options)
+        return Profile(owner, named + self.key(options), fixed)
+
+    async def _make(self, profile: Profile) -> Agent:
+        """Prepare an agent that no session has yet."""
+        session = pb.Session(agent_session_id=str(uuid4()), owner=profile.owner, options=profile.options)
+        spec = await asyncio.to_thread(self._unclaimed_spec, session)
+        return self.claim(spec)
+
+    def _unclaimed_spec(self, session: pb.Session) -> AgentSpec:
+        self._workspaces.note_unclaimed(session.agent_session_id)
+        try:
+            return self.spec(session, session.options, None)
+        except OSError:
+            self._workspaces.forget(session.agent_session_id)
+            raise
+
+    def _end_unused(self, agent: Agent) -> None:
+        """End an agent that no session has had, and remove what was made for it."""
+        agent_session_id = agent.spec.options.session_id
+        assert agent_session_id is not None
+        # With its input closed it ends by itself and quietly, as fast as by a signal.
+        ended = self.end(agent, patience=UNUSED_PATIENCE)
+        ended.add_done_callback(lambda _: self._workspaces.forget(agent_session_id))
+
+    def _made_with(self, profile: Profile) -> object:
+        """What an agent reads at its start and nobody tells it: the CLI itself, and credentials that lie in files."""
+        config = self._workspaces.config_dir(profile.owner)
+        named = [self._environment[name] for name in CREDENTIAL_FILES if name in self._environment]
+        files: list[str | Path] = [_cli(), config / ".credentials.json", config / "settings.json", *named]
+        return tuple(_version(file) for file in files)
+
+    # ------------------------------------------------------------------------------------------------- sessions between turns
+
+    def rests(self, cool_down: Callable[[], None]) -> None:
+        """Let a session keep its process for its next turn; `cool_down` is called when that asks too much of the host."""
+        self._resting[cool_down] = None
+        asyncio.get_running_loop().call_soon(self._relieve)
+
+    def stirs(self, cool_down: Callable[[], None]) -> None:
+        """Take note that the session is at work again, or has given up its process."""
+        self._resting.pop(cool_down, None)
+
+    def _look_after(self) -> None:
+        self._relieve()
+        self._tick = asyncio.get_running_loop().call_later(RELIEF_INTERVAL, self._look_after)
+
+    def _relieve(self) -> None:
+        """Let those that rest longest go, while there are too many; one, while memory is short."""
+        surplus = len(self._resting) - self._max_idle if self._max_idle else 0
+        if self._resting and surplus <= 0 and memory().short:
+            surplus = 1
+        for cool_down in list(self._resting)[: max(0, surplus)]:
+            self._resting.pop(cool_down, None)
+            cool_down()
+
+    # ---------------------------------------------------------------------------------------------------------------- ends
 
     def end(
         self, agent: Agent, *, patience: float = CLOSE_PATIENCE, term_grace: float = TERM_GRACE
@@ -169,8 +324,47 @@ class AgentPool:
         return task
 
     def statistics(self) -> pb.PoolStatistics:
-        """How agents were started so far."""
-        figures = pb.PoolStatistics(cold_starts=self._cold)
-        if self._cold_starts:
-            figures.cold_start_duration.FromMicroseconds(round(statistics.median(self._cold_starts) * 1e6))
+        """How agents were started so far, and what they take."""
+        figures = pb.PoolStatistics(
+            warm_starts=self._starts["warm"],
+            cold_starts=self._starts["cold"],
+            retired=self._retired + self._warm.retired,
+            resident_bytes=self._resident_bytes(),
+        )
+        for how, times in self._start_times.items():
+            if times:
+                getattr(figures, f"{how}_start_duration").FromMicroseconds(round(statistics.median(times) * 1e6))
         return figures
+
+    def waiting(self) -> int:
+        """How many connected agents no session has yet."""
+        return self._warm.ready
+
+    def _resident_bytes(self) -> int:
+        """Walks through all processes of the host, so it does that once a second at most."""
+        sampled, size = self._memory
+        if time.monotonic() - sampled > MEMORY_SAMPLE:
+            size = private_bytes([agent.tree for agent in self._agents if agent.tree is not None])
+            self._memory = (time.monotonic(), size)
+        return size
+
+
+@functools.cache
+def _cli() -> str:
+    return bundled_cli()
+
+
+def _is_perishable(options: pb.AgentOptions) -> bool:
+    """Whether an agent reads at its start what may be otherwise a minute later: settings, plugins, the state of a repository."""
+    if options.setting_sources or options.plugins or options.resume_at_message_uuid:
+        return True
+    cwd = Path(options.cwd) if options.cwd else None
+    return cwd is not None and any((folder / ".git").exists() for folder in (cwd, *cwd.parents))
+
+
+def _version(file: str | Path) -> tuple[int, int, int] | None:
+    try:
+        status = os.stat(file)
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns

@@ -520,7 +520,7 @@ class ProcessTree:
 
     def processes(self) -> list[Process]:
         """What lives in the tree now, wrappers included, in order of their ids."""
-        return self._members(_host.look())
+        return self.members(_host.look())
 
     def memory_bytes(self) -> int:
         """Memory that would be free without the tree: resident, and not shared with the files it is read from."""
@@ -564,13 +564,14 @@ class ProcessTree:
         )
 
     async def _look(self, seen: set[int]) -> list[Process]:
-        members = self._members(await _host.fresh_look())
+        members = self.members(await _host.fresh_look())
         if not members and not self._guard.dies_with_service:  # a fork during the first look may have hidden from it
-            members = self._members(await _host.fresh_look())
+            members = self.members(await _host.fresh_look())
         seen.update(process.pid for process in members)
         return members
 
-    def _members(self, table: _Table) -> list[Process]:
+    def members(self, table: _Table) -> list[Process]:
+        """What lives in the tree, in one look at all processes."""
         own = set(table.ancestors(os.getpid()))
         counted = _cgroup_members(self._guard.cgroups(self._marker))
         roots = [
@@ -632,6 +633,13 @@ class ProcessTree:
         _kill_cgroups(self._guard.cgroups(self._marker))
         for process in victims:
             _send(process, signal.SIGKILL)
+
+
+def private_bytes(trees: Iterable[ProcessTree]) -> int:
+    """The `memory_bytes` of many trees, for one look at all processes."""
+    table = _host.look()
+    members = {process.pid for tree in trees for process in tree.members(table)}
+    return sum(_private_bytes(pid) for pid in members)
 
 
 def _private_bytes(pid: int) -> int:

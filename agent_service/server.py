@@ -99,6 +99,8 @@ async def running(config: Config, *, signals: asyncio.Queue[int] | None = None) 
                 marker=f"{owner}:{instance[:8]}",
                 spawn_limit=config.spawn_limit(),
                 start_timeout=config.start_timeout,
+                warm_agents=config.warm_agents,
+                max_idle=config.max_idle,
                 default_model=config.default_model or (OFFLINE_MODEL_NAME if backend == "offline" else ""),
             )
         )

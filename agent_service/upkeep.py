@@ -29,6 +29,7 @@ def check(data_dir: Path) -> Findings:
         return Findings(0, tuple(problems), ())
     workspaces = Workspaces(data_dir)
     sessions = {session.session_id: session for session in stored_sessions(data_dir)}
+    agents = {session.agent_session_id for session in sessions.values()}
     notes = [
         f"session {session.session_id} cannot be resumed: its transcript is missing"
         for session in sessions.values()
@@ -37,7 +38,7 @@ def check(data_dir: Path) -> Findings:
     notes += [
         f"sessions/{folder} belongs to no session and can be removed"
         for folder in workspaces.session_folders()
-        if folder not in sessions
+        if folder not in agents
     ]
     return Findings(len(sessions), (), tuple(notes))
 

@@ -2,9 +2,12 @@
 
 tenants/TENANT/config    the CLI's own files, transcripts included (CLAUDE_CONFIG_DIR)
 tenants/TENANT/home      the agent's HOME
-sessions/ID/work         the directory a session works in when it names none
-sessions/ID/scratch      files handed to the CLI: prompts, settings, MCP configuration
+sessions/AGENT/work      the directory a session works in when it names none; AGENT is its agent_session_id
+sessions/AGENT/scratch   files handed to the CLI: prompts, settings, MCP configuration
+warm/AGENT               says that no session has that agent yet
 tmp/XXXXXXXX             TMPDIR of one agent process, removed with it
+
+A session's directory bears the name of its agent's conversation, because an agent may be started before its session is known.
 """
 
 from __future__ import annotations
@@ -39,13 +42,18 @@ class Workspaces:
         """The tenant's HOME."""
         return self._private(self._root / "tenants" / _folder(owner) / "home")
 
-    def scratch(self, session_id: str) -> Path:
+    def _own(self, agent_session_id: str) -> Path:
+        if not agent_session_id:
+            raise ValueError("the session has no agent yet, and so no directory")
+        return self._root / "sessions" / agent_session_id
+
+    def scratch(self, session: pb.Session) -> Path:
         """Where files handed to the session's CLI lie."""
-        return self._private(self._root / "sessions" / session_id / "scratch")
+        return self._private(self._own(session.agent_session_id) / "scratch")
 
     def cwd(self, session: pb.Session) -> Path:
         """The directory the session works in: its own unless its options name one."""
-        return Path(session.options.cwd or self._root / "sessions" / session.session_id / "work")
+        return Path(session.options.cwd or self._own(session.agent_session_id) / "work")
 
     def make_cwd(self, session: pb.Session) -> Path:
         """The directory the session works in, made when it is its own."""
@@ -56,14 +64,38 @@ class Workspaces:
         """A short-named directory for one process's temporary files and sockets."""
         return self._private(self._root / "tmp" / uuid4().hex[:8])
 
-    def clear_tmp(self) -> None:
-        """Remove what earlier runs of the service left."""
+    def clear(self) -> None:
+        """Remove what agents of earlier runs of the service left."""
         shutil.rmtree(self._root / "tmp", ignore_errors=True)
+        for agent_session_id in self.unclaimed():
+            self.forget(agent_session_id)
+
+    def note_unclaimed(self, agent_session_id: str) -> None:
+        """Note that the directory of this agent is no session's yet."""
+        (self._private(self._root / "warm") / agent_session_id).touch()
+
+    def claim(self, agent_session_id: str) -> None:
+        """Let the directory of this agent be a session's from now on."""
+        (self._root / "warm" / agent_session_id).unlink(missing_ok=True)
+
+    def unclaimed(self) -> list[str]:
+        """Ids of agents that were started for no session."""
+        return _names(self._root / "warm")
+
+    def forget(self, agent_session_id: str) -> None:
+        """Remove the directory of an agent that no session has had. A directory with work in it stays, whatever is noted."""
+        own = self._own(agent_session_id)
+        shutil.rmtree(own / "scratch", ignore_errors=True)
+        with suppress(OSError):
+            (own / "work").rmdir()
+        with suppress(OSError):
+            own.rmdir()
+        self.claim(agent_session_id)
 
     def session_folders(self) -> list[str]:
-        """Ids of the sessions that have a directory of their own."""
-        folder = self._root / "sessions"
-        return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+        """The agent_session_ids of sessions that have a directory of their own."""
+        unclaimed = set(self.unclaimed())
+        return [name for name in _names(self._root / "sessions") if name not in unclaimed]
 
     def transcript(self, session: pb.Session) -> Path | None:
         """The CLI's file of the session's conversation; None when there is none."""
@@ -71,9 +103,12 @@ class Workspaces:
             return None
         projects = self._config(session.owner) / "projects"
         name = f"{session.agent_session_id}.jsonl"
-        expected = projects / project_folder(self.cwd(session)) / name
-        if expected.exists():
-            return expected
+        cwd = self.cwd(session)
+        for folder in (project_folder(cwd), project_folder(cwd.resolve())):
+            if (projects / folder / name).exists():
+                return projects / folder / name
+        if session.turn_count <= 1 and not session.model:
+            return None  # it has had no time to change its cwd, and a search takes longer the more sessions there are
         # The session changed its cwd: the CLI goes on with the file where it began.
         return self.find_transcript(session.owner, session.agent_session_id)
 
@@ -89,7 +124,7 @@ class Workspaces:
             freed += _remove(transcript)
             if transcript.parent.exists() and not any(transcript.parent.iterdir()):
                 transcript.parent.rmdir()
-        return freed + _remove(self._root / "sessions" / session.session_id)
+        return freed + (_remove(self._own(session.agent_session_id)) if session.agent_session_id else 0)
 
     @staticmethod
     def _private(path: Path) -> Path:
@@ -106,6 +141,10 @@ def holds_message(transcript: Path, uuid: str) -> bool:
     ):
         return lines.rfind(f'"uuid":"{uuid}"'.encode()) >= 0
     return False
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
 
 
 def _folder(owner: str) -> str:

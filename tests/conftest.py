@@ -89,6 +89,7 @@ def make_config(data_dir: Path, **settings: Any) -> Config:
         "data_dir": data_dir,
         "model": "offline",
         "drain_timeout": 0.0,
+        "warm_agents": 0,
         "api_retries": 0,
         "agent_environment": agent_environment({"PATH": os.environ["PATH"]}),
     }

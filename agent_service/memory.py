@@ -1,0 +1,47 @@
+"""Memory: how much of it this host, or this container, can still give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+_CGROUP = Path("/sys/fs/cgroup")
+PLENTY = 1 << 30
+
+
+class Memory(NamedTuple):
+    """Bytes that could be had without swapping, and bytes in all."""
+
+    available: int
+    total: int
+
+    @property
+    def short(self) -> bool:
+        """Whether processes kept for later should go: less is left than a tenth, and than 1 GiB."""
+        return self.available < min(self.total // 10, PLENTY)
+
+
+def memory() -> Memory:
+    """What the host has, or the cgroup this process is in where that is less. Where nobody says, there is plenty."""
+    try:
+        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        host = Memory(_kilobytes(fields["MemAvailable"]), _kilobytes(fields["MemTotal"]))
+    except (OSError, KeyError, ValueError):
+        return Memory(PLENTY, PLENTY)
+    group = _cgroup()
+    return group if group is not None and group.available < host.available else host
+
+
+def _kilobytes(text: str) -> int:
+    return int(text.split()[0]) << 10
+
+
+def _cgroup() -> Memory | None:
+    """What the cgroup's limit leaves; files it has cached can be had again."""
+    try:
+        limit = int((_CGROUP / "memory.max").read_text())
+        used = int((_CGROUP / "memory.current").read_text())
+        stat = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+        return Memory(limit - used + int(stat["inactive_file"]), limit)
+    except (OSError, KeyError, ValueError):
+        return None
