@@ -14,7 +14,7 @@ import typer
 from agentpb import agent_pb2 as pb
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.timestamp_pb2 import Timestamp
-from rich.table import Table
+from rich.text import Text
 
 from agent_client.cli.app import Exit, Json, Server, SessionId, command, connect, print_json, say
 from agent_client.cli.values import duration, pairs
@@ -215,22 +215,28 @@ def _print_listing(sessions: list[pb.Session]) -> None:
             columns = [session.session_id, *facts, _time(session.update_time), session.title]
             out.file.write("\t".join(map(clean_line, columns)) + "\n")
     elif sessions:
-        out.print(_table(sessions))
+        for row in _rows(sessions):
+            row.truncate(out.width, overflow="ellipsis")
+            out.print(row)
     else:
         out.print("no sessions; start one with: agentctl run PROMPT")
 
 
-def _table(sessions: list[pb.Session]) -> Table:
-    """Make a table that fits 80 columns with the ids whole: they are there to be copied."""
-    table = Table(box=None, pad_edge=False)
-    for name in ("session", "state", "cost", "age", "title"):
-        table.add_column(name, no_wrap=True)
-    for session in sessions:
-        state = state_word(session).partition(" (")
-        word = state[2].rstrip(")") or state[0]
+def _rows(sessions: list[pb.Session]) -> list[Text]:
+    """Lay out a listing so that only titles are ever cut: ids are there to be copied."""
+    words = [_phase_word(session) for session in sessions]
+    width = max(map(len, words))
+    rows = [Text(f"{'session':36}  {'state':{width}}  {'cost':>8}  {'age':>4}  title", style="bold")]
+    for session, word in zip(sessions, words, strict=True):
         cost, age = f"${session.total_cost_usd:.4f}", _age(session.update_time)
-        table.add_row(clean_line(session.session_id), word, cost, age, clean_line(session.title))
-    return table
+        title = clean_line(session.title)
+        rows.append(Text(f"{clean_line(session.session_id):36}  {word:{width}}  {cost:>8}  {age:>4}  {title}"))
+    return rows
+
+
+def _phase_word(session: pb.Session) -> str:
+    state, _, phase = state_word(session).partition(" (")
+    return phase.rstrip(")") or state
 
 
 def _age(stamp: Timestamp) -> str:
