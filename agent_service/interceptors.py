@@ -1,6 +1,6 @@
 """What surrounds every RPC: the request's bytes are parsed here, and errors become statuses with google.rpc details.
 
-grpc's own parser answers malformed bytes with UNKNOWN and Python's text before any handler runs; handlers get raw bytes.
+grpc's own parser answers malformed bytes with UNKNOWN and Python's text, before any handler runs; so it has none here.
 """
 
 from __future__ import annotations
