@@ -59,6 +59,21 @@ class RequestKey:
             )
 
 
+def answer_key(request: pb.RespondToInteractionRequest, owner: str, request_id: str) -> RequestId | None:
+    """What the ledger keeps of the answer that resolves an interaction, when it came with an id: a retry of it is known."""
+    if not request_id:
+        return None
+    return RequestId(
+        owner=owner,
+        request_id=f"answer {request_id}",
+        fingerprint=request.interaction_id,
+        session_id=request.session_id,
+        turn_id="",
+        method="RespondToInteraction",
+        response=b"",
+    )
+
+
 class Claims:
     """The request ids in flight."""
 

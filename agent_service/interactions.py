@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -16,11 +16,17 @@ from agentpb import agent_pb2 as pb
 
 from agent_service import errors, events
 from agent_service.agent import Answer, PermissionContext
+from agent_service.events.text import cut_json
+from agent_service.events.wire import MAX_STRING
 from agent_service.journal import Journal, now_us
+from agent_service.ledger import RequestId
 
 QUESTION_TOOL = "AskUserQuestion"
 CLOSED_KEPT = 256
-"""Resolved interactions that are remembered, so that a late answer is told who was first."""
+"""Resolved interactions that are remembered; the log knows the older ones."""
+
+UPDATE_TYPES = frozenset({"addRules", "replaceRules", "removeRules", "setMode", "addDirectories", "removeDirectories"})
+UPDATE_BEHAVIORS = frozenset({"", "allow", "deny", "ask"})
 
 
 @dataclass
@@ -41,6 +47,10 @@ class Interactions:
         self._pending: dict[str, _Pending] = {}
         self._closed: dict[str, pb.Interaction] = {}
         self._keys: dict[str, str] = {}
+
+    def __contains__(self, interaction_id: str) -> bool:
+        """Whether it is remembered, pending or not."""
+        return interaction_id in self._pending or interaction_id in self._closed
 
     def __len__(self) -> int:
         """How many await an answer."""
@@ -81,46 +91,34 @@ class Interactions:
         return pending
 
     def respond(
-        self, request: pb.RespondToInteractionRequest, *, by: str, key: str
-    ) -> tuple[pb.Interaction, asyncio.Future[None] | None]:
-        """Resolve with a caller's answer; the interaction and the future of its durability.
+        self, request: pb.RespondToInteractionRequest, *, by: str, key: RequestId | None
+    ) -> tuple[pb.Interaction, bool]:
+        """Resolve with a caller's answer; the interaction, and whether the same `key` had resolved it before.
 
-        The future is None when the answer was given before under the same `key`: a retry of the one that won. Raises InteractionNotFound, InteractionClosed (with `resolved_by`), InvalidField, InteractionKindMismatch.
+        It counts once the journal is flushed. Raises InteractionClosed (with `resolved_by`), InvalidField,
+        InteractionKindMismatch.
         """
         pending = self._pending.get(request.interaction_id)
         if pending is None:
-            return self._answered_before(request, key), None
+            closed = self._closed[request.interaction_id]
+            if key is None or self._keys.get(request.interaction_id) != key.request_id:
+                raise closed_error(closed)
+            return closed, True
         answer = answer_of(request, pending.interaction, pending.tool_input)
-        state = pb.INTERACTION_STATE_ALLOWED if answer.allowed else pb.INTERACTION_STATE_DENIED
         interaction = pending.interaction
         interaction.message = answer.message
         interaction.updated_input_json = request.allow.updated_input_json
         interaction.answers.update(request.allow.answers)
-        self._keys[request.interaction_id] = key
-        durable = self._resolve(request.interaction_id, state, by=by, answer=answer)
-        return interaction, durable
-
-    def _answered_before(self, request: pb.RespondToInteractionRequest, key: str) -> pb.Interaction:
-        closed = self._closed.get(request.interaction_id)
-        if closed is None:
-            raise errors.InteractionNotFound(
-                f"session {request.session_id} has no interaction {request.interaction_id}",
-                resource=request.interaction_id,
-            )
-        if key and self._keys.get(request.interaction_id) == key:
-            return closed
-        raise errors.InteractionClosed(
-            f"interaction {request.interaction_id} was resolved by {closed.resolved_by or 'another caller'}",
-            resource=request.interaction_id,
-            metadata={
-                "resolved_by": closed.resolved_by,
-                "state": pb.InteractionState.Name(closed.state),
-            },
-        )
+        if key is not None:
+            self._keys[request.interaction_id] = key.request_id
+        state = pb.INTERACTION_STATE_ALLOWED if answer.allowed else pb.INTERACTION_STATE_DENIED
+        self._resolve(request.interaction_id, state, by=by, answer=answer, key=key)
+        return interaction, False
 
     def _expire(self, interaction_id: str, on_timeout: pb.OnTimeout.ValueType) -> None:
         interrupt = on_timeout == pb.ON_TIMEOUT_INTERRUPT
         answer = Answer(False, message="Nobody answered in time.", interrupt=interrupt)
+        self._pending[interaction_id].interaction.message = answer.message
         self._resolve(interaction_id, pb.INTERACTION_STATE_EXPIRED, by="timeout", answer=answer)
 
     def withdraw(self, by: str) -> None:
@@ -135,11 +133,12 @@ class Interactions:
         *,
         by: str,
         answer: Answer | None = None,
+        key: RequestId | None = None,
         commit: bool = True,
-    ) -> asyncio.Future[None] | None:
+    ) -> None:
         pending = self._pending.pop(interaction_id, None)
         if pending is None:
-            return None
+            return
         if pending.timer is not None:
             pending.timer.cancel()
         interaction = pending.interaction
@@ -149,13 +148,13 @@ class Interactions:
         self._remember(interaction)
         self._journal.add(events.interaction_resolved(interaction), turn_id=interaction.turn_id)
         self._record()
-        durable = self._journal.commit() if commit else None
+        if commit:
+            self._journal.commit(request_id=key)
         if not pending.answer.done():
             if answer is None:
                 pending.answer.cancel()
             else:
                 pending.answer.set_result(answer)
-        return durable
 
     def _remember(self, interaction: pb.Interaction) -> None:
         self._closed[interaction.interaction_id] = interaction
@@ -167,9 +166,27 @@ class Interactions:
     def _record(self) -> None:
         record = self._journal.record
         del record.pending_interactions[:]
-        record.pending_interactions.extend(pending.interaction for pending in self._pending.values())
+        record.pending_interactions.extend(shown(pending.interaction) for pending in self._pending.values())
         self._journal.changed()
         self._changed()
+
+
+def shown(interaction: pb.Interaction) -> pb.Interaction:
+    """A copy that fits into a response, however long the tool's input is."""
+    copy = pb.Interaction()
+    copy.CopyFrom(interaction)
+    copy.input_json = cut_json(copy.input_json, MAX_STRING)
+    copy.updated_input_json = cut_json(copy.updated_input_json, MAX_STRING)
+    return copy
+
+
+def closed_error(closed: pb.Interaction) -> errors.InteractionClosed:
+    """What whoever comes too late is told: who was first."""
+    return errors.InteractionClosed(
+        f"interaction {closed.interaction_id} was resolved by {closed.resolved_by or 'another caller'}",
+        resource=closed.interaction_id,
+        metadata={"resolved_by": closed.resolved_by, "state": pb.InteractionState.Name(closed.state)},
+    )
 
 
 async def ask_people(
@@ -258,10 +275,20 @@ def answer_of(
         raise errors.InteractionKindMismatch("answers are for questions; this interaction asks for leave to use a tool")
     if question and not allow.answers and not allow.updated_input_json:
         raise errors.InteractionKindMismatch("this interaction is a question: set allow.answers, or deny it")
+    _check_updates(allow.updated_permissions)
     updated = _updated_input(allow.updated_input_json)
     if question:
         updated = {**(updated or tool_input), "answers": dict(allow.answers)}
     return Answer(True, updated_input=updated, updated_permissions=tuple(allow.updated_permissions))
+
+
+def _check_updates(updates: Iterable[pb.PermissionUpdate]) -> None:
+    for index, update in enumerate(updates):
+        where = f"allow.updated_permissions[{index}]"
+        if update.type not in UPDATE_TYPES:
+            raise errors.InvalidField.of(f"{where}.type", f"must be one of {', '.join(sorted(UPDATE_TYPES))}")
+        if update.behavior not in UPDATE_BEHAVIORS:
+            raise errors.InvalidField.of(f"{where}.behavior", "must be allow, deny or ask")
 
 
 def _updated_input(text: str) -> dict[str, Any] | None:

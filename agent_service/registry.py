@@ -22,7 +22,8 @@ from agent_service import options as translate
 from agent_service.admission import Admission
 from agent_service.events.text import cut
 from agent_service.events.wire import MAX_STRING
-from agent_service.idempotency import Claims, RequestKey
+from agent_service.idempotency import Claims, RequestKey, answer_key
+from agent_service.interactions import closed_error, shown
 from agent_service.journal import Journal, now_us
 from agent_service.ledger import Ledger, RequestId
 from agent_service.options.live import missing_directories
@@ -257,9 +258,10 @@ class SessionRegistry:
         response = pb.ExecuteResponse(session_id=record.session_id, turn=turn, watch_after_sequence=after)
         kept = key.kept(record.session_id, turn.turn_id, response) if key is not None else None
         work = Work(turn, request, fork_of=parent.agent_session_id if parent is not None else None)
+        running = session.running_turn
         durable = session.submit(work, request_id=kept, next_up=interrupting)
         self._sessions[record.session_id] = session
-        if interrupting and session.running_turn is not None:
+        if interrupting and running is not None:
             session.stop(StopCause.INTERRUPT, grace=5.0, reason="another turn takes its place")
         await asyncio.shield(durable)
         return Started(self._shown(session), work.turn, after, False)
@@ -500,6 +502,8 @@ class SessionRegistry:
     async def _send(self, request: pb.SendMessageRequest, owner: str, key: RequestKey | None) -> pb.SendMessageResponse:
         await self.get(request.session_id, owner)
         session = self._sessions.get(request.session_id)
+        if session is not None:
+            await self._begun(session)
         running = session.running_turn if session is not None else None
         if session is None or running is None:
             raise errors.SessionNotActive(
@@ -512,21 +516,54 @@ class SessionRegistry:
         response.session.CopyFrom(await self.get(request.session_id, owner))
         return response
 
+    async def _begun(self, session: Session) -> None:
+        """Wait until a turn that is being started has its prompt."""
+        tail = self.ledger.tail(session.session_id)
+        while session.starting:
+            changed = tail.changed
+            if session.starting:
+                await changed.wait()
+
     async def respond(
         self, request: pb.RespondToInteractionRequest, owner: str, *, by: str, key: str
     ) -> tuple[pb.Interaction, pb.Session, bool]:
         """Answer an interaction; it, the session, and whether this answer had been given already."""
         await self.get(request.session_id, owner)
         session = self._sessions.get(request.session_id)
-        if session is None:
+        kept = answer_key(request, owner, key)
+        if session is None or request.interaction_id not in session.interactions:
+            return await self._resolved_before(request, kept), await self.get(request.session_id, owner), True
+        interaction, repeated = session.interactions.respond(request, by=by, key=kept)
+        await session.journal.flushed()
+        return shown(interaction), await self.get(request.session_id, owner), repeated
+
+    async def _resolved_before(self, request: pb.RespondToInteractionRequest, key: RequestId | None) -> pb.Interaction:
+        """An interaction that only the log remembers, when this is a retry of its answer.
+
+        Raises InteractionNotFound, InteractionClosed.
+        """
+        closed = await self._find_resolved(request.session_id, request.interaction_id)
+        if closed is None:
             raise errors.InteractionNotFound(
                 f"session {request.session_id} has no interaction {request.interaction_id}",
                 resource=request.interaction_id,
             )
-        interaction, durable = session.interactions.respond(request, by=by, key=key)
-        if durable is not None:
-            await asyncio.shield(durable)
-        return interaction, await self.get(request.session_id, owner), durable is None
+        earlier = await self.ledger.request(key.owner, key.request_id) if key is not None else None
+        if earlier is None or earlier.fingerprint != request.interaction_id:
+            raise closed_error(closed)
+        return closed
+
+    async def _find_resolved(self, session_id: str, interaction_id: str) -> pb.Interaction | None:
+        before: int | None = None
+        while page := await self.ledger.read(
+            session_id, 0, types=("interaction.resolved",), newest_first=True, before_sequence=before
+        ):
+            for event in page:
+                interaction = pb.SessionEvent.FromString(event.body).interaction_resolved.interaction
+                if interaction.interaction_id == interaction_id:
+                    return interaction
+            before = page[-1].sequence
+        return None
 
     # ------------------------------------------------------------------------------------------------------------ drain
 

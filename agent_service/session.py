@@ -37,6 +37,7 @@ from agent_service.turns import (
     prompt_content,
     requeue,
     seconds,
+    sent_work,
     set_expiry,
 )
 from agent_service.watchdogs import Activity, StallWatch, Timers, is_signal
@@ -49,6 +50,9 @@ STDERR_EVENTS = 200
 
 QUIET_AFTER_RESULT = 0.25
 """Seconds after a result in which the agent usually says that it is idle; a turn does not wait longer for that."""
+
+PATIENCE_WITH_SENT = 5.0
+"""Seconds after a result in which an agent that was sent a message is sure to begin it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +121,11 @@ class Session:
     def running_turn(self) -> pb.Turn | None:
         """The turn an agent works on, or is being started for."""
         return self._head.turn if self._head is not None and self._ended is not None else None
+
+    @property
+    def starting(self) -> bool:
+        """Whether an agent is being obtained for a turn; a commit follows when that is over."""
+        return self._ended is not None and not self._ended.done() and self._head is not None and not self._prompted
 
     @property
     def task(self) -> asyncio.Task[None] | None:
@@ -261,20 +270,28 @@ class Session:
     ) -> asyncio.Future[None]:
         """Give the agent a message while it works; the future is done when that is durable. Raises SessionNotActive."""
         agent = self.agent
-        if agent is None or not self.can_be_asked or self._stop is not None:
+        if (
+            agent is None
+            or not self.can_be_asked
+            or self._stop is not None
+            or self._ended is None
+            or self._ended.done()
+        ):
             raise errors.SessionNotActive(
                 f"session {self.session_id} has no turn that could take a message; use Execute",
                 resource=self.session_id,
             )
         self._sent[uuid] = request
+        self.journal.add(events.user_prompt(request.text, request.attachments, uuid), turn_id=self._turn_id())
+        self.journal.commit()
         try:
             await agent.prompt(uuid, message_content(request.text, request.attachments))
         except AgentFailed as failure:
-            self._sent.pop(uuid, None)
+            self._note_unread(uuid)
+            self.journal.commit()
             raise errors.SessionNotActive(
                 f"the agent of session {self.session_id} has just ended: {failure.message}", resource=self.session_id
             ) from failure
-        self.journal.add(events.user_prompt(request.text, request.attachments, uuid), turn_id=self._turn_id())
         return self.journal.commit(request_id=request_id)
 
     # ------------------------------------------------------------------------------------------------------- the queue
@@ -283,8 +300,7 @@ class Session:
         """Make `work` the next to run; from now on its options are those in force."""
         record = self.journal.record
         self._head = work
-        if not work.delivered:
-            self._ttl_of = work.request
+        self._ttl_of = work.request
         options = translate.merge(record.options, work.request.options, work.request.clear_options)
         record.options.CopyFrom(options)
         record.permission_mode = options.permission_mode or pb.PERMISSION_MODE_DEFAULT
@@ -354,8 +370,6 @@ class Session:
             try:
                 if self._head is not None and not self._halted:
                     await self._run_turn(self._head)
-                    while self._head is not None and self._head.delivered and not self._halted:
-                        await self._run_turn(self._head)
                     await self._linger()
             finally:
                 self._admission.leave()
@@ -370,8 +384,7 @@ class Session:
             if not warm:
                 self._activity.reset()
             self._begin(work, warm)
-            if not (work.delivered and warm):
-                await self._give_prompt(work)
+            await self._give_prompt(work)
         except AgentFailed as failure:
             self.on_exit(failure)
         except errors.StoreUnavailable:
@@ -382,6 +395,7 @@ class Session:
         outcome = await self._ended
         if self._stop is not None:
             outcome = await self._stop.finished(self)
+        work = self._head or work  # another one by now when the agent has gone on with a message that was sent to it
         self._ended = None
         if self._stop is not None and self._stop.cause is StopCause.DRAIN and may_continue(work):
             self._put_off(work)
@@ -441,7 +455,7 @@ class Session:
         self._prompt_uuid = str(uuid4()) if self._keeper.knows_prompt else turn.turn_id
         if self._keeper.knows_prompt:
             self.journal.add(events.user_prompt(CONTINUE_PROMPT, (), self._prompt_uuid), turn_id=turn.turn_id)
-        elif not (work.delivered or work.recorded):
+        elif not work.recorded:
             prompt = events.user_prompt(work.request.prompt, work.request.attachments, turn.turn_id)
             self.journal.add(prompt, turn_id=turn.turn_id)
         self.journal.commit()
@@ -479,7 +493,7 @@ class Session:
         ended = [work]
         if not outcome.keeps_queue:
             ended += self._drop_queue("the turn before it did not complete")
-        self._adopt_sent(outcome)
+        self._drop_sent()
         if self._queue:
             self._promote(self._queue.popleft())
             self._count_queue()
@@ -487,20 +501,19 @@ class Session:
             self._come_to_rest(outcome, work.turn.turn_id)
         self._commit(ended)
 
-    def _adopt_sent(self, outcome: Outcome) -> None:
-        """Make turns of messages that the agent did not take into the turn that ends: it runs them next by itself."""
-        taken, self._sent = self._sent, {}
-        if outcome is not outcomes.COMPLETED or not self._keeper.alive or self._halted:
-            return
-        record = self.journal.record
-        for uuid, request in reversed(taken.items()):
-            record.turn_count += 1
-            turn = pb.Turn(turn_id=uuid, number=record.turn_count, state=pb.TURN_STATE_QUEUED, prompt=request.text)
-            turn.create_time.FromMicroseconds(now_us())
-            execute = pb.ExecuteRequest(prompt=request.text, attachments=request.attachments)
-            self._queue.appendleft(Work(turn, execute, delivered=True))
-            self.journal.add(events.turn_queued(turn), turn_id=uuid)
-            self.journal.turn_changed(turn)
+    def _note_unread(self, uuid: str) -> None:
+        """Say in the log that the agent did not take in a message that was sent to it; the caller commits."""
+        if self._sent.pop(uuid, None) is not None:
+            notice = events.from_frame({"type": "command_lifecycle", "command_uuid": uuid, "state": "cancelled"})
+            assert notice is not None
+            self.journal.add(notice, turn_id=self._turn_id())
+
+    def _drop_sent(self) -> None:
+        """Leave no message behind that the agent might still begin by itself."""
+        if self._sent:
+            for uuid in list(self._sent):
+                self._note_unread(uuid)
+            self._keeper.close(at_once=True)
 
     def _come_to_rest(self, outcome: Outcome, turn_id: str) -> None:
         record = self.journal.record
@@ -543,17 +556,14 @@ class Session:
             return
         self._stop = self._result = self._outcome = None
         self._ended = asyncio.get_running_loop().create_future()
-        timer = asyncio.get_running_loop().call_later(
-            self._limits.background_timeout,
-            self._time_out,
-            StopCause.TIMEOUT,
-            f"background tasks went on for {self._limits.background_timeout:g} s after the result",
-        )
+        if self._limits.background_timeout:
+            text = f"background tasks went on for {self._limits.background_timeout:g} s after the result"
+            self._timers.later(self._limits.background_timeout, self._time_out, StopCause.TIMEOUT, text)
         self._check_background()
         outcome = await self._ended
         if self._stop is not None:
             outcome = await self._stop.finished(self)
-        timer.cancel()
+        self._timers.disarm()
         self._ended = None
         self.interactions.withdraw("cancel")
         if self._head is None:
@@ -587,6 +597,9 @@ class Session:
         if kind == "result":
             self._on_result(frame)
             return
+        if kind == "command_lifecycle":
+            self._on_lifecycle(frame)
+            return
         if kind == "system":
             self._activity.observe(frame)
             if frame.get("subtype") == "init":
@@ -619,9 +632,56 @@ class Session:
 
     def _came_to_idle(self) -> None:
         """End the turn whose result is in: only now has the agent said all it has to say of it."""
-        if self._outcome is not None:
+        if self._outcome is not None and not self._sent:
             self._settle(self._outcome)
         self._check_background()
+
+    def _waited_enough(self) -> None:
+        """End the turn whose result is in although the agent has not begun what was sent to it."""
+        if self._outcome is not None:
+            self._settle(self._outcome)
+
+    def _on_lifecycle(self, frame: dict[str, Any]) -> None:
+        """Follow a message that was sent: the agent takes it into its turn, or begins it as one of its own, or drops it."""
+        uuid, state = str(frame.get("command_uuid")), frame.get("state")
+        if uuid not in self._sent or state == "queued":
+            return
+        if state == "started" and self._outcome is not None:
+            if self._stop is not None:
+                return  # it is too late: the turn ends now, and takes the agent along
+            self._hand_over(uuid, self._sent[uuid])
+        self._sent.pop(uuid)
+        notice = events.from_frame(frame)
+        if notice is not None:
+            self.journal.add(notice, turn_id=self._turn_id(), raw=events.raw_json(frame))
+        self.journal.commit()
+
+    def _hand_over(self, uuid: str, request: pb.SendMessageRequest) -> None:
+        """Go on with a turn of the message's own, within the bounds of the one it was sent into, whose result is in."""
+        before, outcome, record = self._head, self._outcome, self.journal.record
+        assert before is not None
+        assert outcome is not None
+        self._timers.disarm()
+        self._end_turn(before, outcome, self._result)
+        ended = [before]
+        if not outcome.keeps_queue:
+            ended += self._drop_queue("the turn before it did not complete")
+        self._result = self._result_raw = self._outcome = None
+        self.result_in = asyncio.Event()
+        record.turn_count += 1
+        work = self._head = sent_work(uuid, request, before, number=record.turn_count)
+        self._prompt_uuid = uuid
+        self.journal.add(events.turn_queued(work.turn), turn_id=uuid)
+        work.turn.state = pb.TURN_STATE_RUNNING
+        work.turn.start_time.FromMicroseconds(now_us())
+        record.current_turn.CopyFrom(work.turn)
+        self.journal.changed()
+        self.journal.turn_changed(work.turn)
+        self.journal.add(events.turn_started(work.turn, warm=True), turn_id=uuid)
+        durable = self.journal.commit(requests={uuid: work.request})
+        for each in ended:
+            each.done_when(durable)
+        self._arm_watchdogs(work)
 
     def _on_result(self, frame: dict[str, Any]) -> None:
         result, self._keeper.totals = events.turn_result(frame, self._keeper.totals)
@@ -640,8 +700,9 @@ class Session:
             if outcome.error is not None and self.agent is not None:
                 outcome.error.stderr_tail = self.agent.stderr_tail
             self._outcome = outcome
-            if self._activity.busy:
+            if self._activity.busy or self._sent:
                 self._timers.later(QUIET_AFTER_RESULT, self._came_to_idle)
+                self._timers.later(PATIENCE_WITH_SENT, self._waited_enough)
             else:
                 self._settle(outcome)
 
@@ -673,6 +734,8 @@ class Session:
 
     async def on_permission(self, tool: str, tool_input: dict[str, Any], context: PermissionContext) -> Answer:
         """Ask people, when the session's policy says so."""
+        if self.journal.at_rest:
+            return Answer(False, message="The turn is over; nobody can be asked.")
         policy = self.journal.record.options.interactions
         return await ask_people(self.interactions, tool, tool_input, context, policy, turn_id=self._turn_id())
 

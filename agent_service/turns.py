@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from agentpb import agent_pb2 as pb
 
+from agent_service.events.text import cut
+from agent_service.events.wire import MAX_STRING
 from agent_service.journal import now_us
 from agent_service.outcomes import Outcome
 
@@ -27,8 +29,6 @@ class Work:
     turn: pb.Turn
     request: pb.ExecuteRequest
     fork_of: str | None = None
-    delivered: bool = False
-    """Whether the agent has the prompt already: it was sent into the turn before, and became one of its own."""
     recorded: bool = False
     """Whether the log has the prompt already: a restart of the service cut the turn short."""
     done: asyncio.Future[None] = field(default_factory=_new_future)
@@ -49,6 +49,18 @@ class Work:
                 self.done.set_result(None)
 
         durable.add_done_callback(finish)
+
+
+def sent_work(uuid: str, sent: pb.SendMessageRequest, into: Work, *, number: int) -> Work:
+    """A turn of a message that was sent into another one, whose bounds hold for it as well."""
+    turn = pb.Turn(turn_id=uuid, number=number, state=pb.TURN_STATE_QUEUED, prompt=cut(sent.text, MAX_STRING))
+    turn.create_time.FromMicroseconds(now_us())
+    request = pb.ExecuteRequest(
+        prompt=sent.text, attachments=sent.attachments, restart_policy=into.request.restart_policy
+    )
+    if into.request.HasField("execution_timeout"):
+        request.execution_timeout.CopyFrom(into.request.execution_timeout)
+    return Work(turn, request)
 
 
 def end_turn(turn: pb.Turn, outcome: Outcome, result: pb.TurnResult | None) -> None:
