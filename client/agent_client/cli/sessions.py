@@ -227,10 +227,10 @@ def _rows(sessions: list[pb.Session]) -> list[Text]:
     words = [_phase_word(session) for session in sessions]
     width = max(map(len, words))
     rows = [Text(f"{'session':36}  {'state':{width}}  {'cost':>8}  {'age':>4}  title", style="bold")]
-    for session, word in zip(sessions, words, strict=True):
+    for session, where in zip(sessions, words, strict=True):
         cost, age = f"${session.total_cost_usd:.4f}", _age(session.update_time)
         title = clean_line(session.title)
-        rows.append(Text(f"{clean_line(session.session_id):36}  {word:{width}}  {cost:>8}  {age:>4}  {title}"))
+        rows.append(Text(f"{clean_line(session.session_id):36}  {where:{width}}  {cost:>8}  {age:>4}  {title}"))
     return rows
 
 
