@@ -453,7 +453,7 @@ class _PermissionModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Permis
     PERMISSION_MODE_PLAN: _PermissionMode.ValueType  # 3
     """Plan only: no tool that changes anything."""
     PERMISSION_MODE_BYPASS_PERMISSIONS: _PermissionMode.ValueType  # 4
-    """Never ask, allow all. Refused unless the operator permits it."""
+    """Never ask, allow all: only for hosts and directories that are expendable."""
     PERMISSION_MODE_DONT_ASK: _PermissionMode.ValueType  # 5
     """Never ask, deny what is not allowed beforehand."""
     PERMISSION_MODE_AUTO: _PermissionMode.ValueType  # 6
@@ -471,7 +471,7 @@ PERMISSION_MODE_ACCEPT_EDITS: PermissionMode.ValueType  # 2
 PERMISSION_MODE_PLAN: PermissionMode.ValueType  # 3
 """Plan only: no tool that changes anything."""
 PERMISSION_MODE_BYPASS_PERMISSIONS: PermissionMode.ValueType  # 4
-"""Never ask, allow all. Refused unless the operator permits it."""
+"""Never ask, allow all: only for hosts and directories that are expendable."""
 PERMISSION_MODE_DONT_ASK: PermissionMode.ValueType  # 5
 """Never ask, deny what is not allowed beforehand."""
 PERMISSION_MODE_AUTO: PermissionMode.ValueType  # 6
@@ -644,7 +644,9 @@ class ExecuteRequest(_message.Message):
     prompt: _builtins.str
     """What the agent is to do. Must hold something besides white space, unless there are attachments."""
     session_id: _builtins.str
-    """The session to create or resume: a UUID. Empty: the service makes a new one."""
+    """The session to create or resume: 1 to 128 of A-Z a-z 0-9 _ . - that begin with a letter or digit. Empty: the service
+    makes a new one under a UUID.
+    """
     request_id: _builtins.str
     """Idempotency key, at most 128 characters, remembered for 24 hours. The same request again gives the first outcome with
     `deduplicated`; the same key with other content is REQUEST_ID_REUSED.
@@ -2466,7 +2468,7 @@ class Session(_message.Message):
     TOTAL_COST_USD_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """Its id, a UUID."""
+    """Its id: the caller's own, or a UUID."""
     state: Global___SessionState.ValueType
     """Where it stands, in five words that never change."""
     phase: Global___SessionPhase.ValueType
