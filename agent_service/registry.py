@@ -577,7 +577,10 @@ class SessionRegistry:
             await asyncio.wait(tasks, timeout=seconds)
         for session in list(self._sessions.values()):
             session.halt(grace=1.0)
-        await asyncio.gather(*(session.finished() for session in list(self._sessions.values())))
+        held = list(self._sessions.values())
+        await asyncio.gather(*(session.finished() for session in held))
+        # Watches end next, and must have seen the last word; where it cannot be written, the service is going down anyway.
+        await asyncio.gather(*(session.journal.flushed() for session in held), return_exceptions=True)
         self.drained = True
         if not self._drain_over.done():
             self._drain_over.set_result(None)
