@@ -384,10 +384,8 @@ class SessionRegistry:
 
     async def _stopped(self, session: Session, stop: Stop, wait: float | None) -> pb.CancelReceipt | None:
         done, _ = await asyncio.wait([stop.over], timeout=wait)
-        if not done:
-            return None
         await session.journal.flushed()
-        return stop.receipt
+        return stop.receipt if done else None
 
     async def interrupt(self, session_id: str, owner: str, turn_id: str) -> tuple[pb.Session, bool]:
         """Stop the running turn and keep the session; whether one was stopped."""

@@ -18,8 +18,8 @@ from claude_agent_sdk import ProcessError, Transport
 
 from agent_service.processes import ProcessGuard, ProcessTree
 
-MAX_FRAME_BYTES = 64 << 20
-"""Longest line the CLI may write: a 20 MB tool result doubles when it is escaped as JSON."""
+MAX_FRAME_BYTES = 256 << 20
+"""Longest line the CLI may write: a 20 MB tool result becomes six times as long when JSON has to escape all of it."""
 
 
 class ProcessTransport(Transport):

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import random
+import signal
 import statistics
 import sys
 import tempfile
@@ -119,11 +121,17 @@ class Crashes:
             await asyncio.sleep(0.01)
         if left := living(self._data_dir):
             self.report.orphans += len(left)
-            self.report.failures.append(f"orphans a second later: {left}")
+            self.report.failures.append(f"orphans a second later: {left}, {await self._gone(killed)}")
         self.report.slowest_death = max(self.report.slowest_death, time.monotonic() - killed)
         before = model.requests
         await asyncio.sleep(0.2)
         self.report.late_requests += model.requests - before
+
+    async def _gone(self, killed: float) -> str:
+        """When the orphans were gone, if they ever were."""
+        while living(self._data_dir) and time.monotonic() - killed < 10.0:
+            await asyncio.sleep(0.05)
+        return f"after {time.monotonic() - killed:.1f} s there were {len(living(self._data_dir))}"
 
     def _fsck(self) -> None:
         found = upkeep.check(self._data_dir)
@@ -241,9 +249,6 @@ class CancelReport:
 
 async def cancel_once(live: Live, kind: str, report: CancelReport, *, grace: float = 2.0, settle: float = 0.0) -> None:
     """Start a run of a kind, cancel it, and look whether the answer told the truth."""
-    import os
-    import signal
-
     session_id = (await live.execute(KINDS[kind], options=BASH)).session_id
     await _at_work(live, session_id, kind)
     await asyncio.sleep(settle)
