@@ -278,6 +278,10 @@ class Agent:
         """Do beforehand a part of what the first prompt would cost: to say how full its context is, it puts one together."""
         await self._control({"subtype": "get_context_usage"})
 
+    async def answers(self) -> bool:
+        """Whether it still answers; takes a millisecond or two."""
+        return await self._control({"subtype": "mcp_status"})
+
     async def _control(self, request: dict[str, Any]) -> bool:
         query = self._client._query
         if query is None or not self.alive:

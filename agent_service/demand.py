@@ -15,8 +15,8 @@ HALF_LIFE = 300.0
 FORGOTTEN = 0.25
 """Weight below which a kind of agent is no longer known: ten minutes after it was asked for once."""
 
-WORTH_A_PLACE = 0.75
-"""Weight per agent from which one is started: one request is worth one agent for two minutes."""
+WORTH_A_PLACE = 0.55
+"""Weight per agent from which one is started: one request is worth one agent for four minutes."""
 
 MAX_PROFILES = 64
 
@@ -37,11 +37,11 @@ class Demand:
         """Know of nothing yet."""
         self._weights: dict[Profile, tuple[float, float]] = {}
 
-    def note(self, profile: Profile, now: float) -> None:
-        """Take note of one who asks."""
-        weight = self._weight(profile, now)
+    def note(self, profile: Profile, now: float, weight: float = 1.0) -> None:
+        """Take note of one who asks, or may ask."""
+        known = self._weight(profile, now)
         self._weights.pop(profile, None)  # the newest goes to the end, with the options as they were asked for last
-        self._weights[profile] = (weight + 1.0, now)
+        self._weights[profile] = (known + weight, now)
         if len(self._weights) > MAX_PROFILES:
             del self._weights[min(self._weights, key=lambda each: self._weight(each, now))]
 

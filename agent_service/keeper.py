@@ -88,7 +88,12 @@ class Keeper:
         connected = warm.connected.done()
         self.agent, self._key = warm.agent, self.pool.key(record.options)
         self.totals = RunningTotals()
-        if await warm.connected and await self._adjust(warm.agent, record.options) and self.alive:
+        if (
+            warm.serves is not None
+            and await warm.serves
+            and await self._adjust(warm.agent, record.options)
+            and self.alive
+        ):
             warm.agent.attach(sink)
             return connected
         self.close(at_once=True)

@@ -34,7 +34,11 @@ TERM_GRACE = 0.5
 CLOSE_PATIENCE = 5.0
 """Seconds a CLI may take to exit by itself once its input is closed: it still writes its transcript."""
 
+EXPECTED = 0.7
+"""What a guess weighs beside a request."""
+
 UNUSED_PATIENCE = 1.0
+"""Seconds an agent that no session has had may take to exit by itself."""
 
 RESERVED = 10.0
 """Seconds for which an agent stays reserved for a session whose turn does not begin."""
@@ -217,9 +221,9 @@ class AgentPool:
         self._start_times[how].append(seconds)
 
     def expect(self, options: pb.AgentOptions, owner: str) -> None:
-        """Be prepared for a session with these options."""
+        """Be prepared for a session with these options; what is really asked for counts more."""
         if (profile := self._profile(options, owner)) is not None:
-            self._warm.expect(profile)
+            self._warm.expect(profile, EXPECTED)
 
     def reserve(self, options: pb.AgentOptions, owner: str) -> str:
         """The agent_session_id of a new session: that of a warm agent, if there is one for it; see `take`.
@@ -336,9 +340,12 @@ class AgentPool:
                 getattr(figures, f"{how}_start_duration").FromMicroseconds(round(statistics.median(times) * 1e6))
         return figures
 
-    def waiting(self) -> int:
-        """How many connected agents no session has yet."""
-        return self._warm.ready
+    def waiting(self, options: pb.AgentOptions | None = None, owner: str = "") -> int:
+        """How many connected agents no session has yet: for sessions with these options, or in all."""
+        if options is None:
+            return self._warm.ready()
+        profile = self._profile(options, owner)
+        return self._warm.ready(profile) if profile is not None else 0
 
     def _resident_bytes(self) -> int:
         """Walks through all processes of the host, so it does that once a second at most."""

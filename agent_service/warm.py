@@ -28,6 +28,9 @@ CHECK_INTERVAL = 5.0
 QUIET = 0.2
 """Seconds after an agent was given away in which none is started: its first turn has the cores to itself."""
 
+CLEARLY_LESS = 0.75
+"""Share of another's weight per agent up to which a profile loses its place to it."""
+
 BACKOFF = 2.0
 MAX_BACKOFF = 300.0
 """Seconds for which a profile whose agent did not start, or died waiting, is left alone: doubled each time."""
@@ -41,6 +44,8 @@ class WarmAgent:
     agent: Agent
     made_with: object
     born: float
+    serves: asyncio.Task[bool] | None = None
+    """Once it was given away: whether it is connected and still answers."""
     connected: asyncio.Future[bool] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     task: asyncio.Task[None] | None = None
 
@@ -94,10 +99,10 @@ class WarmAgents:
         """How many wait, or are being started."""
         return len(self._waiting)
 
-    @property
-    def ready(self) -> int:
-        """How many are connected and could be given away."""
-        return sum(warm.connected.done() and warm.usable for warm in self._waiting)
+    def ready(self, profile: Profile | None = None) -> int:
+        """How many are connected and could be given away: of one profile, or in all."""
+        fitting = [warm for warm in self._waiting if profile is None or warm.profile == profile]
+        return sum(warm.connected.done() and warm.usable for warm in fitting)
 
     def open(self) -> None:
         """Begin to keep them."""
@@ -116,10 +121,10 @@ class WarmAgents:
         if self._task is not None:
             await asyncio.wait([self._task])
 
-    def expect(self, profile: Profile) -> None:
+    def expect(self, profile: Profile, weight: float = 1.0) -> None:
         """Take note that agents of this profile are asked for."""
         if self._places:
-            self._demand.note(profile, time.monotonic())
+            self._demand.note(profile, time.monotonic(), weight)
             self._wake.set()
 
     def take(self, profile: Profile) -> WarmAgent | None:
@@ -132,9 +137,17 @@ class WarmAgents:
             return None
         taken = next((warm for warm in fitting if warm.connected.done()), fitting[0])
         self._waiting.remove(taken)
+        taken.serves = asyncio.create_task(self._prove(taken), name=f"prove {taken.agent_session_id}")
         self._given = time.monotonic()
         self._wake.set()
         return taken
+
+    @staticmethod
+    async def _prove(taken: WarmAgent) -> bool:
+        """Whether it serves: one that died a moment ago looks alive until asked; meanwhile the turn is written."""
+        if not taken.connected.done():
+            return await taken.connected
+        return await taken.agent.answers()
 
     # ------------------------------------------------------------------------------------------------------ keeping them
 
@@ -173,13 +186,16 @@ class WarmAgents:
         return None
 
     def _make_room(self, wanted: Counter[Profile], weights: dict[Profile, float], profile: Profile) -> bool:
-        """Retire one that is wanted less than half as much: places must not change hands at every request."""
+        """Retire one that is wanted clearly less: places must not change hands at every request."""
         kept = Counter(warm.profile for warm in self._waiting)
         surplus = [warm for warm in self._waiting if kept[warm.profile] > wanted[warm.profile]]
         if not surplus:
             return False
         least = min(surplus, key=lambda warm: weights.get(warm.profile, 0.0) / kept[warm.profile])
-        if weights.get(least.profile, 0.0) / kept[least.profile] > weights[profile] / (kept[profile] + 1) / 2:
+        if (
+            weights.get(least.profile, 0.0) / kept[least.profile]
+            > weights[profile] / (kept[profile] + 1) * CLEARLY_LESS
+        ):
             return False
         self._drop(least)
         return True
