@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from agentpb import agent_pb2 as pb
+
 from tests.conftest import Service
 
 
