@@ -12,6 +12,7 @@ Process ids are always those of the host, also for processes that live in a name
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import itertools
 import os
@@ -360,8 +361,24 @@ def _tool(name: str) -> str:
 
 
 _NAMESPACE = ("--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "slave")
-_INIT = '{ echo "$1" >/proc/sys/kernel/ns_last_pid; } 2>/dev/null; shift; "$@"; exit $?'
+_INIT = (
+    '(read -r _ <"/proc/self/fd/$1"; kill -9 -1) >/dev/null 2>&1 & '
+    '{ echo "$2" >/proc/sys/kernel/ns_last_pid; } 2>/dev/null; shift 2; "$@"; exit $?'
+)
+"""What the first process of a namespace does: see to it that all is killed when the service dies, choose process ids, run
+the command."""
 _inner_ids = itertools.cycle(range(1000, 31000))
+
+
+@functools.cache
+def _lifeline() -> int:
+    """The reading end of a pipe that nobody writes to: it ends when this process dies.
+
+    setpriv and unshare ask for the signal of a death that may have happened a moment before, and do not look again: of a
+    hundred services killed while they start an agent, five left one behind.
+    """
+    reading, _ = os.pipe()
+    return reading
 
 
 @dataclass(frozen=True)
@@ -387,9 +404,13 @@ class NamespaceGuard(ProcessGuard):
     def first_victims(self, wrappers: list[Process], others: list[Process]) -> list[Process]:
         return wrappers if len(wrappers) == self.wrappers else [*wrappers, *others]
 
+    def spawn(self, argv: Sequence[str], *, marker: str) -> tuple[list[str], dict[str, Any]]:
+        command, keywords = super().spawn(argv, marker=marker)
+        return command, {**keywords, "pass_fds": (_lifeline(),)}
+
     def command(self, argv: Sequence[str], marker: str) -> list[str]:
         namespace = [self.unshare, *self.user, *_NAMESPACE]
-        init = [self.shell, "-c", _INIT, "agent-init", str(next(_inner_ids))]
+        init = [self.shell, "-c", _INIT, "agent-init", str(_lifeline()), str(next(_inner_ids))]
         return [self.setpriv, "--pdeathsig", "KILL", "--", *namespace, "--", *init, *argv]
 
 

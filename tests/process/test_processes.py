@@ -119,7 +119,13 @@ def the_command(run: Running) -> processes.Process:
     members = run.tree.processes()
     wrappers = run.tree._wrappers(members)
     parent = wrappers[-1].pid if wrappers else os.getpid()
-    return next(process for process in members if process.parent == parent)
+    below = [process for process in members if process.parent == parent]
+    return next(process for process in below if _command_line(process.pid) != _command_line(parent))
+
+
+def _command_line(pid: int) -> bytes:
+    """A namespace's first process has a fork of itself that looks after the service's death."""
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 class TestEveryGuard:

@@ -1,0 +1,91 @@
+"""The disk: full, read-only, damaged, newer, taken. Each a clear word and an exit code, and nothing told that was not kept."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import grpc.aio
+import pytest
+from agent_service import upkeep
+from agentpb import agent_pb2 as pb
+from tests.process.live import living, refused, serve, until
+
+pytestmark = pytest.mark.process
+
+EX_IOERR, EX_CONFIG = 74, 78
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("this host mounts nothing")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+async def test_a_full_disk_ends_the_service_and_takes_nothing_back(small_disk: Path) -> None:
+    data_dir = small_disk / "data"
+    told: dict[str, int] = {}
+    async with serve(data_dir) as live:
+        while live.process.returncode is None:
+            try:
+                told[(await live.execute("say: x " * 10_000)).session_id] = 1
+            except grpc.aio.AioRpcError as error:
+                assert error.code() == grpc.StatusCode.UNAVAILABLE, error
+                break
+        assert await asyncio.wait_for(live.process.wait(), 20) == EX_IOERR
+        await until(lambda: not living(data_dir), 1.0)
+        assert "the ledger cannot be written" in live.log.read_text()
+    code, text = await refused(data_dir)
+    assert (code, text.split(":")[0]) == (EX_CONFIG, "agent-service")
+    subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
+    assert upkeep.check(data_dir).problems == ()
+    async with serve(data_dir) as live:
+        for session_id in told:
+            assert (await live.status(session_id, history_limit=0)).session.last_sequence >= 2
+        await live.stub.GetServerInfo(pb.GetServerInfoRequest())
+
+
+async def test_a_read_only_directory_is_refused_with_its_name(small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    code, text = await refused(small_disk / "data")
+    assert code == EX_CONFIG
+    assert str(small_disk) in text
+    assert "Read-only" in text
+
+
+async def test_a_damaged_and_a_newer_ledger_are_refused_and_left_as_they_are(tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "ledger.db").write_bytes(b"no ledger at all" * 1000)
+    code, text = await refused(damaged)
+    assert code == EX_CONFIG
+    assert "damaged, or no ledger" in text
+    assert (damaged / "ledger.db").read_bytes() == b"no ledger at all" * 1000
+    assert upkeep.check(damaged).problems
+    newer = tmp_path / "newer"
+    async with serve(newer) as live:
+        await live.terminate()
+    with closing(sqlite3.connect(newer / "ledger.db")) as db:
+        db.execute("PRAGMA user_version = 99")
+    code, text = await refused(newer)
+    assert code == EX_CONFIG
+    assert "newer version" in text
+
+
+async def test_a_second_service_on_one_data_directory_is_refused_with_the_firsts_id(tmp_path: Path) -> None:
+    async with serve(tmp_path / "data") as live:
+        session_id = (await live.execute("slow: 30")).session_id
+        await live.until(session_id, pb.SESSION_PHASE_WORKING)
+        code, text = await refused(tmp_path / "data")
+        assert code == EX_CONFIG
+        assert f"process {live.process.pid}" in text
+        assert (await live.status(session_id)).session.phase == pb.SESSION_PHASE_WORKING
