@@ -260,11 +260,15 @@ class SessionRegistry:
         work = Work(turn, request, fork_of=parent.agent_session_id if parent is not None else None)
         running = session.running_turn
         durable = session.submit(work, request_id=kept, next_up=interrupting)
+        accepted = pb.Turn()
+        accepted.CopyFrom(work.turn)
         self._sessions[record.session_id] = session
         if interrupting and running is not None:
             session.stop(StopCause.INTERRUPT, grace=5.0, reason="another turn takes its place")
         await asyncio.shield(durable)
-        return Started(self._shown(session), work.turn, after, False)
+        shown = self._shown(session)
+        current = shown.current_turn if shown.current_turn.turn_id == turn.turn_id else accepted
+        return Started(shown, current, after, False)
 
     def _assign_agent(self, record: pb.Session, request: pb.ExecuteRequest, parent: pb.Session | None) -> None:
         """Name the conversation of a new session: a warm agent's, if it can begin at once; who has to wait gets one then."""
