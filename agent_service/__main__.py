@@ -129,6 +129,8 @@ def serve_command(config_file: Path | None, **values: Any) -> None:
 
     The first SIGTERM or SIGINT drains, the second one ends at once.
     """
+    # A busy loop hands the interpreter over only this often; the ledger's threads would wait for it five times as long.
+    sys.setswitchinterval(0.001)
     config = Config(**values, agent_environment=agent_environment(os.environ))
     _configure_logging(config.log_level)
     try:
