@@ -17,6 +17,7 @@ import structlog
 
 from agent_service import offline, upkeep
 from agent_service.config import Config, parse_duration
+from agent_service.errors import StoreUnavailable
 from agent_service.ledger import LedgerUnusable
 from agent_service.processes import GuardUnavailable
 from agent_service.server import CannotServe, Running, serve
@@ -138,6 +139,9 @@ def serve_command(config_file: Path | None, **values: Any) -> None:
     except (CannotServe, LedgerUnusable, GuardUnavailable) as error:
         click.echo(f"agent-service: {error}", err=True)
         sys.exit(78)  # EX_CONFIG
+    except StoreUnavailable as error:
+        click.echo(f"agent-service: {error}", err=True)
+        sys.exit(74)  # EX_IOERR
     sys.exit(code)
 
 

@@ -1,6 +1,6 @@
 """Chaos: the service is killed, cancelled, raced and starved, round after round, and every promise is looked at again.
 
-    python -m tests.chaos [crash|cancel|race|drain|watchers] [--rounds N] [--seed N]
+    python -m tests.chaos [crash|cancel|race|watchers] [--rounds N] [--seed N]
 
 The test suite runs a few rounds of each (tests/process/); this gives the figures.
 """
@@ -315,7 +315,9 @@ async def race_once(live: Live, report: RaceReport, chance: random.Random) -> No
     start = pb.ExecuteRequest(session_id=session_id, prompt=chance.choice(("say: hi", "slow: 5")))
     await live.stub.Execute(start)
     if chance.random() < 0.3:
-        await live.rest(session_id) if start.prompt == "say: hi" else await live.until(session_id, pb.SESSION_PHASE_WORKING)
+        await live.rest(session_id) if start.prompt == "say: hi" else await live.until(
+            session_id, pb.SESSION_PHASE_WORKING
+        )
     cancel = pb.CancelRequest(session_id=session_id, force=chance.random() < 0.3)
     resume = pb.ExecuteRequest(
         session_id=session_id, prompt="say: again", on_busy=chance.choice((pb.ON_BUSY_REJECT, pb.ON_BUSY_ENQUEUE))
@@ -341,7 +343,11 @@ async def _answer(call: Callable[[], Awaitable[Any]], delay: float) -> str:
     try:
         answer = await call()
     except grpc.aio.AioRpcError as error:
-        return f"{error.code().name}: {(error.details() or '')[:40]}" if error.code().value[0] in (2, 13) else error.code().name
+        return (
+            f"{error.code().name}: {(error.details() or '')[:40]}"
+            if error.code().value[0] in (2, 13)
+            else error.code().name
+        )
     return f"OK {type(answer).__name__}"
 
 
@@ -351,6 +357,70 @@ async def _come_to_rest(live: Live, session_id: str, report: RaceReport) -> None
         if status.state not in AT_REST or status.session.HasField("current_turn"):
             report.failures.append(f"{session_id}: {pb.SessionPhase.Name(status.session.phase)}")
         await live.stub.DeleteSession(pb.DeleteSessionRequest(session_id=session_id, force=True))
+
+
+# ------------------------------------------------------------------------------------------------------------ watchers
+
+
+@dataclass
+class WatchersReport:
+    """The figures of readers that do not read."""
+
+    grown: int = 0
+    events: int = 0
+    fast_lag: float = 0.0
+    per_watcher: float = 0.0
+    failures: list[str] = field(default_factory=list)
+
+
+async def stalled_reader(live: Live, report: WatchersReport, seconds: float) -> None:
+    """A reader stops beside a fast one while the session talks at full speed; then it reads on, and misses nothing."""
+    directives = ["tokens: 6000"] * 3 + [f"slow: {seconds - 2:g}"]
+    prompt = "\n".join(directives + ["tokens: 6000"] * 3)
+    options = pb.AgentOptions(include_partial_messages=True)
+    warm = (await live.run("tokens: 6000\ntokens: 6000", options=options)).session_id
+    await live.events(warm)
+    session_id = (await live.execute(prompt, options=options)).session_id
+    slow = aiter(live.stub.WatchSession(pb.WatchSessionRequest(session_id=session_id)))
+    assert (await anext(slow)).HasField("started")
+    before = private_bytes(live.process.pid)
+    async with asyncio.timeout(seconds + 60):
+        fast = await _read_all(live, live.stub.WatchSession(pb.WatchSessionRequest(session_id=session_id)), report)
+    report.grown = private_bytes(live.process.pid) - before
+    late = await _read_all(live, slow, None)
+    report.events = len(fast)
+    if [each for each in late if each] != [each for each in fast if each]:
+        report.failures.append("the slow reader saw other events")
+
+
+async def _read_all(live: Live, stream: Any, report: WatchersReport | None) -> list[int]:
+    """Every event's sequence; how far behind the service's clock the events come."""
+    sequences = []
+    async for response in stream:
+        for event in response.events:
+            sequences.append(event.sequence)
+            if report is not None:
+                report.fast_lag = max(report.fast_lag, time.time() - event.time.ToMicroseconds() / 1e6)
+    return sequences
+
+
+async def idle_watchers(live: Live, report: WatchersReport, count: int) -> None:
+    """Many watch a session that does nothing."""
+    session_id = (await live.run("say: quiet")).session_id
+    before = private_bytes(live.process.pid)
+    last = (await live.status(session_id)).session.last_sequence
+    request = pb.WatchSessionRequest(session_id=session_id, after_sequence=last, follow=True)
+    streams = [live.stub.WatchSession(request) for _ in range(count)]
+    for stream in streams:
+        assert (await stream.read()).HasField("started")
+    report.per_watcher = (private_bytes(live.process.pid) - before) / count
+    begun = time.monotonic()
+    await live.execute("say: news", session_id=session_id)
+    for stream in streams:
+        await stream.read()
+    report.fast_lag = time.monotonic() - begun
+    for stream in streams:
+        stream.cancel()
 
 
 # --------------------------------------------------------------------------------------------------------- the command
@@ -376,7 +446,9 @@ async def _cancel(rounds: int, seed: int) -> int:
                 for _ in range(rounds):
                     await cancel_once(live, kind, report)
                 median = statistics.median(report.seconds)
-                print(f"cancel {kind}: {rounds} rounds, median {median:.2f} s, p99 {report.p99:.2f} s, {dict(report.outcomes)}")
+                print(
+                    f"cancel {kind}: {rounds} rounds, median {median:.2f} s, p99 {report.p99:.2f} s, {dict(report.outcomes)}"
+                )
                 failed += _failures(report.failures)
             failed += _failures([f"left behind: {each}" for each in live.processes()])
     return failed
@@ -396,6 +468,22 @@ async def _race(rounds: int, seed: int) -> int:
     return _failures([*report.failures, *found.problems, *found.notes])
 
 
+async def _watchers(rounds: int, seed: int) -> int:
+    stalled, idle = WatchersReport(), WatchersReport()
+    with tempfile.TemporaryDirectory() as folder:
+        async with serve(Path(folder) / "data", "--drain-timeout", "0s") as live:
+            await stalled_reader(live, stalled, seconds=60)
+            await idle_watchers(live, idle, count=rounds)
+    print(f"watchers: one stopped for 60 s beside a fast one, {stalled.events} events")
+    print(
+        f"  the service grew by {stalled.grown / 1e6:.1f} MB, the fast one was at most {stalled.fast_lag * 1000:.0f} ms behind"
+    )
+    print(
+        f"  {rounds} idle ones: {idle.per_watcher / 1000:.1f} kB each, news reached the last after {idle.fast_lag:.2f} s"
+    )
+    return _failures(stalled.failures)
+
+
 def _failures(failures: list[str]) -> int:
     print(f"  failures: {len(failures)}")
     for failure in failures[:20]:
@@ -408,6 +496,7 @@ PARTS: dict[str, tuple[Callable[[int, int], Awaitable[int]], int]] = {
     "crash": (_crash, 200),
     "cancel": (_cancel, 100),
     "race": (_race, 1000),
+    "watchers": (_watchers, 10_000),
 }
 
 
@@ -418,7 +507,6 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="what to run; everything without")
     parser.add_argument("--rounds", type=int, default=0, help="rounds of each part; 0: as many as the issue asks for")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="longest time for the crash rounds")
-    parser.add_argument("--keep", type=Path, help="directory to work in, and to leave as it is")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="what chance begins with")
     given = parser.parse_args()
     SECONDS = given.seconds

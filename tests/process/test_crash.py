@@ -89,7 +89,9 @@ async def test_restart_policy_resume_continues_behind_the_prompt_at_most_three_t
         assert "Continue where you left off" in done.turn.result.result
         assert Path(done.session.cwd, "times").read_text() == "once\n"
         log = await live.events(session_id)
-        prompts = [event for event in log if event.type == "message.user" and event.user_message.content[0].HasField("text")]
+        prompts = [
+            event for event in log if event.type == "message.user" and event.user_message.content[0].HasField("text")
+        ]
         assert len([event for event in prompts if event.uuid == started.turn.turn_id]) == 1
         assert [event.type for event in log].count("turn.completed") == 1
         assert "SESSION_PHASE_RECOVERING" in {

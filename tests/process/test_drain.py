@@ -35,7 +35,10 @@ async def test_a_drain_delivers_every_ending_in_time_and_leaves_with_zero(tmp_pa
         prompts = ["slow: 120"] * 10 + [f"bash: {SLEEPER}"] * 5 + ["slow: 1"] * 5
         running = [(await live.execute(prompt, options=BASH)).session_id for prompt in prompts]
         queued = (await live.execute("say: later")).session_id
-        watchers = [asyncio.create_task(watch_to_the_end(live, session_id)) for session_id in [*running, *running, *running[:10]]]
+        watchers = [
+            asyncio.create_task(watch_to_the_end(live, session_id))
+            for session_id in [*running, *running, *running[:10]]
+        ]
         waiter = asyncio.create_task(live.run("say: behind", session_id=running[0], on_busy=pb.ON_BUSY_ENQUEUE))
         for session_id in running[:15]:
             await live.until(session_id, pb.SESSION_PHASE_WORKING, 60)

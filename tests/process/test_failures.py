@@ -24,7 +24,12 @@ pytestmark = pytest.mark.process
     ],
 )
 async def test_a_failing_api_fails_the_turn_with_its_status_and_cost_kept(
-    service: Service, options: Callable[..., pb.AgentOptions], prompt: str, reason: str, status: int | None, retryable: bool
+    service: Service,
+    options: Callable[..., pb.AgentOptions],
+    prompt: str,
+    reason: str,
+    status: int | None,
+    retryable: bool,
 ) -> None:
     failed = await service.run(f"bash: echo paid\n{prompt}", options=options("Bash"))
     assert (failed.state, failed.session.phase) == (pb.SESSION_STATE_ERROR, pb.SESSION_PHASE_FAILED)

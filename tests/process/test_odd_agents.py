@@ -44,8 +44,12 @@ async def test_a_tool_result_of_20_mb_with_nul_and_lone_surrogates_is_cut_and_sa
     assert (await fake.status(response.session_id)).ByteSize() < 3_500_000
 
 
-@pytest.mark.parametrize(("prompt", "reason"), [("garbage", "AGENT_FAILED"), ("exit 3", "AGENT_EXITED"), ("exit 0", "AGENT_EXITED")])
-async def test_output_that_breaks_off_fails_the_turn_with_what_was_said(fake: Service, prompt: str, reason: str) -> None:
+@pytest.mark.parametrize(
+    ("prompt", "reason"), [("garbage", "AGENT_FAILED"), ("exit 3", "AGENT_EXITED"), ("exit 0", "AGENT_EXITED")]
+)
+async def test_output_that_breaks_off_fails_the_turn_with_what_was_said(
+    fake: Service, prompt: str, reason: str
+) -> None:
     response = await fake.run(prompt)
     assert response.state == pb.SESSION_STATE_ERROR
     assert response.session.phase == pb.SESSION_PHASE_FAILED
