@@ -6,6 +6,7 @@ Every change is a commit: events with the next sequences, and the records they c
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -19,6 +20,9 @@ AT_REST = frozenset({pb.SESSION_STATE_COMPLETED, pb.SESSION_STATE_ERROR, pb.SESS
 COUNTED = frozenset({"message.user", "message.assistant"})
 MAX_BEHIND = 1024
 """Events that may wait for the disk before the agent has to."""
+
+
+_versions = itertools.count(1)
 
 
 def now_us() -> int:
@@ -53,6 +57,8 @@ class Journal:
         self._record_changed = False
         self._last_commit: asyncio.Future[None] | None = None
         self._behind = 0
+        self.version = next(_versions)
+        """Another one whenever `snapshot` shows something else, and never the same for two journals."""
         if not new:
             self._visible = _copy(record)
 
@@ -169,6 +175,7 @@ class Journal:
         if self._visible is not None:
             self._visible.last_sequence = made.last_sequence
             self._visible.message_count = made.message_count
+        self.version = next(_versions)
 
     @property
     def is_behind(self) -> bool:

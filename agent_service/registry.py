@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -22,6 +22,7 @@ from agent_service import options as translate
 from agent_service.admission import Admission
 from agent_service.events.text import cut
 from agent_service.events.wire import MAX_STRING
+from agent_service.heads import Head, Heads
 from agent_service.idempotency import Claims, RequestKey, answer_key
 from agent_service.interactions import closed_error, shown
 from agent_service.journal import Journal, now_us
@@ -92,6 +93,7 @@ class SessionRegistry:
         self._deleting: dict[str, asyncio.Future[None]] = {}
         self._deletions = 0
         self._claims = Claims(ledger)
+        self._heads = Heads()
         self._tasks: set[asyncio.Task[None]] = set()
         self.draining = False
         self.drained = False
@@ -262,6 +264,7 @@ class SessionRegistry:
         durable = session.submit(work, request_id=kept, next_up=interrupting)
         accepted = pb.Turn()
         accepted.CopyFrom(work.turn)
+        self._heads.forget(record.session_id)
         self._sessions[record.session_id] = session
         if interrupting and running is not None:
             session.stop(StopCause.INTERRUPT, grace=5.0, reason="another turn takes its place")
@@ -302,6 +305,22 @@ class SessionRegistry:
         if shown is None or shown.owner != owner or session_id in self._deleting:
             raise errors.SessionNotFound(session_id)
         return shown
+
+    async def head(self, session_id: str, owner: str, encode: Callable[[pb.Session, pb.Turn | None], bytes]) -> Head:
+        """What `encode` makes of the session and its turn, made once for as long as both stay the same."""
+        session = self._sessions.get(session_id)
+        if session is not None and session.journal.is_behind:
+            await asyncio.sleep(0)
+        version = session.journal.version if session is not None else 0
+        known = self._heads.get(session_id, owner, version)
+        if known is not None and session_id not in self._deleting:
+            return known
+        changes = self._heads.changes
+        shown = await self.get(session_id, owner)
+        head = Head(owner, version, encode(shown, await self.turn_of(shown)), shown.message_count > 0)
+        if changes == self._heads.changes and (session is None or session.journal.version == version):
+            self._heads.put(session_id, head)
+        return head
 
     async def turn_of(self, session: pb.Session) -> pb.Turn | None:
         """The session's current turn; at rest the one that brought it to this state, which need not be the newest."""
@@ -432,6 +451,7 @@ class SessionRegistry:
             freed = await asyncio.to_thread(self._workspaces.remove, shown, keep_transcript=keep_transcript)
             freed += await self.ledger.delete(shown.session_id) or 0
             self._sessions.pop(shown.session_id, None)
+            self._heads.forget(shown.session_id)
             self._deletions += 1
             return freed
         finally:
@@ -632,6 +652,7 @@ class SessionRegistry:
         )
 
     def _adopt(self, journal: Journal) -> Session:
+        self._heads.forget(journal.session_id)
         session = self._sessions[journal.session_id] = self._make(journal)
         return session
 
@@ -641,6 +662,7 @@ class SessionRegistry:
             session.journal.when_flushed(lambda: self._forget_if_idle(session))
         elif session.idle and self._sessions.get(session.session_id) is session:
             del self._sessions[session.session_id]
+            self._heads.forget(session.session_id)
 
     def _shown(self, session: Session) -> pb.Session:
         shown = session.journal.snapshot()

@@ -26,6 +26,7 @@ HEARTBEAT_DEFAULT, HEARTBEAT_MIN, HEARTBEAT_MAX = 15.0, 1.0, 300.0
 DEFAULT_HISTORY = 100
 DEFAULT_PAGE, DEFAULT_EVENT_PAGE = 50, 100
 PAGE_BYTES = 1 << 20
+MESSAGES_FIELD = pb.GetStatusResponse.MESSAGES_FIELD_NUMBER
 NOBODY = ""
 """The owner of sessions while nobody is authenticated."""
 
@@ -76,44 +77,30 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
             response.session.CopyFrom(_shown(session))
         return response
 
-    async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:
-        """Read a session, after a wait if asked to."""
+    async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> bytes:  # type: ignore[override]
+        """Read a session, after a wait if asked to. What does not change is encoded once."""
         check(request)
-        expired = False
         if request.HasField("wait"):
             wanted = Wanted(request.wait_for, request.after_sequence)
             if request.wait_for == pb.WAIT_FOR_NEW_EVENT:
                 check_sequence(await self._registry.get(request.session_id, NOBODY), request.after_sequence)
             patience = _bounded(context, request.wait.ToMicroseconds() / 1e6)
             session, met = await self._registry.wait_until(request.session_id, NOBODY, patience, wanted)
-            expired = not met
-        else:
-            session = await self._registry.get(request.session_id, NOBODY)
-        return await self._status(request, session, expired)
+            head = _head(session, await self._registry.turn_of(session))
+            return await self._with_messages(request, head, session.message_count > 0, expired=not met)
+        kept = await self._registry.head(request.session_id, NOBODY, _head)
+        return await self._with_messages(request, kept.body, kept.has_messages, expired=False)
 
-    async def _status(self, request: pb.GetStatusRequest, session: pb.Session, expired: bool) -> pb.GetStatusResponse:
-        turn = await self._registry.turn_of(session)
-        response = pb.GetStatusResponse(
-            session_id=session.session_id,
-            state=session.state,
-            session=_shown(session),
-            turn=turn,
-            wait_expired=expired,
-        )
-        if turn is not None and turn.HasField("result"):
-            response.result.CopyFrom(turn.result)
-        if session.HasField("error"):
-            response.error.CopyFrom(session.error)
+    async def _with_messages(
+        self, request: pb.GetStatusRequest, head: bytes, has_messages: bool, *, expired: bool
+    ) -> bytes:
+        """A status with its newest messages, as the stored bytes."""
         limit = request.history_limit if request.HasField("history_limit") else DEFAULT_HISTORY
+        messages, truncated = b"", has_messages
         if limit:
-            messages, response.messages_truncated = await self._registry.ledger.messages(
-                session.session_id, limit, PAGE_BYTES
-            )
-            for event in messages:
-                response.messages.add().MergeFromString(event.body)
-        else:
-            response.messages_truncated = session.message_count > 0
-        return response
+            found, truncated = await self._registry.ledger.messages(request.session_id, limit, PAGE_BYTES)
+            messages = events.response_bytes((event.body for event in found), field=MESSAGES_FIELD)
+        return head + messages + _STATUS_TAILS[truncated, expired]
 
     async def WatchSession(self, request: pb.WatchSessionRequest, context: Context) -> None:  # type: ignore[override]
         """Write what the watcher reads, as the stored bytes. A coroutine: a generator would end in another task."""
@@ -260,6 +247,25 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
 
 def _warnings(request: pb.ExecuteRequest, session: pb.Session) -> list[str]:
     return translate.warnings(translate.merge(session.options, request.options, request.clear_options))
+
+
+_STATUS_TAILS = {
+    (truncated, expired): pb.GetStatusResponse(messages_truncated=truncated, wait_expired=expired).SerializeToString()
+    for truncated in (False, True)
+    for expired in (False, True)
+}
+
+
+def _head(session: pb.Session, turn: pb.Turn | None) -> bytes:
+    """A status without its messages. A message's fields may come in any order, so the rest is put behind it."""
+    response = pb.GetStatusResponse(
+        session_id=session.session_id, state=session.state, session=_shown(session), turn=turn
+    )
+    if turn is not None and turn.HasField("result"):
+        response.result.CopyFrom(turn.result)
+    if session.HasField("error"):
+        response.error.CopyFrom(session.error)
+    return response.SerializeToString()
 
 
 def _metadata(context: Context, key: str) -> str:

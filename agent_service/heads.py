@@ -1,0 +1,55 @@
+"""Heads: answers about sessions that were encoded once, for as long as nothing in them changes."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import NamedTuple
+
+MAX_BYTES = 16 << 20
+"""Bytes kept in all; the least recently used go first."""
+
+
+class Head(NamedTuple):
+    """What a session's status says besides its messages, as the bytes that are sent."""
+
+    owner: str
+    version: int
+    body: bytes
+    has_messages: bool
+
+
+class Heads:
+    """A bounded number of heads, by session. `version` is the journal's, or 0 for a session that is only in the ledger."""
+
+    def __init__(self) -> None:
+        """Keep none yet."""
+        self._heads: OrderedDict[str, Head] = OrderedDict()
+        self._size = 0
+        self.changes = 0
+        """How often a session was forgotten: what was read before and is put after that may be of yesterday."""
+
+    def get(self, session_id: str, owner: str, version: int) -> Head | None:
+        """The head of a session, if it is still true and this owner's."""
+        head = self._heads.get(session_id)
+        if head is None or head.version != version or head.owner != owner:
+            return None
+        self._heads.move_to_end(session_id)
+        return head
+
+    def put(self, session_id: str, head: Head) -> None:
+        """Keep a head."""
+        self._drop(session_id)
+        self._heads[session_id] = head
+        self._size += len(head.body)
+        while self._size > MAX_BYTES:
+            self._drop(next(iter(self._heads)))
+
+    def forget(self, session_id: str) -> None:
+        """Give up what is known of a session: from here on it is another's to say what is true of it."""
+        self.changes += 1
+        self._drop(session_id)
+
+    def _drop(self, session_id: str) -> None:
+        head = self._heads.pop(session_id, None)
+        if head is not None:
+            self._size -= len(head.body)

@@ -1,0 +1,1 @@
+"""What the service costs beside what it wraps: everything is measured side by side in one run, and given as ratios."""
