@@ -14,7 +14,7 @@ from agent_service.events import RunningTotals, restored_totals
 from agent_service.options.live import live_settings
 from agent_service.pool import AgentPool, Resume
 from agent_service.turns import Work
-from agent_service.workspace import holds_message
+from agent_service.workspace import holds_message, holds_messages
 
 
 class Keeper:
@@ -121,6 +121,9 @@ class Keeper:
     def _resume(self, record: pb.Session, work: Work, resume_at: str) -> tuple[Path | None, Resume | None]:
         """The conversation the turn continues; without one it begins one. Raises AgentFailed when it should and cannot."""
         transcript = self.pool.transcript(record)
+        if transcript is not None and not record.model and not holds_messages(transcript):
+            transcript.unlink()  # of an agent that was killed before it wrote more than its name; no other could begin
+            transcript = None
         if transcript is not None:
             return transcript, Resume(record.agent_session_id, at_message_uuid=resume_at)
         if record.model:

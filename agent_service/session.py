@@ -302,6 +302,7 @@ class Session:
         self._head = work
         self._ttl_of = work.request
         options = translate.merge(record.options, work.request.options, work.request.clear_options)
+        options.ClearField("resume_at_message_uuid")  # it is of this turn alone, which has it in its request
         record.options.CopyFrom(options)
         record.permission_mode = options.permission_mode or pb.PERMISSION_MODE_DEFAULT
         record.cwd = self._keeper.pool.cwd(record)
@@ -619,12 +620,16 @@ class Session:
     def _note_model(self, event: pb.SessionEvent) -> None:
         model = event.assistant_message.model
         record = self.journal.record
-        if model and model != "<synthetic>" and model != record.model and not event.parent_tool_use_id:
+        if not model or model in ("<synthetic>", record.model) or event.parent_tool_use_id:
+            return
+        self._reported_model = model
+        # Who has a model has a conversation to continue. The agent speaks before it has written its transcript.
+        if record.model or self.pool.transcript(record) is not None:
             record.model = model
             self.journal.changed()
 
     def _had_a_result(self) -> None:
-        """Know the model from now on, also where no answer named it: whoever has one, has a conversation to continue."""
+        """Know the model from now on, also where no answer named it: by now the agent has written its transcript."""
         record = self.journal.record
         if not record.model and self._reported_model:
             record.model = self._reported_model

@@ -134,12 +134,21 @@ class Workspaces:
 
 def holds_message(transcript: Path, uuid: str) -> bool:
     """Whether a conversation has the user message `uuid`; blocks for a few milliseconds."""
+    return _holds(transcript, f'"uuid":"{uuid}"')
+
+
+def holds_messages(transcript: Path) -> bool:
+    """Whether a conversation has any message of a user."""
+    return _holds(transcript, '"type":"user"')
+
+
+def _holds(transcript: Path, text: str) -> bool:
     with (
         suppress(OSError, ValueError),
         transcript.open("rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as lines,
     ):
-        return lines.rfind(f'"uuid":"{uuid}"'.encode()) >= 0
+        return lines.rfind(text.encode()) >= 0
     return False
 
 

@@ -203,7 +203,11 @@ class Crashes:
     async def _resume(self, live: Live, session_id: str) -> None:
         """Cancel what still goes on, then give the session another turn: it must be able to."""
         await live.stub.Cancel(pb.CancelRequest(session_id=session_id))
-        response = await live.run("say: resumed", session_id=session_id)
+        try:
+            response = await live.run("say: resumed", session_id=session_id)
+        except grpc.aio.AioRpcError as error:
+            self.report.failures.append(f"{session_id} could not be resumed: {error.details()}")
+            return
         if response.state != pb.SESSION_STATE_COMPLETED or "resumed" not in response.turn.result.result:
             self.report.failures.append(f"{session_id} could not be resumed: {response.turn.error}")
         self.report.resumed += 1
@@ -252,7 +256,7 @@ async def cancel_once(live: Live, kind: str, report: CancelReport, *, grace: flo
     session_id = (await live.execute(KINDS[kind], options=BASH)).session_id
     await _at_work(live, session_id, kind)
     await asyncio.sleep(settle)
-    mine = _processes_of(live, (await live.status(session_id, history_limit=0)).session.agent_session_id)
+    mine = processes_of(live, (await live.status(session_id, history_limit=0)).session.agent_session_id)
     if kind == "stopped":
         for pid, name in mine.items():
             if name == "claude":
@@ -263,7 +267,7 @@ async def cancel_once(live: Live, kind: str, report: CancelReport, *, grace: flo
     response = await live.stub.Cancel(request)
     report.seconds.append(time.monotonic() - begun)
     report.outcomes[pb.CancelOutcome.Name(response.receipt.outcome).removeprefix("CANCEL_OUTCOME_")] += 1
-    alive = _processes_of(live, response.session.agent_session_id)
+    alive = processes_of(live, response.session.agent_session_id)
     if alive:
         report.failures.append(f"{kind}: alive when Cancel answered: {alive}")
     if not set(mine) <= set(response.receipt.process_ids):
@@ -281,12 +285,12 @@ async def _at_work(live: Live, session_id: str, kind: str) -> None:
     wanted = {"bash": 1, "setsid": 3, "deaf": 1}.get(kind, 0)
     agent = (await live.status(session_id, history_limit=0)).session.agent_session_id
     deadline = time.monotonic() + 20
-    while list(_processes_of(live, agent).values()).count("python3") < wanted:
+    while list(processes_of(live, agent).values()).count("python3") < wanted:
         assert time.monotonic() < deadline, "the tool did not start"
         await asyncio.sleep(0.02)
 
 
-def _processes_of(live: Live, agent_session_id: str) -> dict[int, str]:
+def processes_of(live: Live, agent_session_id: str) -> dict[int, str]:
     """The processes of one session that live now: their ids and names."""
     found = {}
     for entry in Path("/proc").iterdir():

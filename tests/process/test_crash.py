@@ -11,7 +11,7 @@ import pytest
 from agent_service import upkeep
 from agent_service.offline import OfflineModel
 from agentpb import agent_pb2 as pb
-from tests.chaos import Crashes, _processes_of, all_events
+from tests.chaos import Crashes, processes_of, all_events
 from tests.process.live import BASH, SLEEPER, living, serve, until
 
 pytestmark = pytest.mark.process
@@ -123,7 +123,7 @@ async def test_a_killed_cli_fails_its_turn_and_the_next_one_resumes(tmp_path: Pa
         session_id = (await live.execute(f"bash: setsid {SLEEPER} & {SLEEPER}", options=BASH)).session_id
         await _tool_runs(live, session_id)
         agent = (await live.status(session_id)).session.agent_session_id
-        victims = [pid for pid, name in _processes_of(live, agent).items() if name == "claude"]
+        victims = [pid for pid, name in processes_of(live, agent).items() if name == "claude"]
         os.kill(victims[0], signal.SIGKILL)
         ended = await live.rest(session_id)
         assert ended.session.phase == pb.SESSION_PHASE_FAILED
@@ -157,4 +157,4 @@ async def test_a_backup_taken_in_mid_run_is_a_data_directory_of_its_own(tmp_path
 async def _tool_runs(live, session_id: str) -> None:  # type: ignore[no-untyped-def]
     await live.until(session_id, pb.SESSION_PHASE_WORKING)
     agent = (await live.status(session_id, history_limit=0)).session.agent_session_id
-    await until(lambda: "python3" in _processes_of(live, agent).values(), 20, "the tool did not start")
+    await until(lambda: "python3" in processes_of(live, agent).values(), 20, "the tool did not start")
