@@ -30,6 +30,7 @@ ADDED = (  # and those that ask for nothing
     "<local-command-stdout>",
     "<local-command-stderr>",
     "<command-name>",
+    "[Image: source: ",  # where it keeps a copy of an image that came with the prompt
 )
 
 

@@ -22,6 +22,11 @@ JAVASCRIPT = Path(__file__).parent / "javascript"
 PROTO = Path(__file__).parents[2] / "proto" / "agent.proto"
 
 
+def size_of(session: pb.Session, name: str) -> int:
+    """Bytes of a file where the agent worked."""
+    return os.path.getsize(os.path.join(session.cwd, name))
+
+
 async def test_a_run_that_needs_leave_waits_where_everybody_sees_it(service: Service) -> None:
     session_id, interaction = await start_asking(service, "bash: touch asked\nresult")
     assert interaction.kind == pb.INTERACTION_KIND_PERMISSION
@@ -220,7 +225,7 @@ async def test_a_tools_input_that_is_long_is_cut_where_it_is_shown_and_whole_whe
     response = await respond(service, session_id, interaction.interaction_id, allow=pb.PermissionAllow())
     assert response.ByteSize() < 1 << 20
     status = await service.rest(session_id)
-    assert os.path.getsize(os.path.join(status.session.cwd, "long.txt")) == 600_000
+    assert size_of(status.session, "long.txt") == 600_000
 
 
 async def test_of_fifty_answers_one_wins_and_the_tool_runs_once(start: Callable[..., Any]) -> None:
@@ -245,7 +250,7 @@ async def test_of_fifty_answers_one_wins_and_the_tool_runs_once(start: Callable[
         assert metadata["resolved_by"] == winner.interaction.resolved_by
         assert metadata["state"] == "INTERACTION_STATE_ALLOWED"
     status = await service.rest(session_id)
-    assert os.path.getsize(os.path.join(status.session.cwd, "count")) == len("once\n")
+    assert size_of(status.session, "count") == len("once\n")
     kinds = [event.type for event in await service.events(session_id)]
     assert kinds.count("interaction.resolved") == 1
 

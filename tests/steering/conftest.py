@@ -29,7 +29,7 @@ async def until_event(
     """Wait for an event of a type that has something in it."""
 
     async def first() -> pb.SessionEvent:
-        request = pb.WatchSessionRequest(session_id=session_id, after_sequence=after, follow=True)
+        request = pb.WatchSessionRequest(session_id=session_id, follow=True)
         stream = service.stub.WatchSession(request)
         async for response in stream:
             for event in response.events:
