@@ -129,9 +129,3 @@ async def shared(tmp_path_factory: Any) -> AsyncIterator[tuple[Service, Wire]]:
         data = tmp_path_factory.mktemp("data")
         async with start_service(data, agent_environment=environment, **settings) as service:
             yield service, wire
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def lab(shared: tuple[Service, Wire], tmp_path: Path) -> Lab:
-    """The service, with a directory of the test's own."""
-    return Lab(*shared, tmp_path)

@@ -13,11 +13,15 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 from agentpb import agent_pb2 as pb
 
+from tests.conftest import Service
 from tests.interactions.conftest import texts
-from tests.options_effect.conftest import Lab
+from tests.options_effect.conftest import Lab, Wire
 
+ROOT = Path(__file__).parents[2]
+AT_ONCE = 4
 SERVER = Path(__file__).with_name("mcp_server.py")
 SCHEMA = json.dumps({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
 DELEGATE = "tool: Agent " + json.dumps(
@@ -77,10 +81,8 @@ async def _system_prompt(lab: Lab) -> None:
 
 @effect_of("tools")
 async def _tools(lab: Lab) -> None:
-    assert set(json.loads(await lab.said("request: tools", tools=["Bash", "Read"]))) - {"DeferredToolPlaceholder"} == {
-        "Bash",
-        "Read",
-    }
+    names = json.loads(await lab.said("request: tools", tools=["Bash", "Read"]))
+    assert set(names) - {"DeferredToolPlaceholder"} == {"Bash", "Read"}
     assert json.loads(await lab.said("request: tools", tools=["none"])) == []
 
 
@@ -403,11 +405,34 @@ async def _verbatim_prompts(lab: Lab) -> None:
     assert await lab.said("/help", verbatim_prompts=True) == "echo (1 messages): /help"
 
 
+async def _shown(name: str, lab: Lab, places: asyncio.Semaphore) -> None:
+    async with places:
+        await EFFECTS[name](lab)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def under_way(
+    request: pytest.FixtureRequest, shared: tuple[Service, Wire], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[dict[str, asyncio.Task[None]]]:
+    """What is selected, a few at once: each run waits more than it works."""
+    named = {item.callspec.params["name"] for item in request.session.items if hasattr(item, "callspec")}
+    places = asyncio.Semaphore(AT_ONCE)
+    tasks = {
+        name: asyncio.create_task(_shown(name, Lab(*shared, tmp_path_factory.mktemp(name)), places))
+        for name in EFFECTS
+        if name in named
+    }
+    yield tasks
+    for task in tasks.values():
+        task.cancel()
+    await asyncio.gather(*tasks.values(), return_exceptions=True)
+
+
 @pytest.mark.parametrize("name", [field.name for field in pb.AgentOptions.DESCRIPTOR.fields])
 @pytest.mark.asyncio(loop_scope="module")
-async def test_an_option_has_an_effect(name: str, lab: Lab) -> None:
+async def test_an_option_has_an_effect(name: str, under_way: dict[str, asyncio.Task[None]]) -> None:
     if name in ELSEWHERE:
-        assert Path(__file__).parents[2].joinpath(ELSEWHERE[name]).is_dir()
+        assert ROOT.joinpath(ELSEWHERE[name]).is_dir()
         return
     assert name in EFFECTS, f"no test shows what {name} does: write one here"
-    await EFFECTS[name](lab)
+    await under_way[name]
