@@ -51,9 +51,12 @@ class Duration(click.ParamType[float]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Parse a text; numbers of a TOML file are seconds."""
         try:
-            return float(value) if isinstance(value, int | float) else parse_duration(value)
-        except ValueError as error:
+            seconds = float(value) if isinstance(value, int | float) else parse_duration(value)
+        except (TypeError, ValueError) as error:
             self.fail(str(error), param, ctx)
+        if not 0 <= seconds < float("inf"):
+            self.fail(f"{value} is no duration; it must not be negative, nor without end (0 is for none)", param, ctx)
+        return seconds
 
 
 def _config_options(command: Callable[..., Any]) -> Callable[..., Any]:

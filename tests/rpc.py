@@ -27,6 +27,7 @@ UNARY = {
     "GetServerInfo": pb.GetServerInfoRequest,
 }
 STREAMING = {"WatchSession": pb.WatchSessionRequest}
+ALL = {**UNARY, **STREAMING}
 
 
 @dataclass(frozen=True)

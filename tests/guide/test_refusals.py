@@ -18,12 +18,11 @@ from google.protobuf.message import DecodeError
 
 from agent_service import errors
 from tests.conftest import Service, start_service
-from tests.rpc import STREAMING, UNARY, Refusal, raw_call, refused
+from tests.rpc import ALL, Refusal, raw_call, refused
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ABSENT = "5a9d7c1e-0000-4000-8000-000000000000"
-ALL = {**UNARY, **STREAMING}
 OF_ONE_SESSION = [name for name, kind in ALL.items() if "session_id" in kind.DESCRIPTOR.fields_by_name]
 
 WHERE = {
@@ -265,7 +264,7 @@ async def test_any_text_may_be_asked_for_as_a_session(service: Service, method: 
     assert refusal.reason == "SESSION_NOT_FOUND"
 
 
-@pytest.mark.parametrize("method", [*UNARY, *STREAMING])
+@pytest.mark.parametrize("method", [*ALL])
 async def test_bytes_that_are_no_message_are_malformed(service: Service, method: str) -> None:
     chance = random.Random(method)
     junk = [b"\xff", b"\x0a\xff", b"\x0a\x02\xc3\x28", b"\x08" * 40, *(chance.randbytes(40) for _ in range(30))]
