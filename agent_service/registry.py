@@ -94,6 +94,7 @@ class SessionRegistry:
         self._deletions = 0
         self._claims = Claims(ledger)
         self._heads = Heads()
+        self._open_turns = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self.draining = False
         self.drained = False
@@ -104,6 +105,9 @@ class SessionRegistry:
         """End what a crash left unfinished, and go on with what it left waiting."""
         for journal, works in await recover(self.ledger):
             session = self._adopt(journal)
+            self._open_turns += len(works)
+            for work in works:
+                work.done.add_done_callback(self._turn_closed)
             session.restore(works)
         await self._expect_the_usual()
         return self
@@ -236,8 +240,10 @@ class SessionRegistry:
 
     def _check_capacity(self, session: Session, request: pb.ExecuteRequest) -> None:
         # Places are taken a moment after a turn was accepted: whoever is on the way to one is counted too.
-        load = sum(each.load for each in self._sessions.values())
-        if load >= self._admission.places + self._max_queued:
+        limit = self._admission.places + self._max_queued
+        # All sessions are asked only when it may be too much: an admission must not take longer the more wait.
+        most = self._open_turns + self._admission.running
+        if most >= limit and sum(each.load for each in self._sessions.values()) >= limit:
             waiting = sum(each.waiting for each in self._sessions.values())
             raise errors.QueueFull(f"{waiting} turns wait already, the most this service lets wait", retry_after=1.0)
         if session.waiting >= MAX_PENDING_TURNS:
@@ -261,6 +267,8 @@ class SessionRegistry:
         kept = key.kept(record.session_id, turn.turn_id, response) if key is not None else None
         work = Work(turn, request, fork_of=parent.agent_session_id if parent is not None else None)
         running = session.running_turn
+        self._open_turns += 1
+        work.done.add_done_callback(self._turn_closed)
         durable = session.submit(work, request_id=kept, next_up=interrupting)
         accepted = pb.Turn()
         accepted.CopyFrom(work.turn)
@@ -272,6 +280,9 @@ class SessionRegistry:
         shown = self._shown(session)
         current = shown.current_turn if shown.current_turn.turn_id == turn.turn_id else accepted
         return Started(shown, current, after, False)
+
+    def _turn_closed(self, _: object) -> None:
+        self._open_turns -= 1
 
     def _assign_agent(self, record: pb.Session, request: pb.ExecuteRequest, parent: pb.Session | None) -> None:
         """Name the conversation of a new session: a warm agent's, if it can begin at once; who has to wait gets one then."""

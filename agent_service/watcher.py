@@ -65,6 +65,7 @@ class Watcher:
         self._with_raw = with_raw
         self._tail = registry.ledger.tail(session.session_id)
         self._position = Position(after_sequence)
+        self._ahead: asyncio.Task[tuple[list[Event], Position]] | None = None
 
     @property
     def last_sequence(self) -> int:
@@ -76,13 +77,8 @@ class Watcher:
         deadline = asyncio.get_running_loop().time() + timeout
         while True:
             changed = self._tail.changed
-            events, self._position = await self._registry.ledger.follow(
-                self.session.session_id,
-                self._position,
-                types=self._types,
-                partials=self._partials,
-                with_raw=self._with_raw,
-            )
+            events, self._position = await (self._ahead or self._next())
+            self._ahead = self._read_ahead() if events else None
             end = None if events else await self._ending()
             if events or end is not None:
                 return Batch(events, end, self.session if end is not None else None)
@@ -93,6 +89,21 @@ class Watcher:
                 await asyncio.wait_for(changed.wait(), left)
             except TimeoutError:
                 return None
+
+    async def _next(self) -> tuple[list[Event], Position]:
+        return await self._registry.ledger.follow(
+            self.session.session_id,
+            self._position,
+            types=self._types,
+            partials=self._partials,
+            with_raw=self._with_raw,
+        )
+
+    def _read_ahead(self) -> asyncio.Task[tuple[list[Event], Position]] | None:
+        """In a replay, read the next batch while this one is being sent. If nobody comes for it, it is dropped."""
+        if self._position.sequence < (self._tail.last_sequence or 0):
+            return asyncio.create_task(self._next(), name=f"read ahead {self.session.session_id}")
+        return None
 
     async def _ending(self) -> pb.WatchEndReason.ValueType | None:
         """Why there will be nothing more; None when there may be."""

@@ -24,7 +24,7 @@ async def stream(request: bytes, context: Any) -> None:
 async def main() -> None:
     """Serve until killed."""
     server = grpc.aio.server()
-    handlers = {
+    handlers: dict[str, Any] = {
         "Unary": grpc.unary_unary_rpc_method_handler(unary),
         "Stream": grpc.unary_stream_rpc_method_handler(stream),
     }

@@ -49,7 +49,8 @@ class Bare:
         """Seconds from prompt to first assistant message of a connected client: first turn, second turn."""
         async with ClaudeSDKClient(self.options()) as client:
             await asyncio.sleep(0.5)
-            return await self._turn(client), await self._turn(client)
+            first, second = await self._turn(client), await self._turn(client)
+        return first, second
 
     @staticmethod
     async def _turn(client: ClaudeSDKClient) -> float:

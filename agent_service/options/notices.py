@@ -43,8 +43,8 @@ def _allows_whole_tool(rule: str) -> bool:
 
 def _about_confinement(options: pb.AgentOptions) -> Iterator[str]:
     sandbox = options.sandbox
-    missing = [program for program in ("bwrap", "socat") if shutil.which(program) is None]
-    if sandbox.enabled and missing:
+    # Looked for only when it matters: it takes longer than all the rest of an admission.
+    if sandbox.enabled and (missing := [program for program in ("bwrap", "socat") if shutil.which(program) is None]):
         fails = sandbox.fail_if_unavailable if sandbox.HasField("fail_if_unavailable") else True
         outcome = "the turn will fail" if fails else "commands will run unconfined"
         yield f"sandbox: this host lacks {' and '.join(missing)}, so {outcome}"
