@@ -90,6 +90,10 @@ proto: setup ## Write generated/ from proto/agent.proto
 bench: setup ## Measure
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+.PHONY: chaos
+chaos: setup ## Break the service and look: ARGS="crash --rounds 20", half an hour and more without
+	@$(BIN)/python -m tests.chaos $(ARGS)
+
 .PHONY: lock
 lock: .cache/uv/bin/uv ## Pin the dependencies of pyproject.toml anew; ARGS=--upgrade for newer versions
 	@.cache/uv/bin/uv pip compile pyproject.toml --extra server --extra dev --universal --python-version 3.11 \

@@ -57,10 +57,10 @@ class Keeper:
         key = self.pool.key(options)
         self.knows_prompt = False
         begun = time.monotonic()
-        if self.agent is not None and self.alive and key == self._key and not resume_at:
-            if await self._adjust(self.agent, options):
-                self.pool.started("warm", time.monotonic() - begun)
-                return True
+        kept = self.agent if self.alive and key == self._key and not resume_at else None
+        if kept is not None and await self._adjust(kept, options):
+            self.pool.started("warm", time.monotonic() - begun)
+            return True
         self.close()
         await self.closed()
         begun = time.monotonic()

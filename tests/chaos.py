@@ -26,10 +26,10 @@ from uuid import uuid4
 
 import grpc
 import grpc.aio
-from agent_service import upkeep
-from agent_service.offline import OfflineModel
 from agentpb import agent_pb2 as pb
 
+from agent_service import upkeep
+from agent_service.offline import OfflineModel
 from tests.process.live import BASH, SLEEPER, Live, living, private_bytes, serve
 
 AT_REST = (pb.SESSION_STATE_COMPLETED, pb.SESSION_STATE_ERROR, pb.SESSION_STATE_CANCELLED)
@@ -99,7 +99,7 @@ class Crashes:
         return self.report
 
     def _serve(self, model: OfflineModel) -> Any:
-        flags = ("--max-sessions", "6", "--drain-timeout", "0s", "--idle-timeout", "2s")
+        flags = ("--max-sessions", "6", "--drain-timeout", "0s", "--idle-timeout", "2s", "--warm-agents", "1")
         return serve(self._data_dir, *flags, model_url=model.url)
 
     async def _round(self, model: OfflineModel) -> None:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import grpc.aio
-from agent_service.processes import GroupGuard, ProcessTree, owner_id
 from agentpb import agent_pb2 as pb
 from agentpb import agent_pb2_grpc
 
+from agent_service.processes import GroupGuard, ProcessTree, owner_id
 from tests.conftest import Service
 
 PROGRAM = Path(sys.executable).with_name("agent-service")
@@ -56,7 +56,7 @@ async def serve(data_dir: Path, *flags: str, model_url: str = "", **environment:
     with log.open("ab") as stderr:
         process = await asyncio.create_subprocess_exec(
             *(PROGRAM, "serve", "--listen", "127.0.0.1:0", "--data-dir", data_dir),
-            *("--model", "claude" if model_url else "offline", "--api-retries", "0", *flags),
+            *("--model", "claude" if model_url else "offline", "--api-retries", "0", "--warm-agents", "0", *flags),
             stdout=asyncio.subprocess.PIPE,
             stderr=stderr,
             env={**_inherited(), **_credentials(model_url), **environment},

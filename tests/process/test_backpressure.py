@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from tests.chaos import WatchersReport, idle_watchers, stalled_reader
 from tests.process.live import serve
 

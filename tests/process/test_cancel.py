@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from agent_service import upkeep
 from agentpb import agent_pb2 as pb
+
+from agent_service import upkeep
 from tests.chaos import KINDS, CancelReport, cancel_once, processes_of
 from tests.process.live import BASH, SLEEPER, Live, serve
 

@@ -8,17 +8,18 @@ import signal
 from pathlib import Path
 
 import pytest
+from agentpb import agent_pb2 as pb
+
 from agent_service import upkeep
 from agent_service.offline import OfflineModel
-from agentpb import agent_pb2 as pb
-from tests.chaos import Crashes, processes_of, all_events
+from tests.chaos import Crashes, all_events, processes_of
 from tests.process.live import BASH, SLEEPER, living, serve, until
 
 pytestmark = pytest.mark.process
 
 
 async def test_kills_at_random_instants_under_load_lose_nothing_and_leave_nothing(tmp_path: Path) -> None:
-    report = await Crashes(tmp_path / "data", seed=1).run(3)
+    report = await Crashes(tmp_path / "data", seed=1).run(2)
     assert report.failures == []
     assert (report.orphans, report.late_requests) == (0, 0)
     assert report.slowest_death < 1.0

@@ -10,8 +10,9 @@ from pathlib import Path
 import grpc
 import grpc.aio
 import pytest
-from agent_service import upkeep
 from agentpb import agent_pb2 as pb
+
+from agent_service import upkeep
 from tests.process.live import BASH, SLEEPER, Live, living, serve, until
 
 pytestmark = pytest.mark.process

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agent_service.processes import GroupGuard, ProcessTree, owner_id
 from agentpb import agent_pb2 as pb
 from claude_agent_sdk._internal.transport.subprocess_cli import SubprocessCLITransport
+
+from agent_service.processes import GroupGuard, ProcessTree, owner_id
 from tests.conftest import Service
 from tests.process.live import until
 

@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
+
 from agent_service import upkeep
 from tests.chaos import RaceReport, race_once
 from tests.process.live import serve
