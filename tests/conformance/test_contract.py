@@ -62,6 +62,9 @@ def machine(world: World) -> type[RuleBasedStateMachine]:
     """The machine over a service."""
     service = world.service
 
+    async def made(method: str, request: Any) -> Any:
+        return await getattr(service.stub, method)(request, timeout=40)
+
     class Contract(RuleBasedStateMachine):
         """Callers who do what they like."""
 
@@ -74,7 +77,7 @@ def machine(world: World) -> type[RuleBasedStateMachine]:
         def call(self, method: str, request: Any) -> Any:
             """Make a call; None when it was refused for one of the reasons that are the caller's own business."""
             try:
-                return world.run(getattr(service.stub, method)(request, timeout=40))
+                return world.run(made(method, request))
             except grpc.aio.AioRpcError as error:
                 refusal = taken_apart(error)
                 assert refusal.reason in REFUSALS, (refusal, request)
