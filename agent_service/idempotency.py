@@ -60,7 +60,7 @@ class RequestKey:
 
 
 def answer_key(request: pb.RespondToInteractionRequest, owner: str, request_id: str) -> RequestId | None:
-    """What the ledger keeps of the answer that resolves an interaction, when it came with an id: a retry of it is known."""
+    """What the ledger keeps of an answer that came with an id, so that a retry of it is known."""
     if not request_id:
         return None
     return RequestId(

@@ -87,6 +87,7 @@ class Interactions:
         self._pending[interaction.interaction_id] = pending
         self._journal.add(events.interaction_requested(interaction), turn_id=interaction.turn_id)
         self._record()
+        self._changed()
         self._journal.commit()
         return pending
 
@@ -122,9 +123,9 @@ class Interactions:
         self._resolve(interaction_id, pb.INTERACTION_STATE_EXPIRED, by="timeout", answer=answer)
 
     def withdraw(self, by: str) -> None:
-        """Resolve all that are pending because the turn is over; the caller commits."""
+        """Resolve all that are pending because the work is over; the caller says where the session goes, and commits."""
         for interaction_id in list(self._pending):
-            self._resolve(interaction_id, pb.INTERACTION_STATE_WITHDRAWN, by=by, commit=False)
+            self._resolve(interaction_id, pb.INTERACTION_STATE_WITHDRAWN, by=by, over=True)
 
     def _resolve(
         self,
@@ -134,7 +135,7 @@ class Interactions:
         by: str,
         answer: Answer | None = None,
         key: RequestId | None = None,
-        commit: bool = True,
+        over: bool = False,
     ) -> None:
         pending = self._pending.pop(interaction_id, None)
         if pending is None:
@@ -148,7 +149,8 @@ class Interactions:
         self._remember(interaction)
         self._journal.add(events.interaction_resolved(interaction), turn_id=interaction.turn_id)
         self._record()
-        if commit:
+        if not over:
+            self._changed()
             self._journal.commit(request_id=key)
         if not pending.answer.done():
             if answer is None:
@@ -168,7 +170,6 @@ class Interactions:
         del record.pending_interactions[:]
         record.pending_interactions.extend(shown(pending.interaction) for pending in self._pending.values())
         self._journal.changed()
-        self._changed()
 
 
 def shown(interaction: pb.Interaction) -> pb.Interaction:

@@ -451,7 +451,8 @@ class Session:
         self.journal.record.current_turn.CopyFrom(turn)
         self.journal.turn_changed(turn)
         self.journal.add(events.turn_started(turn, warm), turn_id=turn.turn_id)
-        self.journal.move(pb.SESSION_STATE_RUNNING, pb.SESSION_PHASE_WORKING, turn_id=turn.turn_id)
+        phase = self.interactions.phase or pb.SESSION_PHASE_WORKING  # a background task may wait for an answer
+        self.journal.move(pb.SESSION_STATE_RUNNING, phase, turn_id=turn.turn_id)
         # The agent skips a uuid it knows without a word.
         self._prompt_uuid = str(uuid4()) if self._keeper.knows_prompt else turn.turn_id
         if self._keeper.knows_prompt:
@@ -489,7 +490,8 @@ class Session:
     def _conclude(self, work: Work, outcome: Outcome) -> None:
         """Record the turn's end, and where the session goes: the next turn, background work, or rest. One commit."""
         self._timers.disarm()
-        self.interactions.withdraw("restart" if outcome.phase == pb.SESSION_PHASE_INTERRUPTED else "cancel")
+        if not self._goes_on(outcome):
+            self.interactions.withdraw("restart" if outcome.phase == pb.SESSION_PHASE_INTERRUPTED else "cancel")
         self._end_turn(work, outcome, self._result)
         ended = [work]
         if not outcome.keeps_queue:
@@ -516,21 +518,26 @@ class Session:
                 self._note_unread(uuid)
             self._keeper.close(at_once=True)
 
+    def _goes_on(self, outcome: Outcome) -> bool:
+        """Whether the agent works on in the background after a turn that ended like this, and may still ask."""
+        completed = outcome.state == pb.SESSION_STATE_COMPLETED
+        return completed and self._keeper.alive and bool(self._activity.tasks) and not self._halted
+
     def _come_to_rest(self, outcome: Outcome, turn_id: str) -> None:
         record = self.journal.record
         record.ClearField("current_turn")
         self.journal.changed()
         state, phase = outcome.state, outcome.phase
-        if outcome.state == pb.SESSION_STATE_COMPLETED and self._keeper.alive:
-            if self._activity.tasks and not self._halted:
-                state, phase = pb.SESSION_STATE_RUNNING, pb.SESSION_PHASE_BACKGROUND
-            elif self._limits.idle_timeout and not self._halted:
+        if self._goes_on(outcome):
+            state, phase = pb.SESSION_STATE_RUNNING, self.interactions.phase or pb.SESSION_PHASE_BACKGROUND
+        elif outcome.state == pb.SESSION_STATE_COMPLETED and self._keeper.alive:
+            if self._limits.idle_timeout and not self._halted:
                 phase = pb.SESSION_PHASE_IDLE
         self.journal.move(state, phase, turn_id=turn_id, reason=outcome.reason, error=outcome.error)
         set_expiry(record, self._ttl_of)
         if phase == pb.SESSION_PHASE_IDLE:
             self._arm_idle()
-        elif phase != pb.SESSION_PHASE_BACKGROUND:
+        elif state != pb.SESSION_STATE_RUNNING:
             self._keeper.close(at_once=outcome.state != pb.SESSION_STATE_COMPLETED)
 
     def _end_turn(self, work: Work, outcome: Outcome, result: pb.TurnResult | None) -> None:
@@ -553,8 +560,11 @@ class Session:
 
     async def _linger(self) -> None:
         """Stay while background tasks go on after the result; then come to rest. A new turn does not wait for them."""
-        if self.journal.record.phase != pb.SESSION_PHASE_BACKGROUND:
-            return
+        while self.journal.record.state == pb.SESSION_STATE_RUNNING:
+            await self._background()
+
+    async def _background(self) -> None:
+        """Wait until the agent is idle and no task is left, or a new turn has come, or the limit is reached."""
         self._stop = self._result = self._outcome = None
         self._ended = asyncio.get_running_loop().create_future()
         if self._limits.background_timeout:
@@ -566,7 +576,8 @@ class Session:
             outcome = await self._stop.finished(self)
         self._timers.disarm()
         self._ended = None
-        self.interactions.withdraw("cancel")
+        if self._head is None or self._stop is not None:
+            self.interactions.withdraw("cancel")
         if self._head is None:
             self._come_to_rest(outcome, "")
         elif self._stop is not None and self._stop.cause is StopCause.CANCEL:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from agentpb import agent_pb2 as pb
 
 from tests.conftest import Service
+from tests.interactions.conftest import asked, respond
 from tests.steering.conftest import BASH, details, texts, turns
 
 FOR_EVER = "background: python3 -c 'import time; time.sleep(600)'\nsay: end"
@@ -56,6 +59,32 @@ async def test_execute_waits_for_the_turn_and_not_for_its_background_tasks(servi
     assert cancelled.receipt.process_ids
     ended = turns(await service.events(response.session_id))
     assert [turn.state for turn in ended] == [pb.TURN_STATE_COMPLETED]
+
+
+async def test_a_subagent_in_the_background_may_ask_after_the_result(service: Service) -> None:
+    delegate = {"description": "d", "prompt": "bash: touch below\nsay: did it", "subagent_type": "general-purpose"}
+    options = pb.AgentOptions(interactions=pb.InteractionPolicy(permissions=True))
+    started = await service.run(f"tool: Agent {json.dumps(delegate)}\nsay: end", options=options)
+    assert started.turn.result.result == "end"
+    interaction = await asked(service, started.session_id)
+    status = await service.status(started.session_id)
+    assert status.session.phase == pb.SESSION_PHASE_AWAITING_PERMISSION
+    assert status.state == pb.SESSION_STATE_RUNNING
+    assert not status.session.HasField("current_turn")
+    await respond(service, started.session_id, interaction.interaction_id, allow=pb.PermissionAllow())
+    status = await service.rest(started.session_id)
+    assert status.state == pb.SESSION_STATE_COMPLETED
+    assert os.listdir(status.session.cwd) == ["below"]
+    events = await service.events(started.session_id)
+    phases = [event.state_changed.phase for event in events if event.type == "state.changed"]
+    assert phases[-3:] == [
+        pb.SESSION_PHASE_AWAITING_PERMISSION,
+        pb.SESSION_PHASE_BACKGROUND,
+        pb.SESSION_PHASE_IDLE,
+    ]
+    [task] = {event.task.task_id for event in events if event.type == "task.started"}
+    assert task
+    assert [event for event in events if event.parent_tool_use_id]
 
 
 @pytest.mark.parametrize("on_busy", [pb.ON_BUSY_ENQUEUE, pb.ON_BUSY_INTERRUPT], ids=["enqueue", "interrupt"])
