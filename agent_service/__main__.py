@@ -18,8 +18,8 @@ import structlog
 from agent_service import offline, upkeep
 from agent_service.config import Config, parse_duration
 from agent_service.errors import StoreUnavailable
+from agent_service.guards import GuardUnavailable
 from agent_service.ledger import LedgerUnusable
-from agent_service.processes import GuardUnavailable
 from agent_service.server import CannotServe, Running, serve
 
 log = logging.getLogger(__name__)

@@ -33,7 +33,8 @@ from claude_agent_sdk import ToolPermissionContext as PermissionContext
 from claude_agent_sdk._internal.transport.subprocess_cli import SubprocessCLITransport
 from claude_agent_sdk.types import PermissionRuleValue
 
-from agent_service.processes import ProcessGuard, ProcessTree, Reaped
+from agent_service.guards import ProcessGuard
+from agent_service.processes import ProcessTree, Reaped
 from agent_service.transport import ProcessTransport
 
 __all__ = ["Agent", "AgentFailed", "AgentSpec", "Answer", "Ended", "PermissionContext", "Sink", "project_folder"]

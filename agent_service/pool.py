@@ -23,8 +23,9 @@ from agentpb import agent_pb2 as pb
 from agent_service import options as translate
 from agent_service.agent import Agent, AgentSpec, Ended, bundled_cli
 from agent_service.demand import Profile
+from agent_service.guards import ProcessGuard
 from agent_service.memory import memory
-from agent_service.processes import ProcessGuard, private_bytes
+from agent_service.processes import private_bytes
 from agent_service.warm import WarmAgent, WarmAgents
 from agent_service.workspace import Workspaces
 

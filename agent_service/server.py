@@ -24,11 +24,13 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from agent_service.config import Config
+from agent_service.guard_choice import Choice, choose_guard
 from agent_service.interceptors import SERVICE, StatusInterceptor
 from agent_service.ledger import Ledger
+from agent_service.markers import owner_id
 from agent_service.offline import OFFLINE_MODEL_NAME, OfflineModel
 from agent_service.pool import AgentPool
-from agent_service.processes import Choice, choose_guard, owner_id, sweep
+from agent_service.processes import sweep
 from agent_service.registry import SessionRegistry
 from agent_service.service import AgentService
 from agent_service.session import Limits

@@ -16,7 +16,8 @@ from typing import Any
 
 from claude_agent_sdk import ProcessError, Transport
 
-from agent_service.processes import ProcessGuard, ProcessTree
+from agent_service.guards import ProcessGuard
+from agent_service.processes import ProcessTree
 
 MAX_FRAME_BYTES = 256 << 20
 """Longest line the CLI may write: a 20 MB tool result becomes six times as long when JSON has to escape all of it."""
@@ -51,7 +52,7 @@ class ProcessTransport(Transport):
 
     @property
     def exit_code(self) -> int | None:
-        """The CLI's exit code, negative for a signal; None while it lives."""
+        """The CLI's exit code; for signal n it is 128+n, or -n under the process-group guard. None while it lives."""
         return self._process.returncode if self._process else None
 
     async def connect(self) -> None:
@@ -76,7 +77,7 @@ class ProcessTransport(Transport):
             limit=MAX_FRAME_BYTES,
             **spawn_options,
         )
-        self.tree = self._guard.tree(self._process.pid, marker=self._marker)
+        self.tree = ProcessTree(self._guard, self._process.pid, self._marker)
         self._stderr_task = asyncio.create_task(self._read_stderr(), name=f"stderr of {self._process.pid}")
 
     async def wait(self) -> int:
