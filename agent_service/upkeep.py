@@ -52,7 +52,16 @@ def backup(data_dir: Path, destination: Path) -> None:
     copy_ledger(data_dir, destination)
     for name in FOLDERS:
         if (data_dir / name).is_dir():
-            shutil.copytree(data_dir / name, destination / name, symlinks=True, copy_function=_copy_file)
+            _copy_tree(data_dir / name, destination / name)
+
+
+def _copy_tree(source: Path, target: Path) -> None:
+    """Copy a directory; what vanishes meanwhile is left out."""
+    try:
+        shutil.copytree(source, target, symlinks=True, copy_function=_copy_file)
+    except shutil.Error as error:
+        if left := [each for each in error.args[0] if Path(each[0]).exists()]:
+            raise shutil.Error(left) from error
 
 
 def _copy_file(source: str, target: str) -> None:

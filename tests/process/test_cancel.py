@@ -36,7 +36,6 @@ async def test_each_kind_of_run_is_dead_when_cancel_answers(live: Live) -> None:
         await cancel_once(live, kind, report, grace=1.0)
     assert {kind: report.failures for kind, report in reports.items()} == {kind: [] for kind in KINDS}
     assert max(report.p99 for report in reports.values()) < 1.0 + 1.0
-    assert reports["streaming"].outcomes == {"INTERRUPTED": 1}
     assert set(reports["stopped"].outcomes) <= {"TERMINATED", "KILLED"}
 
 
