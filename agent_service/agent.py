@@ -261,9 +261,13 @@ class Agent:
         except Exception as error:
             raise self._failure or self._start_failure(error) from error
 
-    async def interrupt(self, *, cancel_queued: bool) -> bool:
-        """Ask it to stop its turn; whether it acknowledged. Never raises: an agent that cannot be asked is killed later."""
-        return await self._control({"subtype": "interrupt", "cancel_queued": cancel_queued})
+    async def interrupt(self, *, cancel_queued: bool) -> frozenset[str]:
+        """Ask it to stop its turn; the uuids of prompts it had not begun with and now forgets: no result comes of them.
+
+        Never raises: an agent that cannot be asked is killed later.
+        """
+        answer = await self._answer({"subtype": "interrupt", "cancel_queued": cancel_queued})
+        return frozenset((answer or {}).get("cancelled") or ())
 
     async def set_model(self, model: str | None) -> bool:
         """Use another model from the next turn on; whether it acknowledged."""
@@ -284,15 +288,18 @@ class Agent:
         return await self._control({"subtype": "mcp_status"})
 
     async def _control(self, request: dict[str, Any]) -> bool:
+        return await self._answer(request) is not None
+
+    async def _answer(self, request: dict[str, Any]) -> dict[str, Any] | None:
+        """The answer to a control request; None when it was not acknowledged."""
         query = self._client._query
         if query is None or not self.alive:
-            return False
+            return None
         try:
-            await query._send_control_request(request, timeout=CONTROL_TIMEOUT)
+            return dict(await query._send_control_request(request, timeout=CONTROL_TIMEOUT) or {})
         except Exception as error:  # noqa: BLE001 - the SDK raises bare Exception here
             log.info("control request %s was not acknowledged: %s", request["subtype"], error)
-            return False
-        return True
+            return None
 
     def end(self, *, patience: float, term_grace: float) -> asyncio.Task[Ended]:
         """End the process tree, once: close stdin, wait `patience` s, SIGTERM, wait `term_grace` s, SIGKILL, prove it dead.
