@@ -772,6 +772,11 @@ class Session:
         return self._keeper.agent
 
     @property
+    def prompt_uuid(self) -> str:
+        """Under which uuid the agent has the running turn's prompt."""
+        return self._prompt_uuid
+
+    @property
     def can_be_asked(self) -> bool:
         """Whether the agent works on a prompt and can be asked to stop."""
         return self._keeper.alive and self._prompted and self._head is not None
