@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from agentpb import agent_pb2 as pb
 
 from agent_service import outcomes
-from agent_service.agent import Ended
+from agent_service.agent import Agent, Ended
 from agent_service.outcomes import Outcome, StopCause
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class Stop:
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._begun = asyncio.get_running_loop().time()
         self._nudge = asyncio.Event()
+        self._withdrawn = False
         self._task: asyncio.Task[None] | None = None
 
     @classmethod
@@ -115,7 +116,7 @@ class Stop:
         seen = session.agent.process_ids() if session.agent is not None else set()
         if session.can_be_asked and not self.force:
             await self._ask(session)
-        if self.cause is StopCause.INTERRUPT and session.result_in.is_set():
+        if self.cause is StopCause.INTERRUPT and (session.result_in.is_set() or self._withdrawn):
             return pb.CancelReceipt(outcome=pb.CANCEL_OUTCOME_INTERRUPTED)
         if session.agent is None:
             return _receipt(await session.agents_closed())
@@ -127,21 +128,27 @@ class Stop:
     async def _ask(self, session: Session) -> None:
         """Interrupt, and wait for the turn's result until the deadline, or until somebody is in more of a hurry.
 
-        An interrupt that comes before the agent has begun with the prompt is acknowledged and does nothing: ask again.
+        An interrupt that comes before the agent has the prompt is acknowledged and does nothing: ask again. One that comes
+        before the agent has begun with it withdraws it: there will be no result.
         """
         agent = session.agent
         assert agent is not None
         asked, asking = -ASK_AGAIN, None
-        while not session.result_in.is_set() and not self.force and agent.alive:
+        while not (session.result_in.is_set() or self._withdrawn) and not self.force and agent.alive:
             now = asyncio.get_running_loop().time()
             if now >= self.deadline:
                 break
             if now - asked >= ASK_AGAIN and (asking is None or asking.done()):
                 asked = now
-                asking = asyncio.create_task(agent.interrupt(cancel_queued=True), name=f"ask {session.session_id}")
+                asking = asyncio.create_task(self._interrupt(session, agent), name=f"ask {session.session_id}")
             await self._pause(session, min(self.deadline - now, 0.25))
         if asking is not None:
             asking.cancel()
+
+    async def _interrupt(self, session: Session, agent: Agent) -> None:
+        if session.prompt_uuid in await agent.interrupt(cancel_queued=True):
+            self._withdrawn = True
+            self._nudge.set()
 
     async def _pause(self, session: Session, seconds: float) -> None:
         """Wait for the result, for a stronger stop, or for a moment."""
