@@ -202,3 +202,18 @@ async def test_history_is_the_newest_messages_oldest_first(service: Service) -> 
     assert not none.messages
     assert none.messages_truncated
     assert whole.result == whole.turn.result
+
+
+async def test_an_interrupt_that_comes_early_needs_no_patience(service: Service) -> None:
+    """The agent may not have begun with the prompt yet: then it forgets it, and there is no result to wait for."""
+    session_id = ""
+    for _ in range(6):
+        started = await service.execute("wait: 60", session_id=session_id)
+        session_id = started.session_id
+        await service.until(session_id, pb.SESSION_PHASE_WORKING)
+        watch = Stopwatch()
+        answer = await service.stub.Interrupt(pb.InterruptRequest(session_id=session_id))
+        assert answer.interrupted
+        assert answer.session.phase == pb.SESSION_PHASE_INTERRUPTED_BY_CLIENT
+        assert watch.seconds < 4, "the grace is five seconds"
+    check_log(await service.events(session_id), (await service.status(session_id)).session)
