@@ -218,6 +218,7 @@ class AgentPool:
 
     def started(self, how: Literal["warm", "cold"], seconds: float) -> None:
         """Remember how long a turn waited for its agent."""
+        self._warm.turn_begins()
         self._starts[how] += 1
         self._start_times[how].append(seconds)
 

@@ -25,8 +25,11 @@ MAX_AGE = 900.0
 """Seconds after which an unused agent is retired: what it read at its start, such as the date, may have changed."""
 
 CHECK_INTERVAL = 5.0
-QUIET = 0.2
-"""Seconds after an agent was given away in which none is started: its first turn has the cores to itself."""
+QUIET = 0.5
+"""Seconds after a turn has begun in which none is started: until its first message it has the cores to itself."""
+
+PATIENCE = 2.0
+"""Seconds for which turns that begin can put off a start: when they never cease, agents are needed all the more."""
 
 CLEARLY_LESS = 0.75
 """Share of another's weight per agent up to which a profile loses its place to it."""
@@ -89,7 +92,8 @@ class WarmAgents:
         self._demand = Demand()
         self._waiting: list[WarmAgent] = []
         self._failures: dict[Profile, tuple[int, float]] = {}
-        self._given = float("-inf")
+        self._turn_began = float("-inf")
+        self._wanted_since = float("inf")
         self._wake = asyncio.Event()
         self._closed = False
         self._task: asyncio.Task[None] | None = None
@@ -138,9 +142,13 @@ class WarmAgents:
         taken = next((warm for warm in fitting if warm.connected.done()), fitting[0])
         self._waiting.remove(taken)
         taken.serves = asyncio.create_task(self._prove(taken), name=f"prove {taken.agent_session_id}")
-        self._given = time.monotonic()
+        self.turn_begins()
         self._wake.set()
         return taken
+
+    def turn_begins(self) -> None:
+        """Take note that a turn begins, on whatever agent."""
+        self._turn_began = time.monotonic()
 
     @staticmethod
     async def _prove(taken: WarmAgent) -> bool:
@@ -158,7 +166,10 @@ class WarmAgents:
             try:
                 self._retire()
                 profile = self._wanted()
-                if profile is not None:
+                if profile is None:
+                    self._wanted_since = float("inf")
+                else:
+                    self._wanted_since = min(self._wanted_since, time.monotonic())
                     pause = await self._start(profile)
             except Exception:
                 log.exception("warm agents could not be kept; it is tried again")
@@ -202,9 +213,9 @@ class WarmAgents:
 
     async def _start(self, profile: Profile) -> float:
         """Start one, unless it would be in somebody's way; how long to pause then."""
-        quiet = self._given + QUIET - time.monotonic()
-        if quiet > 0:
-            return min(quiet, QUIET)
+        now = time.monotonic()
+        if now < min(self._turn_began + QUIET, self._wanted_since + PATIENCE):
+            return QUIET / 10
         if not self._may_start() or self._short_of_memory():
             return QUIET if not self._may_start() else CHECK_INTERVAL
         made_with = self._made_with(profile)
