@@ -530,9 +530,8 @@ class Session:
         state, phase = outcome.state, outcome.phase
         if self._goes_on(outcome):
             state, phase = pb.SESSION_STATE_RUNNING, self.interactions.phase or pb.SESSION_PHASE_BACKGROUND
-        elif outcome.state == pb.SESSION_STATE_COMPLETED and self._keeper.alive:
-            if self._limits.idle_timeout and not self._halted:
-                phase = pb.SESSION_PHASE_IDLE
+        elif outcome.state == pb.SESSION_STATE_COMPLETED and self._keeper.alive and self._limits.idle_timeout:
+            phase = phase if self._halted else pb.SESSION_PHASE_IDLE
         self.journal.move(state, phase, turn_id=turn_id, reason=outcome.reason, error=outcome.error)
         set_expiry(record, self._ttl_of)
         if phase == pb.SESSION_PHASE_IDLE:
