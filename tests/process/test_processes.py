@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from agent_service.guards import (
     SubreaperGuard,
 )
 from agent_service.markers import owner_id, session_marker
-from agent_service.processes import ProcessTree, sweep
+from agent_service.processes import ProcessTree, Reaped, sweep
 
 pytestmark = pytest.mark.process
 
@@ -70,14 +70,19 @@ class Running:
 _probed: dict[type[ProcessGuard], ProcessGuard | GuardUnavailable] = {}
 
 
-async def probed(kind: type[ProcessGuard]) -> ProcessGuard:
-    """A guard of this kind, or the test is skipped; asked of the host once, since a probe takes as long as a test."""
+async def outcome_of_probe(kind: type[ProcessGuard]) -> ProcessGuard | GuardUnavailable:
+    """Asked of the host once, since a probe takes as long as a test."""
     if kind not in _probed:
         try:
             _probed[kind] = await probe(kind)
         except GuardUnavailable as error:
             _probed[kind] = error
-    found = _probed[kind]
+    return _probed[kind]
+
+
+async def probed(kind: type[ProcessGuard]) -> ProcessGuard:
+    """A guard of this kind, or the test is skipped."""
+    found = await outcome_of_probe(kind)
     if isinstance(found, GuardUnavailable):
         pytest.skip(f"{kind.name}: {found}")
     return found
@@ -104,7 +109,7 @@ async def running(
     finally:
         await run.tree.kill()
         await process.communicate()
-        assert run.tree.processes() == []
+        assert (await run.tree.kill()).process_ids == ()
 
 
 def shell(script: str) -> tuple[str, str, str]:
@@ -178,14 +183,15 @@ class TestEveryGuard:
             assert not reaped.killed
             assert reaped.duration < 5
 
-    @pytest.mark.parametrize("way", ["kill", "terminate"])
-    async def test_a_stopped_command_ends_too(self, guard: ProcessGuard, way: str) -> None:
-        async with running(guard, *shell(f"echo up; {SLEEP} & {SLEEP}")) as run:
-            await run.says("up")
-            os.kill(the_command(run).pid, signal.SIGSTOP)
-            await until(lambda: "T" in {process.state for process in run.tree.processes()})
-            reaped = await (run.tree.kill() if way == "kill" else run.tree.terminate(5))
-            assert alive(reaped.process_ids) == []
+    async def test_a_stopped_command_ends_too(self, guard: ProcessGuard) -> None:
+        async def stop_and_end(end: Callable[[ProcessTree], Awaitable[Reaped]]) -> None:
+            async with running(guard, *shell(f"echo up; {SLEEP} & {SLEEP}")) as run:
+                await run.says("up")
+                os.kill(the_command(run).pid, signal.SIGSTOP)
+                await until(lambda: "T" in {process.state for process in run.tree.processes()})
+                assert alive((await end(run.tree)).process_ids) == []
+
+        await asyncio.gather(stop_and_end(lambda tree: tree.kill()), stop_and_end(lambda tree: tree.terminate(5)))
 
     async def test_a_dead_commands_tools_die_with_it_or_with_the_next_kill(self, guard: ProcessGuard) -> None:
         async with running(guard, *shell(f"{BAD_COMPANY} wait; {SLEEP}")) as run:
@@ -238,17 +244,14 @@ class TestEveryGuard:
             async with running(guard, *shell(SLEEP)) as run:
                 reaped = await run.tree.kill()
                 assert reaped.killed
-                assert run.tree.processes() == []
 
-    @pytest.mark.parametrize("code", [0, 3, 255])
-    async def test_exit_codes_are_the_commands(self, guard: ProcessGuard, code: int) -> None:
-        async with running(guard, *shell(f"exit {code}")) as run:
-            assert await run.process.wait() == code
+    async def test_exit_codes_are_the_commands_and_128_plus_the_signal(self, guard: ProcessGuard) -> None:
+        async def exit_code(script: str) -> int:
+            async with running(guard, *shell(script)) as run:
+                return await run.process.wait()
 
-    async def test_a_death_by_signal_is_128_plus_the_signal(self, guard: ProcessGuard) -> None:
-        async with running(guard, *shell("kill -KILL $$")) as run:
-            expected = -9 if isinstance(guard, GroupGuard) else 137
-            assert await run.process.wait() == expected
+        codes = await asyncio.gather(*(exit_code(each) for each in ("exit 0", "exit 3", "exit 255", "kill -KILL $$")))
+        assert codes == [0, 3, 255, -9 if isinstance(guard, GroupGuard) else 137]
 
     async def test_a_command_that_does_not_exist_is_127(self, guard: ProcessGuard) -> None:
         if isinstance(guard, GroupGuard):
@@ -276,14 +279,17 @@ class TestEveryGuard:
             assert [int(line.split()[1], 16) & ~C_LIBRARYS_SIGNALS for line in output.splitlines()] == [0, 0]
 
     async def test_many_trees_end_at_once(self, guard: ProcessGuard) -> None:
-        scripts = [running(guard, *shell(f"echo up; {SLEEP} & {SLEEP}")) for _ in range(20)]
-        runs = [await script.__aenter__() for script in scripts]
-        await asyncio.gather(*(run.says("up") for run in runs))
-        receipts = await asyncio.gather(*(run.tree.kill() for run in runs))
+        up = asyncio.Barrier(20)
+
+        async def start_and_kill() -> Reaped:
+            async with running(guard, *shell(f"echo up; {SLEEP} & {SLEEP}")) as run:
+                await run.says("up")
+                async with up:
+                    return await run.tree.kill()
+
+        receipts = await asyncio.gather(*(start_and_kill() for _ in range(up.parties)))
         assert all(alive(receipt.process_ids) == [] for receipt in receipts)
         assert sum(len(receipt.process_ids) for receipt in receipts) >= 40
-        for script in scripts:
-            await script.__aexit__(None, None, None)
 
     async def test_memory_is_that_of_the_whole_tree(self, guard: ProcessGuard) -> None:
         eater = "import sys; data = bytearray(b'x') * (50 << 20); print('fed', flush=True); sys.stdin.read()"
@@ -447,7 +453,15 @@ class TestACgroup:
 
 @pytest.mark.skipif(not CLI.exists(), reason="no bundled CLI")
 class TestTheRealAgent:
-    async def test_starts_answers_and_dies_under_the_guard(self, guard: ProcessGuard, tmp_path: Path) -> None:
+    async def test_starts_answers_and_dies_under_every_guard(self, tmp_path: Path) -> None:
+        async with asyncio.TaskGroup() as group:
+            for kind in GUARDS:
+                found = await outcome_of_probe(kind)
+                if isinstance(found, ProcessGuard):
+                    group.create_task(self._lives_under(found, tmp_path / kind.name), name=kind.name)
+
+    async def _lives_under(self, guard: ProcessGuard, tmp_path: Path) -> None:
+        tmp_path.mkdir()
         environment = {
             "CLAUDE_CONFIG_DIR": str(tmp_path),
             "HOME": str(tmp_path),
