@@ -59,13 +59,13 @@ async def compare(bench: Bench, small: Program, big: Program, large: int) -> dic
         sizes = (10, large)
         calls: dict[str, Callable[[Any, int, int], Awaitable[object]]] = {
             "GetStatus": lambda stub, size, n: stub.GetStatus(
-                pb.GetStatusRequest(session_id=session_id(n * 7 % size), history_limit=0)
+                pb.GetStatusRequest(session_id=session_id(n % 10 * (size // 10)), history_limit=0)
             ),
             "Execute": lambda stub, size, n: stub.Execute(pb.ExecuteRequest(prompt="hello")),
             "ListSessions": lambda stub, size, n: stub.ListSessions(
                 pb.ListSessionsRequest(page_size=10, filter=pb.SessionFilter(labels={"team": "bench"}))
             ),
-            "Watch": lambda stub, size, n: read_all(stub, session_id(n * 7 % size)),
+            "Watch": lambda stub, size, n: read_all(stub, session_id(n % 10 * (size // 10))),
         }
         found = {}
         for name, call in calls.items():
