@@ -164,8 +164,8 @@ _DATA_DIR = click.option(
 def fsck_command(data_dir: Path) -> None:
     """Look for contradictions in a data directory, also while it is in use.
 
-    Prints one line each. Exit code 0: the ledger is sound; 1: it is not. Lines that begin with "note:" say what is sound but should
-    be known.
+    Prints one line each. Exit code 0: the ledger is sound; 1: it is not. Lines that begin with "note:" say what is
+    sound but should be known.
     """
     found = upkeep.check(data_dir)
     for problem in found.problems:
@@ -200,8 +200,8 @@ def backup_command(data_dir: Path, destination: Path) -> None:
 def offline_model_command(listen: str) -> None:
     """Run the offline model alone: a scripted stand-in for the Claude API, for anybody's tests.
 
-    Point ANTHROPIC_BASE_URL at it, and ANTHROPIC_API_KEY at any text. When ready, prints one line: offline model listening on
-    http://HOST:PORT.
+    Point ANTHROPIC_BASE_URL at it, and ANTHROPIC_API_KEY at any text. When ready, prints one line: offline model
+    listening on http://HOST:PORT.
     """
     host, _, port = listen.rpartition(":")
     if not port.isdecimal():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+import signal
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
@@ -397,8 +398,8 @@ def classify(error: BaseException, *, stderr_tail: str) -> AgentFailed:
 
 
 def _died_by_signal(exit_code: int | None) -> bool:
-    """Process guards report signal n as 128+n."""
-    return exit_code is not None and (exit_code < 0 or exit_code > 128)
+    """Asyncio reports signal n as -n, process guards as 128+n; what is above that is an exit code again."""
+    return exit_code is not None and (exit_code < 0 or 128 < exit_code < 128 + signal.NSIG)
 
 
 def _last_line(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Config: everything an operator can set, with its default and its one line of help. Frozen; unpacked only in server."""
+"""Config: all that an operator can set, with its default and its one line of help. Frozen; unpacked only in server."""
 
 from __future__ import annotations
 

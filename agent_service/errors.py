@@ -35,7 +35,7 @@ class RequestError(Exception):
         metadata: Mapping[str, str] | None = None,
         retry_after: float | None = None,
     ) -> None:
-        """Keep what the caller is told: the text, the resource's name, ErrorInfo metadata, seconds until a retry makes sense."""
+        """Keep what the caller is told: the text, the resource's name, ErrorInfo metadata, seconds to a retry."""
         super().__init__(message)
         self.message = message
         self.resource = resource

@@ -145,7 +145,7 @@ _UNREADABLE = (FileNotFoundError, ProcessLookupError, PermissionError)
 
 
 def read(path: str, chunk: int = 1024) -> bytes:
-    """A file of the kernel's: nothing if it has gone or is not ours to read; other errors must not look like a death."""
+    """A kernel's file, or nothing if it is gone or not ours to read; other errors must not look like a death."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except _UNREADABLE:

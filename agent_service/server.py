@@ -196,8 +196,8 @@ def _check_address(config: Config) -> None:
         raise CannotServe(f"listen must be HOST:PORT, such as 127.0.0.1:50051, not {config.listen!r}")
     if not _is_loopback(host.strip("[]")) and not config.insecure:
         raise CannotServe(
-            f"{host or 'every address'} is reachable from other machines, and nobody is authenticated yet: listen on 127.0.0.1, "
-            "or say --insecure if something in front of the service decides who may call it"
+            f"{host or 'every address'} is reachable from other machines, and nobody is authenticated yet: "
+            "listen on 127.0.0.1, or say --insecure if something in front of the service decides who may call it"
         )
 
 
@@ -230,8 +230,9 @@ async def _model(config: Config, stack: AsyncExitStack) -> tuple[str, Mapping[st
     credentials = has_credentials(environment)
     if config.model == "claude" and not credentials:
         raise CannotServe(
-            "no credentials for Claude were found: set ANTHROPIC_API_KEY (or ANTHROPIC_AUTH_TOKEN, CLAUDE_CODE_OAUTH_TOKEN, "
-            "CLAUDE_CODE_USE_BEDROCK, CLAUDE_CODE_USE_VERTEX), or try the service with --model offline, which needs none"
+            "no credentials for Claude were found: set ANTHROPIC_API_KEY (or ANTHROPIC_AUTH_TOKEN, "
+            "CLAUDE_CODE_OAUTH_TOKEN, CLAUDE_CODE_USE_BEDROCK, CLAUDE_CODE_USE_VERTEX), or try the service with "
+            "--model offline, which needs none"
         )
     if config.model == "claude" or (config.model == "auto" and credentials):
         return "claude", environment, ""

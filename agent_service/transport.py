@@ -1,8 +1,8 @@
 """ProcessTransport: the pipe to one CLI process, spawned under the process guard with a clean environment.
 
-It stands behind the SDK's public Transport class. The SDK's own transport hands the CLI this process's whole environment, waits
-five seconds when it closes, and can leave the process behind when it is cancelled twice; here the owner of the process
-decides when it dies (see processes.py), and closing the transport only closes pipes.
+It stands behind the SDK's public Transport class. The SDK's own transport hands the CLI this process's whole
+environment, waits five seconds when it closes, and can leave the process behind when it is cancelled twice; here the
+owner of the process decides when it dies (see processes.py), and closing the transport only closes pipes.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class ProcessTransport(Transport):
         return self._process.returncode if self._process else None
 
     async def connect(self) -> None:
-        """Start the process. Raises OSError when the host cannot. Who is cancelled here does not stop it: see `settled`."""
+        """Start the process. Raises OSError when the host cannot. A cancel does not stop the start: see `settled`."""
         self._spawning = asyncio.create_task(self._spawn(), name=f"spawn {self._marker}")
         await asyncio.shield(self._spawning)
 
@@ -95,7 +95,7 @@ class ProcessTransport(Transport):
             await stdin.drain()
 
     async def read_messages(self) -> AsyncIterator[dict[str, Any]]:
-        """Yield each frame; when the output ends and nobody closed it, raise ProcessError so that no request waits for ever."""
+        """Yield each frame. Raises ProcessError when it ends and nobody closed it, lest a request wait for ever."""
         assert self._process is not None
         assert self._process.stdout is not None
         while line := await self._process.stdout.readline():

@@ -7,7 +7,8 @@ sessions/AGENT/scratch   files handed to the CLI: prompts, settings, MCP configu
 warm/AGENT               says that no session has that agent yet
 tmp/XXXXXXXX             TMPDIR of one agent process, removed with it
 
-A session's directory bears the name of its agent's conversation, because an agent may be started before its session is known.
+A session's directory bears the name of its agent's conversation, because an agent may be started before its session is
+known.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class Workspaces:
         return _names(self._root / "warm")
 
     def forget(self, agent_session_id: str) -> None:
-        """Remove the directory of an agent that no session has had. A directory with work in it stays, whatever is noted."""
+        """Remove the directory of an agent that no session has had; one with work in it stays, whatever is noted."""
         own = self._own(agent_session_id)
         shutil.rmtree(own / "scratch", ignore_errors=True)
         with suppress(OSError):
@@ -117,7 +118,7 @@ class Workspaces:
         return next((self._config(owner) / "projects").glob(f"*/{agent_session_id}.jsonl"), None)
 
     def remove(self, session: pb.Session, *, keep_transcript: bool) -> int:
-        """Remove the session's directories, and its transcript unless kept; bytes freed. A `cwd` of the caller's stays."""
+        """Remove the session's directories, and its transcript unless kept; bytes freed. The caller's `cwd` stays."""
         freed = 0
         if not keep_transcript and (transcript := self.transcript(session)) is not None:
             freed += _remove(transcript.with_suffix(""))

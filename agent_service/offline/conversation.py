@@ -53,13 +53,16 @@ class Conversation:
 
     @property
     def pending(self) -> list[Step]:
+        """The steps that are still to be answered."""
         return self.program[self.position :]
 
     @property
     def input_tokens(self) -> int:
+        """The tokens of the conversation so far, four characters each."""
         return max(1, math.ceil(self.characters / 4))
 
     def hear(self, role: str, blocks: list[dict[str, Any]]) -> None:
+        """Take in the next message."""
         if role == "system":
             for block in blocks:
                 self._aside(_text(block))

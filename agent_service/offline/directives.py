@@ -41,6 +41,7 @@ class Directive:
     read: Callable[[str], list[Step]]
 
     def usage(self, name: str) -> str:
+        """The line as it is to be written."""
         return f"{name}: {self.argument}" if self.argument else name
 
 

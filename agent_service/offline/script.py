@@ -26,10 +26,12 @@ class Reply:
 
     @property
     def stop_reason(self) -> str:
+        """Why the message ends, in the API's words."""
         return "tool_use" if any(isinstance(step, UseTool) for step in self.steps) else "end_turn"
 
     @property
     def output_tokens(self) -> int:
+        """The tokens of what is answered, four characters each."""
         return max(1, math.ceil(sum(map(_characters, self.steps)) / 4))
 
     @property
@@ -39,6 +41,7 @@ class Reply:
 
     @property
     def only_first(self) -> bool:
+        """Whether something goes wrong on the first attempt, and not on the next."""
         return any(isinstance(step, Fail | Cut) and step.once for step in self.steps)
 
 
@@ -54,6 +57,7 @@ def next_reply(body: dict[str, Any], *, repeated: bool = False) -> Reply:
 
 
 def tick_text(number: int) -> str:
+    """What a slow answer says at its n-th tick."""
     return f"tick {number} "
 
 

@@ -10,16 +10,22 @@ STRUCTURED_OUTPUT = "StructuredOutput"  # the tool the CLI adds when a run has a
 
 @dataclass(frozen=True, slots=True)
 class Say:
+    """A block of text."""
+
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Think:
+    """A block of thinking."""
+
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class UseTool:
+    """A call of a tool, which ends the message."""
+
     name: str
     input: dict[str, Any]
 
@@ -40,11 +46,15 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Silence:
+    """Nothing at all, for a while."""
+
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Fail:
+    """An API error; only on the first attempt if `once`."""
+
     status: int
     retry_after: str | None = None
     once: bool = False
@@ -52,11 +62,15 @@ class Fail:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
+    """The connection breaks in mid-answer; only on the first attempt if `once`."""
+
     once: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Echo:
+    """Say what the prompt said, and how long the conversation is."""
+
     text: str
 
 

@@ -32,6 +32,8 @@ ERROR_TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Pause:
+    """Nothing is to be sent for so long."""
+
     seconds: float
 
 
@@ -49,11 +51,13 @@ def new_id(prefix: str) -> str:
 
 
 def error_body(status: int, message: str) -> dict[str, Any]:
+    """An error as the API words it."""
     kind = ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
     return {"type": "error", "error": {"type": kind, "message": message}, "request_id": new_id("req")}
 
 
 def failure_text(failure: Fail) -> str:
+    """What an error says that a directive asked for."""
     return f"The offline model was asked to fail with {failure.status}."
 
 

@@ -1,4 +1,4 @@
-"""What of a session's options matters beyond the start of its agent: settings of a connected one, directories that may have gone."""
+"""What of a session's options matters after its agent's start: its settings, and directories that may be gone."""
 
 from __future__ import annotations
 
