@@ -7,7 +7,7 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 from agentpb import agent_pb2 as pb
-from hypothesis import given
+from hypothesis import given, settings
 
 from agent_service.errors import InvalidPageToken
 from agent_service.pages import MAX_TOKEN, make_token, read_token
@@ -15,6 +15,7 @@ from agent_service.pages import MAX_TOKEN, make_token, read_token
 CURSORS = st.integers(1, 2**62) | st.tuples(st.integers(0, 2**62), st.integers(0, 2**62).map(str)).map(list)
 
 
+@settings(max_examples=50, deadline=None)
 @given(cursor=CURSORS)
 def test_a_token_brings_its_cursor_back_whatever_the_page_size(cursor: Any) -> None:
     token = make_token(pb.ListSessionsRequest(page_size=5, filter={"labels": {"a": "b", "c": "d"}}), cursor)
@@ -23,6 +24,7 @@ def test_a_token_brings_its_cursor_back_whatever_the_page_size(cursor: Any) -> N
     assert read_token(again) == cursor
 
 
+@settings(max_examples=50, deadline=None)
 @given(cursor=CURSORS, data=st.data())
 def test_a_changed_token_is_refused(cursor: Any, data: st.DataObject) -> None:
     token = make_token(pb.ListSessionsRequest(), cursor)
@@ -32,6 +34,7 @@ def test_a_changed_token_is_refused(cursor: Any, data: st.DataObject) -> None:
         read_token(pb.ListSessionsRequest(page_token=token[:place] + letter + token[place + 1 :]))
 
 
+@settings(max_examples=50, deadline=None)
 @given(token=st.text(min_size=1))
 def test_a_token_of_somebody_elses_making_is_refused(token: str) -> None:
     with pytest.raises(InvalidPageToken):
