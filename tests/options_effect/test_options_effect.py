@@ -415,7 +415,7 @@ async def under_way(
     request: pytest.FixtureRequest, shared: tuple[Service, Wire], tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[dict[str, asyncio.Task[None]]]:
     """What is selected, a few at once: each run waits more than it works."""
-    named = {item.callspec.params["name"] for item in request.session.items if hasattr(item, "callspec")}
+    named = {item.callspec.params.get("name") for item in request.session.items if hasattr(item, "callspec")}
     places = asyncio.Semaphore(AT_ONCE)
     tasks = {
         name: asyncio.create_task(_shown(name, Lab(*shared, tmp_path_factory.mktemp(name)), places))
