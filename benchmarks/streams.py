@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
+import grpc.aio
 from agentpb import agent_pb2 as pb
 
 from benchmarks.calls import SERVICE
@@ -46,7 +49,25 @@ async def replay(bench: Bench) -> None:
         bench.report.add("no-op server stream, one event per message", median(rates["noop"]), "events/s")
         bench.report.add(f"replay of {events:,} events from disk", median(rates["replay"]), "events/s")
         ratio = median(rates["replay"]) / median(rates["noop"])
-        bench.report.add("… times the no-op stream", ratio, "x", at_least=30)
+        bench.report.add("… times the no-op stream, both read by a client in Go", ratio, "x", at_least=30)
+        python: tuple[list[float], list[float]] = ([], [])
+        few = events // 10
+        for _ in range(bench.times(5, 3)):
+            python[0].append(few / await read(noop.address, "/noop.Noop/Stream", str(few).encode()))
+            python[1].append(events / await read(service.address, WATCH, watch(LONG)))
+        ratio = median(python[1]) / median(python[0])
+        note = f"{median(python[0]):,.0f} and {median(python[1]):,.0f} events/s"
+        bench.report.add("… both read by a client in Python", ratio, "x", note=note)
+
+
+async def read(address: str, method: str, request: bytes) -> float:
+    """Seconds in which a grpc.aio client reads a stream's messages, as bytes."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        begun = time.monotonic()
+        call: Any = channel.unary_stream(method)
+        async for _ in call(request):
+            pass
+        return time.monotonic() - begun
 
 
 def source(bench: Bench, sessions: int, rate: int, seconds: float, how: str) -> AbstractAsyncContextManager[Program]:
