@@ -50,12 +50,12 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         """Start a session or its next turn; answer once it is durable, or once it is at rest, with `wait`."""
         check(request)
         if request.validate_only:
-            return self._checked(request, await self._registry.check_start(request, NOBODY))
+            return self._checked(request, await self._registry.starting.check_start(request, NOBODY))
         started = await self._registry.start(request, NOBODY)
         session, turn, expired = started.session, started.turn, False
         if request.HasField("wait") and request.wait.ToNanoseconds():
             patience = _bounded(context, request.wait.ToMicroseconds() / 1e6)
-            expired = not await self._registry.wait_turn(session.session_id, turn.turn_id, patience)
+            expired = not await self._registry.starting.wait_turn(session.session_id, turn.turn_id, patience)
             session = await self._registry.get(session.session_id, NOBODY)
             turn = await self._registry.ledger.turn(turn.turn_id) or turn
         return pb.ExecuteResponse(
@@ -162,12 +162,12 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         """Delete what has been at rest for long enough."""
         check(request)
         older_than = request.older_than.ToMicroseconds() / 1e6 if request.HasField("older_than") else self._retention
-        return await self._registry.cleanup(request, NOBODY, older_than=older_than)
+        return await self._registry.removal.cleanup(request, NOBODY, older_than=older_than)
 
     async def DeleteSession(self, request: pb.DeleteSessionRequest, context: Context) -> pb.DeleteSessionResponse:
         """Delete one session."""
         check(request)
-        session = await self._registry.delete_one(request, NOBODY)
+        session = await self._registry.removal.delete_one(request, NOBODY)
         return pb.DeleteSessionResponse(session=_shown(session) if session is not None else None)
 
     async def ListEvents(self, request: pb.ListEventsRequest, context: Context) -> bytes:  # type: ignore[override]
@@ -216,14 +216,14 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
     async def SendMessage(self, request: pb.SendMessageRequest, context: Context) -> pb.SendMessageResponse:
         """Send a message into the running turn."""
         check(request)
-        sent = await self._registry.send(request, NOBODY)
+        sent = await self._registry.steering.send(request, NOBODY)
         sent.session.CopyFrom(_shown(sent.session))
         return sent
 
     async def Interrupt(self, request: pb.InterruptRequest, context: Context) -> pb.InterruptResponse:
         """Stop the running turn and keep the session."""
         check(request)
-        session, interrupted = await self._registry.interrupt(request.session_id, NOBODY, request.turn_id)
+        session, interrupted = await self._registry.steering.interrupt(request.session_id, NOBODY, request.turn_id)
         return pb.InterruptResponse(session=_shown(session), interrupted=interrupted)
 
     async def RespondToInteraction(
@@ -231,7 +231,7 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
     ) -> pb.RespondToInteractionResponse:
         """Answer what the agent asks; the first answer wins."""
         check(request)
-        interaction, session, repeated = await self._registry.respond(
+        interaction, session, repeated = await self._registry.steering.respond(
             request, NOBODY, by=context.peer() or "", key=_metadata(context, "agent-request-id")
         )
         return pb.RespondToInteractionResponse(interaction=interaction, session=_shown(session), deduplicated=repeated)
