@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-import signal
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
@@ -21,19 +20,17 @@ from agentpb import agent_pb2 as pb
 from claude_agent_sdk import (
     ClaudeAgentOptions,
     ClaudeSDKClient,
-    CLINotFoundError,
     PermissionResult,
     PermissionResultAllow,
     PermissionResultDeny,
     PermissionUpdate,
-    ProcessError,
-    ResultError,
     project_key_for_directory,
 )
 from claude_agent_sdk import ToolPermissionContext as PermissionContext
 from claude_agent_sdk._internal.transport.subprocess_cli import SubprocessCLITransport
 from claude_agent_sdk.types import PermissionRuleValue
 
+from agent_service.failures import AgentFailed, classify
 from agent_service.guards import ProcessGuard
 from agent_service.processes import ProcessTree, Reaped
 from agent_service.transport import ProcessTransport
@@ -44,18 +41,6 @@ log = logging.getLogger(__name__)
 
 STDERR_LINES = 50
 CONTROL_TIMEOUT = 10.0
-
-
-class AgentFailed(Exception):
-    """An agent that did not start, or ended by itself: `reason` as in SessionError.reason, and what its process said."""
-
-    def __init__(self, reason: str, message: str, *, retryable: bool = False, stderr_tail: str = "") -> None:
-        """Keep what the session's error will tell."""
-        super().__init__(message)
-        self.reason = reason
-        self.message = message
-        self.retryable = retryable
-        self.stderr_tail = stderr_tail
 
 
 @dataclass(frozen=True)
@@ -371,39 +356,6 @@ def build_argv(options: ClaudeAgentOptions) -> list[str]:
 def bundled_cli() -> str:
     """Path of the CLI that comes with the SDK. Raises CLINotFoundError."""
     return SubprocessCLITransport(prompt="", options=ClaudeAgentOptions())._find_cli()
-
-
-def classify(error: BaseException, *, stderr_tail: str) -> AgentFailed:
-    """Say in our words why an agent did not start, or ended."""
-    text = str(error)
-    if isinstance(error, ResultError) and "No conversation found" in text:
-        return AgentFailed(
-            "RESUME_REJECTED", "the conversation's transcript is missing; start a new session", stderr_tail=stderr_tail
-        )
-    if isinstance(error, ResultError):
-        return AgentFailed("AGENT_REFUSED", text, stderr_tail=stderr_tail)
-    if isinstance(error, ProcessError):
-        return AgentFailed(
-            "AGENT_EXITED",
-            f"the agent's process ended with exit code {error.exit_code}"
-            + (f": {_last_line(stderr_tail)}" if stderr_tail else ""),
-            retryable=_died_by_signal(error.exit_code),
-            stderr_tail=stderr_tail,
-        )
-    if isinstance(error, CLINotFoundError | OSError):
-        return AgentFailed(
-            "AGENT_UNAVAILABLE", f"the agent's process could not be started: {text}", stderr_tail=stderr_tail
-        )
-    return AgentFailed("AGENT_FAILED", text or type(error).__name__, retryable=True, stderr_tail=stderr_tail)
-
-
-def _died_by_signal(exit_code: int | None) -> bool:
-    """Asyncio reports signal n as -n, process guards as 128+n; what is above that is an exit code again."""
-    return exit_code is not None and (exit_code < 0 or 128 < exit_code < 128 + signal.NSIG)
-
-
-def _last_line(text: str) -> str:
-    return text.rsplit("\n", 1)[-1][:500]
 
 
 def _permission_result(answer: Answer) -> PermissionResult:

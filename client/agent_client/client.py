@@ -8,6 +8,7 @@ import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, Unpack
+from uuid import uuid4
 
 import grpc
 import grpc.aio
@@ -283,17 +284,19 @@ class AgentClient:
 
     async def _call(self, method: str, request: Any, *, extra: float = 0.0) -> Any:
         backoff = retry.Backoff(self._patience)
+        # One id for all attempts of a call: a retried answer to an interaction is known as the one that won.
+        metadata = [*self._metadata, ("agent-request-id", uuid4().hex)]
         while True:
             try:
-                return await self._try(method, request, self.timeout + extra)
+                return await self._try(method, request, self.timeout + extra, metadata)
             except grpc.aio.AioRpcError as error:
                 delay = retry.delay_after(error, backoff)
                 if delay is None:
                     raise errors.from_rpc_error(error, self.target) from error
             await asyncio.sleep(delay)
 
-    async def _try(self, method: str, request: Any, deadline: float) -> Any:
-        response = await getattr(self._connected(), method)(request, timeout=deadline, metadata=self._metadata)
+    async def _try(self, method: str, request: Any, deadline: float, metadata: Sequence[tuple[str, str]]) -> Any:
+        response = await getattr(self._connected(), method)(request, timeout=deadline, metadata=metadata)
         self._patience.answered = True
         return response
 

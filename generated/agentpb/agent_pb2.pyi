@@ -1876,7 +1876,9 @@ class RespondToInteractionResponse(_message.Message):
     SESSION_FIELD_NUMBER: _builtins.int
     DEDUPLICATED_FIELD_NUMBER: _builtins.int
     deduplicated: _builtins.bool
-    """True when the same answer had been given already."""
+    """True when this is a retry of the answer that won. A retry is known by the metadata key "agent-request-id": the same
+    value as in the first attempt.
+    """
     @_builtins.property
     def interaction(self) -> Global___Interaction:
         """The interaction, resolved."""

@@ -1,0 +1,52 @@
+"""Failures: why an agent did not start, or ended by itself, in our words: the SDK's exceptions and exit codes stop here."""
+
+from __future__ import annotations
+
+import signal
+
+from claude_agent_sdk import CLINotFoundError, ProcessError, ResultError
+
+
+class AgentFailed(Exception):
+    """An agent that did not start, or ended by itself: `reason` as in SessionError.reason, and what its process said."""
+
+    def __init__(self, reason: str, message: str, *, retryable: bool = False, stderr_tail: str = "") -> None:
+        """Keep what the session's error will tell."""
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.retryable = retryable
+        self.stderr_tail = stderr_tail
+
+
+def classify(error: BaseException, *, stderr_tail: str) -> AgentFailed:
+    """Say in our words why an agent did not start, or ended."""
+    text = str(error)
+    if isinstance(error, ResultError) and "No conversation found" in text:
+        return AgentFailed(
+            "RESUME_REJECTED", "the conversation's transcript is missing; start a new session", stderr_tail=stderr_tail
+        )
+    if isinstance(error, ResultError):
+        return AgentFailed("AGENT_REFUSED", text, stderr_tail=stderr_tail)
+    if isinstance(error, ProcessError):
+        return AgentFailed(
+            "AGENT_EXITED",
+            f"the agent's process ended with exit code {error.exit_code}"
+            + (f": {_last_line(stderr_tail)}" if stderr_tail else ""),
+            retryable=_died_by_signal(error.exit_code),
+            stderr_tail=stderr_tail,
+        )
+    if isinstance(error, CLINotFoundError | OSError):
+        return AgentFailed(
+            "AGENT_UNAVAILABLE", f"the agent's process could not be started: {text}", stderr_tail=stderr_tail
+        )
+    return AgentFailed("AGENT_FAILED", text or type(error).__name__, retryable=True, stderr_tail=stderr_tail)
+
+
+def _died_by_signal(exit_code: int | None) -> bool:
+    """Asyncio reports signal n as -n, process guards as 128+n; what is above that is an exit code again."""
+    return exit_code is not None and (exit_code < 0 or 128 < exit_code < 128 + signal.NSIG)
+
+
+def _last_line(text: str) -> str:
+    return text.rsplit("\n", 1)[-1][:500]
