@@ -2484,7 +2484,7 @@ class Session(_message.Message):
     owner: _builtins.str
     """Who created it; empty without authentication."""
     agent_session_id: _builtins.str
-    """The SDK's id of the conversation, for looking into its transcript."""
+    """The SDK's id of the conversation, for looking into its transcript. Empty until the first turn has a place."""
     parent_session_id: _builtins.str
     """The session this one was forked from."""
     model: _builtins.str
@@ -2492,7 +2492,7 @@ class Session(_message.Message):
     permission_mode: Global___PermissionMode.ValueType
     """The permission mode in force."""
     cwd: _builtins.str
-    """The directory the agent works in."""
+    """The directory the agent works in. Empty until the first turn has a place, unless the options name it."""
     last_sequence: _builtins.int
     """Sequence of its last event."""
     first_available_sequence: _builtins.int
