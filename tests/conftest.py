@@ -11,11 +11,12 @@ from typing import Any
 
 import grpc.aio
 import pytest
+from agentpb import agent_pb2 as pb
+from agentpb import agent_pb2_grpc
+
 from agent_service.__main__ import agent_environment
 from agent_service.config import Config
 from agent_service.server import Running, running
-from agentpb import agent_pb2 as pb
-from agentpb import agent_pb2_grpc
 
 
 @dataclass
@@ -99,9 +100,8 @@ def make_config(data_dir: Path, **settings: Any) -> Config:
 @asynccontextmanager
 async def start_service(data_dir: Path, **settings: Any) -> AsyncIterator[Service]:
     """Run a service while the block lasts."""
-    async with running(make_config(data_dir, **settings)) as service:
-        async with grpc.aio.insecure_channel(service.address) as channel:
-            yield Service(service, channel, agent_pb2_grpc.AgentServiceStub(channel), data_dir)
+    async with running(make_config(data_dir, **settings)) as service, grpc.aio.insecure_channel(service.address) as channel:
+        yield Service(service, channel, agent_pb2_grpc.AgentServiceStub(channel), data_dir)
 
 
 @pytest.fixture
