@@ -100,7 +100,10 @@ def make_config(data_dir: Path, **settings: Any) -> Config:
 @asynccontextmanager
 async def start_service(data_dir: Path, **settings: Any) -> AsyncIterator[Service]:
     """Run a service while the block lasts."""
-    async with running(make_config(data_dir, **settings)) as service, grpc.aio.insecure_channel(service.address) as channel:
+    async with (
+        running(make_config(data_dir, **settings)) as service,
+        grpc.aio.insecure_channel(service.address) as channel,
+    ):
         yield Service(service, channel, agent_pb2_grpc.AgentServiceStub(channel), data_dir)
 
 
