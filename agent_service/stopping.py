@@ -19,7 +19,7 @@ from agent_service.agent import Agent, Ended
 from agent_service.outcomes import Outcome, StopCause
 
 if TYPE_CHECKING:
-    from agent_service.session import Session
+    from agent_service.course import Course
 
 log = logging.getLogger(__name__)
 
@@ -48,14 +48,14 @@ class Stop:
         self._task: asyncio.Task[None] | None = None
 
     @classmethod
-    def of_waiting(cls, session: Session, outcome: Outcome, durable: asyncio.Future[None]) -> Stop:
+    def of_waiting(cls, course: Course, outcome: Outcome, durable: asyncio.Future[None]) -> Stop:
         """A stop of work that had not begun. What is left to do is to see the process of an earlier turn dead."""
         stop = cls(StopCause.CANCEL, deadline=0, force=False, reason=outcome.reason)
-        stop._task = asyncio.create_task(stop._see_off(session, durable), name=f"stop {session.session_id}")
+        stop._task = asyncio.create_task(stop._see_off(course, durable), name=f"stop {course.session_id}")
         return stop
 
-    async def _see_off(self, session: Session, durable: asyncio.Future[None]) -> None:
-        self.receipt = _receipt(await session.agents_closed())
+    async def _see_off(self, course: Course, durable: asyncio.Future[None]) -> None:
+        self.receipt = _receipt(await course.agents_closed())
         self._measure()
         await asyncio.wait([durable])
         if durable.exception() is None:
@@ -76,23 +76,23 @@ class Stop:
         self._nudge.set()
         return at_once
 
-    def begin(self, session: Session) -> None:
+    def begin(self, course: Course) -> None:
         """Climb the ladder, in a task of its own."""
-        self._task = asyncio.create_task(self._run(session), name=f"stop {session.session_id}")
+        self._task = asyncio.create_task(self._run(course), name=f"stop {course.session_id}")
 
-    async def _run(self, session: Session) -> None:
+    async def _run(self, course: Course) -> None:
         try:
-            self.receipt = await self._climb(session)
+            self.receipt = await self._climb(course)
         except Exception:
-            log.exception("session %s: the stop itself broke", session.session_id)
+            log.exception("session %s: the stop itself broke", course.session_id)
             self.receipt = pb.CancelReceipt(outcome=pb.CANCEL_OUTCOME_UNSPECIFIED)
         self._measure()
-        session.settle(outcomes.of_stop(self.cause, self.reason))
+        course.settle(outcomes.of_stop(self.cause, self.reason))
 
     def _measure(self) -> None:
         self.receipt.duration.FromMicroseconds(round((asyncio.get_running_loop().time() - self._begun) * 1e6))
 
-    async def finished(self, session: Session) -> Outcome:
+    async def finished(self, course: Course) -> Outcome:
         """How the turn ended, once the ladder is climbed. It does not pause after its last look at the cause.
 
         A stronger stop may have joined when an interrupt had left the agent alive: then there is more to climb.
@@ -100,73 +100,73 @@ class Stop:
         while True:
             assert self._task is not None
             await asyncio.wait([self._task])
-            if self.cause is StopCause.INTERRUPT or session.agent is None:
-                return self._outcome(session)
-            self.begin(session)
+            if self.cause is StopCause.INTERRUPT or course.agent is None:
+                return self._outcome(course)
+            self.begin(course)
 
-    def _outcome(self, session: Session) -> Outcome:
+    def _outcome(self, course: Course) -> Outcome:
         """Who comes too late did not stop anything: the turn's own end stands. A cancel holds in any case."""
-        own = session.own_outcome
+        own = course.own_outcome
         if self.cause < StopCause.DRAIN and own is not None:
             return own
         self.stopped_turn = True
         return outcomes.of_stop(self.cause, self.reason)
 
-    async def _climb(self, session: Session) -> pb.CancelReceipt:
-        seen = session.agent.process_ids() if session.agent is not None else set()
-        if session.can_be_asked and not self.force:
-            await self._ask(session)
-        if self.cause is StopCause.INTERRUPT and (session.result_in.is_set() or self._withdrawn):
+    async def _climb(self, course: Course) -> pb.CancelReceipt:
+        seen = course.agent.process_ids() if course.agent is not None else set()
+        if course.can_be_asked and not self.force:
+            await self._ask(course)
+        if self.cause is StopCause.INTERRUPT and (course.result_in.is_set() or self._withdrawn):
             return pb.CancelReceipt(outcome=pb.CANCEL_OUTCOME_INTERRUPTED)
-        if session.agent is None:
-            return _receipt(await session.agents_closed())
-        started = session.agent.spawned
-        ended = await self._end(session)
-        session.release_agent()
+        if course.agent is None:
+            return _receipt(await course.agents_closed())
+        started = course.agent.spawned
+        ended = await self._end(course)
+        course.release_agent()
         return _receipt(ended, started=started, seen=seen)
 
-    async def _ask(self, session: Session) -> None:
+    async def _ask(self, course: Course) -> None:
         """Interrupt, and wait for the turn's result until the deadline, or until somebody is in more of a hurry.
 
         An interrupt that comes before the agent has the prompt is acknowledged and does nothing: ask again. One that comes
         before the agent has begun with it withdraws it: there will be no result.
         """
-        agent = session.agent
+        agent = course.agent
         assert agent is not None
         asked, asking = -ASK_AGAIN, None
-        while not (session.result_in.is_set() or self._withdrawn) and not self.force and agent.alive:
+        while not (course.result_in.is_set() or self._withdrawn) and not self.force and agent.alive:
             now = asyncio.get_running_loop().time()
             if now >= self.deadline:
                 break
             if now - asked >= ASK_AGAIN and (asking is None or asking.done()):
                 asked = now
-                asking = asyncio.create_task(self._interrupt(session, agent), name=f"ask {session.session_id}")
-            await self._pause(session, min(self.deadline - now, 0.25))
+                asking = asyncio.create_task(self._interrupt(course, agent), name=f"ask {course.session_id}")
+            await self._pause(course, min(self.deadline - now, 0.25))
         if asking is not None:
             asking.cancel()
 
-    async def _interrupt(self, session: Session, agent: Agent) -> None:
-        if session.prompt_uuid in await agent.interrupt(cancel_queued=True):
+    async def _interrupt(self, course: Course, agent: Agent) -> None:
+        if course.prompt_uuid in await agent.interrupt(cancel_queued=True):
             self._withdrawn = True
             self._nudge.set()
 
-    async def _pause(self, session: Session, seconds: float) -> None:
+    async def _pause(self, course: Course, seconds: float) -> None:
         """Wait for the result, for a stronger stop, or for a moment."""
         self._nudge.clear()
-        waits = [asyncio.create_task(event.wait()) for event in (session.result_in, self._nudge)]
+        waits = [asyncio.create_task(event.wait()) for event in (course.result_in, self._nudge)]
         await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
 
-    async def _end(self, session: Session) -> Ended:
-        agent = session.agent
+    async def _end(self, course: Course) -> Ended:
+        agent = course.agent
         assert agent is not None
-        polite = session.result_in.is_set() and not self.force
+        polite = course.result_in.is_set() and not self.force
         left = max(0.0, self.deadline - asyncio.get_running_loop().time())
         patience = min(left, CLOSING_PATIENCE) if polite else 0.0
         if self.force:
-            return await asyncio.shield(session.pool.end(agent, patience=0, term_grace=0))
-        return await asyncio.shield(session.pool.end(agent, patience=patience))
+            return await asyncio.shield(course.pool.end(agent, patience=0, term_grace=0))
+        return await asyncio.shield(course.pool.end(agent, patience=patience))
 
 
 def _receipt(ended: Ended | None, *, started: bool = False, seen: Set[int] = frozenset()) -> pb.CancelReceipt:

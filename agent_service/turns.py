@@ -9,9 +9,11 @@ from typing import Any, Literal
 
 from agentpb import agent_pb2 as pb
 
+from agent_service import events
+from agent_service.events.accounting import add_usage
 from agent_service.events.text import cut
 from agent_service.events.wire import MAX_STRING
-from agent_service.journal import now_us
+from agent_service.journal import Journal, now_us
 from agent_service.outcomes import Outcome
 
 MAX_RESTARTS = 3
@@ -71,6 +73,27 @@ def end_turn(turn: pb.Turn, outcome: Outcome, result: pb.TurnResult | None) -> N
         turn.result.CopyFrom(result)
     if outcome.turn_state == pb.TURN_STATE_ERROR and outcome.error is not None:
         turn.error.CopyFrom(outcome.error)
+
+
+def record_end(
+    journal: Journal, work: Work, outcome: Outcome, result: pb.TurnResult | None = None, raw: bytes | None = None
+) -> None:
+    """Put a turn's one turn.completed into the log, with its figures into the session's totals; the caller commits."""
+    work.cancel_timer()
+    end_turn(work.turn, outcome, result)
+    add_to_totals(journal, result)
+    journal.turn_changed(work.turn)
+    raw = raw if result is not None else None
+    journal.add(events.turn_completed(work.turn), turn_id=work.turn.turn_id, raw=raw)
+
+
+def add_to_totals(journal: Journal, result: pb.TurnResult | None) -> None:
+    """Count what a result cost."""
+    if result is not None:
+        record = journal.record
+        record.total_cost_usd += result.cost_usd
+        add_usage(record.total_usage, result.usage)
+        journal.changed()
 
 
 def may_continue(work: Work) -> bool:
