@@ -67,6 +67,21 @@ class Service:
             after = response.session.last_sequence
         raise AssertionError("too many events")
 
+    async def until_event(self, session_id: str, wanted: Callable[[pb.SessionEvent], bool], seconds: int = 30) -> None:
+        """Wait until such an event is in the log."""
+        request = pb.WatchSessionRequest(session_id=session_id, follow=True, skip_partials=True)
+        stream = self.stub.WatchSession(request, timeout=seconds)
+        async for response in stream:
+            if any(wanted(event) for event in response.events):
+                stream.cancel()
+                return
+
+    async def until_begun(self, session_id: str, turn_id: str) -> None:
+        """Wait until the agent has taken the turn's prompt up: what is interrupted before that is no part of the conversation."""
+        await self.until_event(
+            session_id, lambda event: event.turn_id == turn_id and event.system_message.subtype == "init"
+        )
+
     async def events(self, session_id: str, **fields: Any) -> list[pb.SessionEvent]:
         """Watch to the end; the events."""
         request = pb.WatchSessionRequest(session_id=session_id, **fields)

@@ -112,8 +112,11 @@ async def test_cancel_while_queued_starts_nothing_and_takes_the_queue_along(live
 async def test_cost_of_a_cancelled_turn_is_kept_and_not_counted_again_by_the_next(live: Live) -> None:
     first = await live.run("say: one")
     await live.execute("bash: echo half\nslow: 60", session_id=first.session_id, options=BASH)
-    await live.until(first.session_id, pb.SESSION_PHASE_WORKING)
-    await asyncio.sleep(0.5)
+    # The tool's result is in, so the answer that asked for it has been paid for.
+    await live.until_event(
+        first.session_id,
+        lambda event: any(block.tool_result.text == "half" for block in event.user_message.content),
+    )
     await live.stub.Cancel(cancel(first.session_id))
     cancelled = await live.status(first.session_id)
     assert cancelled.turn.result.cost_usd > 0

@@ -17,7 +17,7 @@ QUEUE = pb.ON_BUSY_ENQUEUE
 
 async def begin(service: Service, prompt: str = "slow: 30") -> pb.ExecuteResponse:
     started = await service.execute(prompt)
-    await service.until(started.session_id, pb.SESSION_PHASE_WORKING)
+    await service.until_begun(started.session_id, started.turn.turn_id)
     return started
 
 
