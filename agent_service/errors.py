@@ -225,10 +225,3 @@ class AgentUnavailable(RequestError):
 
     code = StatusCode.INTERNAL
     reason = "AGENT_UNAVAILABLE"
-
-
-class Unimplemented(RequestError):
-    """A part of the contract that this version does not serve."""
-
-    code = StatusCode.UNIMPLEMENTED
-    reason = "UNIMPLEMENTED"

@@ -17,7 +17,6 @@ from claude_agent_sdk import AgentDefinition, ClaudeAgentOptions
 from claude_agent_sdk._internal.transport.subprocess_cli import SubprocessCLITransport
 from google.protobuf import text_format
 from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -623,29 +622,3 @@ def test_plain_options_give_no_warnings() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------ spawn key
-
-
-def test_a_spawn_key_depends_on_what_is_fixed_at_spawn_and_not_on_where_files_lie(tmp_path: Path) -> None:
-    def key(text: str, **more: Any) -> str:
-        scratch = tmp_path / str(len(list(tmp_path.iterdir())))
-        scratch.mkdir()
-        return options.spawn_key(dataclasses.replace(sdk_of(parsed(text), scratch), **more))
-
-    base = key(FULL)
-    assert key(FULL) == base
-    assert key(FULL, session_id="x", model="other", permission_mode="default") == base
-    assert key(FULL, permission_mode="bypassPermissions") != base
-    assert key(FULL, stderr=print) != base
-    assert key(FULL, resume="x") != base
-    for field in FIELDS:
-        given = full()
-        given.ClearField(field.name)  # type: ignore[arg-type]
-        same = field.name in {*WITHOUT_EFFECT, "model", "permission_mode"}
-        assert (key(text_format.MessageToString(given)) == base) == same, field.name
-
-
-def test_a_spawn_key_hides_what_it_is_made_of(tmp_path: Path) -> None:
-    given = pb.AgentOptions(env={"TOKEN": "sesame"}, interactions=pb.InteractionPolicy(timeout=Duration(seconds=1)))
-    key = options.spawn_key(sdk_of(given, tmp_path))
-    assert len(key) == 64
-    assert "sesame" not in key

@@ -8,7 +8,7 @@ from __future__ import annotations
 from agent_service.options.checks import check, check_clear
 from agent_service.options.merging import merge, redacted, too_large
 from agent_service.options.notices import warnings
-from agent_service.options.translation import NOT_EXPOSED, PLACED_ELSEWHERE, spawn_key, to_sdk
+from agent_service.options.translation import NOT_EXPOSED, PLACED_ELSEWHERE, to_sdk
 
 __all__ = [
     "NOT_EXPOSED",
@@ -17,7 +17,6 @@ __all__ = [
     "check_clear",
     "merge",
     "redacted",
-    "spawn_key",
     "to_sdk",
     "too_large",
     "warnings",

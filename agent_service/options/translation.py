@@ -6,8 +6,6 @@ from a file goes into a file that only this user can read.
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -280,41 +278,3 @@ def _spill(scratch: Path, name: str, text: str) -> str:
     with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
         file.write(text)
     return str(path)
-
-
-def spawn_key(sdk: ClaudeAgentOptions) -> str:
-    """A fingerprint of what is fixed once an agent's process runs: agents with equal keys can stand in for each other.
-
-    Left out are the session's id, the model and the permission mode, which a connected agent takes afterwards; but
-    bypassPermissions is only taken by a process that was started for it, so it counts. Files count by what is in them,
-    callbacks by their presence.
-    """
-    fixed: dict[str, Any] = {}
-    for field in dataclasses.fields(sdk):
-        value = getattr(sdk, field.name)
-        match field.name:
-            case "session_id" | "model" | "debug_stderr":
-                continue
-            case "permission_mode":
-                value = value == "bypassPermissions"
-            case "can_use_tool" | "stderr" | "session_store" | "hooks":
-                value = value is not None
-            case "mcp_servers" | "settings" if isinstance(value, str | Path):
-                value = _content(value)
-            case "system_prompt" if isinstance(value, dict) and value.get("type") == "file":
-                value = _content(value["path"])
-        fixed[field.name] = value
-    text = json.dumps(fixed, sort_keys=True, default=_plain)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _content(path: str | Path) -> str:
-    """What a file holds; the value itself where it is no path but JSON."""
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return str(path)
-
-
-def _plain(value: object) -> Any:
-    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else str(value)
