@@ -43,7 +43,6 @@ async def test_a_prompt_alone_keeps_system_prompt_tools_directory_and_model(serv
         if asked:  # once with the process kept warm, once with a new one
             session = service.running.registry.live(session_id)
             assert session is not None
-            session.cool_down()
             await session.finished()
         assert "You are a gardener." in said(await service.stub.Execute(prompt("request: system")))
         assert said(await service.stub.Execute(prompt("request: model"))) == "offline-special"
