@@ -116,7 +116,7 @@ class Stop:
         seen = course.agent.process_ids() if course.agent is not None else set()
         if course.can_be_asked and not self.force:
             await self._ask(course)
-        if self.cause is StopCause.INTERRUPT and (course.result_in.is_set() or self._withdrawn):
+        if self.cause is StopCause.INTERRUPT and self._agent_stopped(course):
             return pb.CancelReceipt(outcome=pb.CANCEL_OUTCOME_INTERRUPTED)
         if course.agent is None:
             return _receipt(await course.agents_closed())
@@ -134,7 +134,7 @@ class Stop:
         agent = course.agent
         assert agent is not None
         asked, asking = -ASK_AGAIN, None
-        while not (course.result_in.is_set() or self._withdrawn) and not self.force and agent.alive:
+        while not self._agent_stopped(course) and not self.force and agent.alive:
             now = asyncio.get_running_loop().time()
             if now >= self.deadline:
                 break
@@ -144,6 +144,10 @@ class Stop:
             await self._pause(course, min(self.deadline - now, 0.25))
         if asking is not None:
             asking.cancel()
+
+    def _agent_stopped(self, course: Course) -> bool:
+        """Whether the agent has said, by a result or by giving the prompt back, that it works on it no more."""
+        return course.result_in.is_set() or self._withdrawn
 
     async def _interrupt(self, course: Course, agent: Agent) -> None:
         if course.prompt_uuid in await agent.interrupt(cancel_queued=True):
@@ -161,7 +165,7 @@ class Stop:
     async def _end(self, course: Course) -> Ended:
         agent = course.agent
         assert agent is not None
-        polite = course.result_in.is_set() and not self.force
+        polite = self._agent_stopped(course) and not self.force
         left = max(0.0, self.deadline - asyncio.get_running_loop().time())
         patience = min(left, CLOSING_PATIENCE) if polite else 0.0
         if self.force:

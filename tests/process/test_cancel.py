@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -36,7 +38,26 @@ async def test_each_kind_of_run_is_dead_when_cancel_answers(live: Live) -> None:
         await cancel_once(live, kind, report, grace=1.0)
     assert {kind: report.failures for kind, report in reports.items()} == {kind: [] for kind in KINDS}
     assert max(report.p99 for report in reports.values()) < 1.0 + 1.0
+    assert reports["streaming"].outcomes == reports["silent"].outcomes == {"INTERRUPTED": 1}
     assert set(reports["stopped"].outcomes) <= {"TERMINATED", "KILLED"}
+
+
+async def test_an_agent_that_gives_its_prompt_back_was_interrupted(live: Live) -> None:
+    session = (await live.run("say: one")).session
+    cli = [pid for pid, name in processes_of(live, session.agent_session_id).items() if name == "claude"]
+    for pid in cli:
+        os.kill(pid, signal.SIGSTOP)  # it will read the prompt and the interrupt in one go, and begin with neither
+    turn_id = (await live.execute("slow: 60", session_id=session.session_id)).turn.turn_id
+    request = cancel(session.session_id)
+    request.grace.FromSeconds(20)
+    answer = live.stub.Cancel(request)
+    await live.until(session.session_id, pb.SESSION_PHASE_STOPPING)
+    await asyncio.sleep(0.1)
+    for pid in cli:
+        os.kill(pid, signal.SIGCONT)
+    assert (await answer).receipt.outcome == pb.CANCEL_OUTCOME_INTERRUPTED
+    kinds = [event.type for event in await live.events(session.session_id) if event.turn_id == turn_id]
+    assert kinds[-4:] == ["message.user", "state.changed", "turn.completed", "state.changed"]
 
 
 async def test_force_kills_at_once_also_a_cancel_that_waits(live: Live) -> None:
