@@ -40,6 +40,7 @@ from agent_service.workspace import Workspaces
 log = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 4 << 20
+MAX_PENDING_CALLS = 20_000
 SWEEP_INTERVAL = 60.0
 FEATURES = ("interactions", "fork", "attachments", "structured-output", "long-poll")
 
@@ -168,6 +169,10 @@ async def _listen(config: Config, service: AgentService) -> tuple[grpc.aio.Serve
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
             ("grpc.so_reuseport", 0),
+            # Calls that come faster than they are taken up, as when thousands of watchers come back, wait. Above 1,000 the
+            # library would cancel them at random.
+            ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
+            ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
             # Clients of other languages ping every 30 s by default; the library's own limit would send them away.
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
             ("grpc.keepalive_permit_without_calls", 1),
