@@ -169,8 +169,8 @@ async def _listen(config: Config, service: AgentService) -> tuple[grpc.aio.Serve
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
             ("grpc.so_reuseport", 0),
-            # Calls that come faster than they are taken up, as when thousands of watchers come back, wait. The library's
-            # own limit is 1,000; beyond that it cancels at random.
+            # Calls that come faster than they are taken up, as when thousands of watchers come back, wait. The
+            # library's own limit is 1,000; beyond that it cancels at random.
             ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
             ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
             # Clients of other languages ping every 30 s by default; the library's own limit would send them away.
