@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import WatchersReport, idle_watchers, stalled_reader
+from tests.chaos.watchers import WatchersReport, idle_watchers, stalled_reader
 from tests.process.live import serve
 
 pytestmark = pytest.mark.process

@@ -13,7 +13,8 @@ import pytest
 from agentpb import agent_pb2 as pb
 
 from agent_service import upkeep
-from tests.chaos import KINDS, CancelReport, cancel_once, processes_of
+from tests.chaos.cancel import KINDS, CancelReport, cancel_once
+from tests.chaos.looks import processes_of
 from tests.process.live import BASH, SLEEPER, Live, serve
 
 pytestmark = pytest.mark.process

@@ -12,7 +12,8 @@ from agentpb import agent_pb2 as pb
 
 from agent_service import upkeep
 from agent_service.offline import OfflineModel
-from tests.chaos import Crashes, all_events, processes_of
+from tests.chaos.crash import Crashes
+from tests.chaos.looks import all_events, processes_of
 from tests.process.live import BASH, SLEEPER, living, serve, until
 
 pytestmark = pytest.mark.process

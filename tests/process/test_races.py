@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent_service import upkeep
-from tests.chaos import RaceReport, race_once
+from tests.chaos.race import RaceReport, race_once
 from tests.process.live import serve
 
 pytestmark = pytest.mark.process
