@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+import logging
 
 from agentpb import agent_pb2 as pb
 
@@ -17,6 +17,11 @@ from agent_service.workspace import Workspaces
 
 MAX_LISTED = 1000
 """Session ids and failures that a cleanup names; it counts all."""
+
+EXPIRED_AT_ONCE = 500
+"""Sessions whose time is over that are looked up together."""
+
+log = logging.getLogger(__name__)
 
 
 class Removal:
@@ -57,7 +62,10 @@ class Removal:
             return freed
 
     async def delete_one(self, request: pb.DeleteSessionRequest, owner: str) -> pb.Session | None:
-        """Delete as the request says; None when it was missing and may be. Raises SessionNotFound, SessionActive."""
+        """Delete as the request says; None when it was missing and may be.
+
+        Raises SessionNotFound, SessionActive, and StoreUnavailable when its files cannot be removed.
+        """
         try:
             session, _ = await self.delete(
                 request.session_id, owner, force=request.force, keep_transcript=request.keep_transcript
@@ -66,6 +74,10 @@ class Removal:
             if request.allow_missing:
                 return None
             raise
+        except OSError as error:
+            raise errors.StoreUnavailable(
+                f"the files of session {request.session_id} cannot be removed: {error}; mend that and delete it again"
+            ) from error
         return session
 
     async def cleanup(self, request: pb.CleanupRequest, owner: str, *, older_than: float) -> pb.CleanupResponse:
@@ -98,8 +110,22 @@ class Removal:
         """Delete what has been at rest for longer than `retention` seconds (0: for ever) or its own ttl; how many."""
         cutoff = now_us() - round(retention * 1e6) if retention else None
         deleted = 0
-        for session_id, owner in await self._ledger.expired(now_us(), cutoff, limit=500):
-            with suppress(errors.SessionNotFound, errors.SessionActive):
-                await self.delete(session_id, owner, force=False, keep_transcript=False)
-                deleted += 1
+        while found := await self._ledger.expired(now_us(), cutoff, limit=EXPIRED_AT_ONCE):
+            gone = 0
+            for session_id, owner in found:
+                gone += await self._let_go(session_id, owner)
+            deleted += gone
+            if gone < len(found):
+                break  # what is left would be found again
         return deleted
+
+    async def _let_go(self, session_id: str, owner: str) -> bool:
+        """Delete a session whose time is over; one that cannot be deleted now does not hold up the others."""
+        try:
+            await self.delete(session_id, owner, force=False, keep_transcript=False)
+        except (errors.SessionNotFound, errors.SessionActive):
+            return False
+        except OSError as error:
+            log.warning("session %s is over and cannot be removed: %s; it is tried again", session_id, error)
+            return False
+        return True

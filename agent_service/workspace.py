@@ -118,12 +118,15 @@ class Workspaces:
         return next((self._config(owner) / "projects").glob(f"*/{agent_session_id}.jsonl"), None)
 
     def remove(self, session: pb.Session, *, keep_transcript: bool) -> int:
-        """Remove the session's directories, and its transcript unless kept; bytes freed. The caller's `cwd` stays."""
+        """Remove the session's directories, and its transcript unless kept; bytes freed. The caller's `cwd` stays.
+
+        Raises OSError for what the host does not let go; a second attempt removes the rest.
+        """
         freed = 0
         if not keep_transcript and (transcript := self.transcript(session)) is not None:
             freed += _remove(transcript.with_suffix(""))
             freed += _remove(transcript)
-            if transcript.parent.exists() and not any(transcript.parent.iterdir()):
+            with suppress(OSError):  # other sessions have transcripts there, or are about to
                 transcript.parent.rmdir()
         return freed + (_remove(self._own(session.agent_session_id)) if session.agent_session_id else 0)
 
@@ -165,10 +168,16 @@ def _folder(owner: str) -> str:
 def _remove(path: Path) -> int:
     if path.is_dir() and not path.is_symlink():
         freed = sum(file.lstat().st_size for file in path.rglob("*") if not file.is_dir())
-        shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(path, onerror=_unless_gone)
         return freed
     if path.exists() or path.is_symlink():
         freed = path.lstat().st_size
         path.unlink(missing_ok=True)
         return freed
     return 0
+
+
+def _unless_gone(function: object, path: object, error: tuple[type[BaseException], BaseException, object]) -> None:
+    """Let a removal go on where somebody else was faster."""
+    if not isinstance(error[1], FileNotFoundError):
+        raise error[1]

@@ -14,6 +14,7 @@ import pytest
 from agentpb import agent_pb2 as pb
 
 from agent_service import upkeep
+from tests.conftest import Service
 from tests.process.live import living, refused, serve, until
 
 pytestmark = pytest.mark.process
@@ -93,3 +94,24 @@ async def test_a_second_service_on_one_data_directory_is_refused_with_the_firsts
         assert code == EX_CONFIG
         assert f"process {live.process.pid}" in text
         assert (await live.status(session_id)).session.phase == pb.SESSION_PHASE_WORKING
+
+
+async def test_files_that_cannot_be_removed_hold_up_no_other_session(service: Service, small_disk: Path) -> None:
+    stuck = (await service.run("say: stuck")).session
+    free = (await service.run("say: free")).session
+    held = Path(stuck.cwd) / "held"
+    held.mkdir()
+    subprocess.run(["mount", "--bind", small_disk, held], check=True)
+    try:
+        assert await service.running.registry.removal.expire(1e-6) == 1
+        with pytest.raises(grpc.aio.AioRpcError, match="held") as refused_call:
+            await service.stub.DeleteSession(pb.DeleteSessionRequest(session_id=stuck.session_id))
+        assert refused_call.value.code() == grpc.StatusCode.UNAVAILABLE
+        cleanup = await service.stub.Cleanup(pb.CleanupRequest(older_than={"nanos": 1000}))
+        assert [failure.session_id for failure in cleanup.failures] == [stuck.session_id]
+    finally:
+        subprocess.run(["umount", held], check=True)
+    left = (await service.stub.ListSessions(pb.ListSessionsRequest())).sessions
+    assert [session.session_id for session in left] == [stuck.session_id] != [free.session_id]
+    assert await service.running.registry.removal.expire(1e-6) == 1
+    assert not Path(stuck.cwd).exists()
