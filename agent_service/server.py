@@ -68,7 +68,7 @@ async def serve(config: Config, *, ready: Callable[[Running], None] = lambda run
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, signals.put_nowait, number)
     async with running(config, signals=signals) as service:
-        _calm_collector()
+        calm_collector()
         ready(service)
         stopped = asyncio.create_task(signals.get())
         broken = asyncio.create_task(service.ledger.wait_failed())
@@ -82,7 +82,7 @@ async def serve(config: Config, *, ready: Callable[[Running], None] = lambda run
     return 0
 
 
-def _calm_collector() -> None:
+def calm_collector() -> None:
     """Look for circular garbage less often: hardly any is made, and a look costs more the more sessions there are."""
     gc.collect()
     gc.freeze()

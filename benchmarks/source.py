@@ -17,7 +17,7 @@ from agentpb import agent_pb2 as pb
 
 from agent_service.config import Config
 from agent_service.journal import Journal
-from agent_service.server import running
+from agent_service.server import calm_collector, running
 
 
 def speaking(number: int) -> str:
@@ -78,6 +78,7 @@ async def main(directory: Path, sessions: int, rate: float, seconds: float, how:
     async with running(config) as service:
         journals = [begin(service.ledger, number) for number in range(sessions)]
         await asyncio.gather(*(journal.commit() for journal in journals))
+        calm_collector()  # as `serve` does
         print(f"source listening on {service.address}", flush=True)
         line = asyncio.create_task(asyncio.to_thread(sys.stdin.readline))
         while (order := (await line).strip()) not in ("", "end"):
