@@ -19,7 +19,7 @@ class Head(NamedTuple):
 
 
 class Heads:
-    """A bounded number of heads, by session. `version` is the journal's, or 0 for a session that is only in the ledger."""
+    """A bounded number of heads, by session. `version` is the journal's, or 0 for a session only the ledger has."""
 
     def __init__(self) -> None:
         """Keep none yet."""

@@ -1,7 +1,7 @@
 """Recovery: what the service does at its start with sessions that its last run left at work.
 
-Queued turns are kept and run. A running turn ends as ERROR/INTERRUPTED, unless its restart policy lets it continue. No cursor, no
-request id and no cost is lost: all of that was in the ledger before anybody was told.
+Queued turns are kept and run. A running turn ends as ERROR/INTERRUPTED, unless its restart policy lets it continue. No
+cursor, no request id and no cost is lost: all of that was in the ledger before anybody was told.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""SessionRegistry: admission, task ownership, cancel, watch, drain. The core behind every RPC; it knows nothing of gRPC.
+"""SessionRegistry: admission, task ownership, cancel, watch, drain. The core behind every RPC, knowing nothing of gRPC.
 
-It holds only sessions that are at work or keep a warm process. All others are rows in the ledger and cost nothing. Decisions
-are synchronous: whatever must be read is read first, then decided and handed to the ledger without a pause in between.
+It holds only sessions that are at work or keep a warm process. All others are rows in the ledger and cost nothing.
+Decisions are synchronous: whatever must be read is read first, then decided and handed to the ledger without a pause.
 """
 
 from __future__ import annotations
@@ -226,7 +226,7 @@ class SessionRegistry:
             session.halt(grace=1.0)
         held = list(self.roster.sessions.values())
         await asyncio.gather(*(session.finished() for session in held))
-        # Watches end next, and must have seen the last word; where it cannot be written, the service is going down anyway.
+        # Watches end next, and must have seen the last word; where it cannot be written, the service goes down anyway.
         await asyncio.gather(*(session.journal.flushed() for session in held), return_exceptions=True)
         self._drain.finish()
         self.ledger.wake_all()

@@ -1,6 +1,7 @@
 """Roster: the sessions that are held in memory, those at work or with a warm process, and never two objects of one.
 
-All others are rows in the ledger and cost nothing. What is found here may be decided upon as long as the caller does not pause.
+All others are rows in the ledger and cost nothing. What is found here may be decided upon as long as the caller does
+not pause.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class Roster:
         return session
 
     def forget_if_idle(self, session: Session) -> None:
-        """Hold a session no longer than there is something to hold; what it was told last must be in the ledger first."""
+        """Hold a session no longer than there is something to hold; its journal must be in the ledger first."""
         if session.idle and not session.journal.is_flushed:
             session.journal.when_flushed(lambda: self.forget_if_idle(session))
         elif session.idle and self.sessions.get(session.session_id) is session:

@@ -1,8 +1,9 @@
 """Stopping: the ladder that ends a running turn. The agent is asked, then its processes are told, then they are killed.
 
-    interrupt  →  grace  →  close input, SIGTERM to the whole tree  →  SIGKILL to the whole tree  →  nothing lives: settled
+    interrupt → grace → close input, SIGTERM to the whole tree → SIGKILL to the whole tree → nothing lives: settled
 
-It runs in a task of its own that nobody cancels. A stronger stop that comes later joins the ladder; it does not start another.
+It runs in a task of its own that nobody cancels. A stronger stop that comes later joins the ladder; it does not start
+another.
 """
 
 from __future__ import annotations
@@ -128,8 +129,8 @@ class Stop:
     async def _ask(self, course: Course) -> None:
         """Interrupt, and wait for the turn's result until the deadline, or until somebody is in more of a hurry.
 
-        An interrupt that comes before the agent has the prompt is acknowledged and does nothing: ask again. One that comes
-        before the agent has begun with it withdraws it: there will be no result.
+        An interrupt that comes before the agent has the prompt is acknowledged and does nothing: ask again. One that
+        comes before the agent has begun with it withdraws it: there will be no result.
         """
         agent = course.agent
         assert agent is not None
