@@ -1,7 +1,8 @@
 """Agent: one CLI process behind the Claude Agent SDK, from its start to the proof that its whole tree is dead.
 
-The seam to the SDK. One permanent reader takes every frame as it comes (the SDK's buffer also carries control traffic: who stops
-reading can no longer interrupt) and hands it to the session the agent serves. Nobody who may be cancelled owns an agent's end.
+The seam to the SDK. One permanent reader takes every frame as it comes (the SDK's buffer also carries control traffic:
+who stops reading can no longer interrupt) and hands it to the session the agent serves. Nobody who may be cancelled
+owns an agent's end.
 """
 
 from __future__ import annotations
@@ -121,8 +122,8 @@ class Agent:
             marker=spec.marker,
             on_stderr=self._on_stderr,
         )
-        # The client warns of rules that shadow the callback; the service says so in its own answer (options.warnings). The rules
-        # themselves are in argv: the client reads neither field with a transport of our own.
+        # The client warns of rules that shadow the callback; the service says so in its own answer (options.warnings).
+        # The rules themselves are in argv: the client reads neither field with a transport of our own.
         self._client = ClaudeSDKClient(
             replace(options, allowed_tools=[], permission_mode=None), transport=self._transport
         )
@@ -266,7 +267,7 @@ class Agent:
         return await self._control({"subtype": "set_permission_mode", "mode": mode})
 
     async def rehearse(self) -> None:
-        """Do beforehand a part of what the first prompt would cost: to say how full its context is, it puts one together."""
+        """Do a part of the first prompt's work beforehand: to say how full its context is, it puts one together."""
         await self._control({"subtype": "get_context_usage"})
 
     async def answers(self) -> bool:
@@ -288,10 +289,11 @@ class Agent:
             return None
 
     def end(self, *, patience: float, term_grace: float) -> asyncio.Task[Ended]:
-        """End the process tree, once: close stdin, wait `patience` s, SIGTERM, wait `term_grace` s, SIGKILL, prove it dead.
+        """End the process tree, once, and prove it dead.
 
-        The task runs on its own, so that nobody who is cancelled can leave a process behind. A later call with less patience
-        does not wait for an earlier one: it kills at once.
+        Close stdin, wait `patience` s, SIGTERM, wait `term_grace` s, SIGKILL. The task runs on its own, so that nobody
+        who is cancelled can leave a process behind. A later call with less patience does not wait for an earlier one:
+        it kills at once.
         """
         self._stopped.set()
         if self._end is None:
@@ -343,7 +345,8 @@ class Agent:
 def build_argv(options: ClaudeAgentOptions) -> list[str]:
     """The CLI's command line for `options`, as the SDK itself would build it.
 
-    The SDK applies its permission callback to the transport it makes itself; for one of our own the flag must be set here.
+    The SDK applies its permission callback to the transport it makes itself; for one of our own the flag must be set
+    here.
     """
     if options.can_use_tool is not None:
         options = replace(options, can_use_tool=None, permission_prompt_tool_name="stdio")
@@ -383,5 +386,5 @@ def _permission_update(update: pb.PermissionUpdate) -> PermissionUpdate:
 
 
 def project_folder(cwd: str | Path) -> str:
-    """Name of the folder under CLAUDE_CONFIG_DIR/projects where the CLI keeps transcripts of conversations begun in `cwd`."""
+    """Name of the folder under CLAUDE_CONFIG_DIR/projects with the transcripts of conversations begun in `cwd`."""
     return project_key_for_directory(cwd)

@@ -1,4 +1,4 @@
-"""Backlog: the turns of one session that wait behind the one at its head. The only place that keeps their order and timers."""
+"""Backlog: the turns of one session that wait behind its head. The only place that keeps their order and timers."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Course: what a session is at, from the start of its agent's work to the end of it: the one place where that is begun and stopped.
+"""Course: what a session is at, from the start of its agent's work to its end: begun and stopped here and nowhere else.
 
-The work is on the turn at the session's head, or goes on in the background after one. It ends with an outcome; who settles it first
-decides, unless a stop is under way (see stopping.py).
+The work is on the turn at the session's head, or goes on in the background after one. It ends with an outcome; who
+settles it first decides, unless a stop is under way (see stopping.py).
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ class Course:
     def _time_out(self, cause: StopCause, text: str) -> None:
         self.stop(cause, grace=5.0, reason=text)
 
-    # ------------------------------------------------------------------------------------------------- for the stop ladder
+    # ---------------------------------------------------------------------------------------------- for the stop ladder
 
     @property
     def session_id(self) -> str:

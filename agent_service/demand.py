@@ -58,7 +58,7 @@ class Demand:
 
 
 def shares(weights: Mapping[Profile, float], places: int) -> Counter[Profile]:
-    """How many of `places` each profile gets: one by one to whoever has the most weight per agent, while it is worth one."""
+    """How many of `places` each profile gets: one by one to the most weight per agent, while it is worth one."""
     given: Counter[Profile] = Counter()
     for _ in range(places):
         best = max(weights, key=lambda profile: weights[profile] / (given[profile] + 1), default=None)

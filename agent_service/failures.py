@@ -1,4 +1,4 @@
-"""Failures: why an agent did not start, or ended by itself, in our words: the SDK's exceptions and exit codes stop here."""
+"""Failures: why an agent did not start or ended by itself, in our words: SDK exceptions and exit codes stop here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from claude_agent_sdk import CLINotFoundError, ProcessError, ResultError
 
 
 class AgentFailed(Exception):
-    """An agent that did not start, or ended by itself: `reason` as in SessionError.reason, and what its process said."""
+    """An agent did not start, or ended by itself: `reason` as in SessionError.reason, and what its process said."""
 
     def __init__(self, reason: str, message: str, *, retryable: bool = False, stderr_tail: str = "") -> None:
         """Keep what the session's error will tell."""

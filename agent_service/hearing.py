@@ -1,4 +1,4 @@
-"""Hearing: what the agent reports, put into the log as it comes. The only place that decides what a frame means for the turn."""
+"""Hearing: puts what the agent reports into the log as it comes, and alone decides what a frame means for the turn."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class Hearing:
             self._course.settle(outcomes.COMPLETED)
 
     def _on_lifecycle(self, frame: dict[str, Any]) -> None:
-        """Follow a message that was sent: the agent takes it into its turn, or begins it as one of its own, or drops it."""
+        """Follow a sent message: the agent takes it into its turn, or begins it as one of its own, or drops it."""
         uuid, state = str(frame.get("command_uuid")), frame.get("state")
         if uuid not in self._messages or state == "queued":
             return

@@ -1,6 +1,7 @@
 """Interactions: what the agent asks of people, from the question to the one answer that counts.
 
-A pending interaction is a future the agent waits on. Whoever resolves it first wins: an answer, the deadline, the turn's end.
+A pending interaction is a future the agent waits on. Whoever resolves it first wins: an answer, the deadline, the
+turn's end.
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ class Interactions:
         self._resolve(interaction_id, pb.INTERACTION_STATE_EXPIRED, by="timeout", answer=answer)
 
     def withdraw(self, by: str) -> None:
-        """Resolve all that are pending because the work is over; the caller says where the session goes, and commits."""
+        """Resolve all that are pending, as the work is over; the caller says where the session goes, and commits."""
         for interaction_id in list(self._pending):
             self._resolve(interaction_id, pb.INTERACTION_STATE_WITHDRAWN, by=by, over=True)
 

@@ -1,6 +1,7 @@
 """Journal: one session's record and the writing end of its log. Truth is made here, and shown only once it is durable.
 
-Every change is a commit: events with the next sequences, and the records they change. `snapshot` shows the last durable one.
+Every change is a commit: events with the next sequences, and the records they change. `snapshot` shows the last
+durable one.
 """
 
 from __future__ import annotations

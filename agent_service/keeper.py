@@ -18,7 +18,7 @@ from agent_service.workspace import holds_message, holds_messages
 
 
 class Keeper:
-    """Keeps a session's agent. There is never more than one process on a conversation: two would each go their own way."""
+    """Keeps a session's agent, never more than one process on a conversation: two would each go their own way."""
 
     def __init__(self, pool: AgentPool, on_closed: Callable[[], None]) -> None:
         """Take agents from `pool` and give them back to it; tell `on_closed` when one that was given back is dead."""
@@ -27,7 +27,7 @@ class Keeper:
         self.agent: Agent | None = None
         self.totals = RunningTotals()
         self.knows_prompt = False
-        """Whether the conversation holds the turn's prompt already: the agent of an earlier run of the service had it."""
+        """Whether the conversation already has the turn's prompt: the agent of an earlier run of the service had it."""
         self._key = ""
         self._closing: asyncio.Task[Ended] | None = None
         self._stopped = False
@@ -81,7 +81,7 @@ class Keeper:
         return False
 
     async def _take_warm(self, record: pb.Session, sink: Sink) -> bool | None:
-        """Take the agent that was reserved for the session; whether it was connected already, None if it does not serve."""
+        """Take the agent reserved for the session; whether it was connected already, None if it does not serve."""
         warm = self.pool.take(record.agent_session_id)
         if warm is None:
             return None
@@ -119,7 +119,7 @@ class Keeper:
         return self.pool.spec(record, record.options, resume)
 
     def _resume(self, record: pb.Session, work: Work, resume_at: str) -> tuple[Path | None, Resume | None]:
-        """The conversation the turn continues; without one it begins one. Raises AgentFailed when it should and cannot."""
+        """The conversation the turn continues; without, it begins one. Raises AgentFailed when it should and cannot."""
         transcript = self.pool.transcript(record)
         if transcript is not None and not record.model and not holds_messages(transcript):
             transcript.unlink()  # of an agent that was killed before it wrote more than its name; no other could begin

@@ -1,4 +1,4 @@
-"""Messages: what was sent to an agent at work, until it has taken it in, begun it as a turn of its own, or dropped it."""
+"""Messages: what was sent to an agent at work, until taken in, begun as a turn of its own, or dropped."""
 
 from __future__ import annotations
 

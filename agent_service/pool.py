@@ -80,8 +80,8 @@ class AgentPool:
     ) -> None:
         """Start at most `spawn_limit` agents at a moment, in process trees whose marker begins with `marker`.
 
-        Their CLI sees `environment` and what each session adds, nothing else. Up to `warm_agents` are kept connected for
-        sessions to come; at most `max_idle` sessions at rest keep their process, without bound when it is 0.
+        Their CLI sees `environment` and what each session adds, nothing else. Up to `warm_agents` are kept connected
+        for sessions to come; at most `max_idle` sessions at rest keep their process, without bound when it is 0.
         """
         self._guard = guard
         self._workspaces = workspaces
@@ -130,10 +130,10 @@ class AgentPool:
         if self._ends:
             await asyncio.wait(self._ends)
 
-    # ------------------------------------------------------------------------------------------------------ what is started
+    # -------------------------------------------------------------------------------------------------- what is started
 
     def spec(self, session: pb.Session, options: pb.AgentOptions, resume: Resume | None) -> AgentSpec:
-        """What an agent for this session and these options is started with. Writes files; call it off the loop's hot path."""
+        """What an agent for this session and options is started with. Writes files; call it off the loop's hot path."""
         cwd = self._workspaces.make_cwd(session)
         sdk = translate.to_sdk(
             options,
@@ -163,7 +163,10 @@ class AgentPool:
 
     @staticmethod
     def key(options: pb.AgentOptions) -> str:
-        """Equal for options that one connected agent can serve one after the other (model and permission mode can be changed)."""
+        """Equal for options that one connected agent can serve one after the other.
+
+        Model and permission mode can be changed.
+        """
         fixed = pb.AgentOptions()
         fixed.CopyFrom(options)
         # A process that was not started for it refuses to bypass permissions; the other modes can be changed.
@@ -208,7 +211,7 @@ class AgentPool:
         """The file of the conversation that the session begins with; None when it is gone."""
         return self._workspaces.find_transcript(session.owner, agent_session_id)
 
-    # ----------------------------------------------------------------------------------------------------------- cold, warm
+    # ------------------------------------------------------------------------------------------------------- cold, warm
 
     def claim(self, spec: AgentSpec) -> Agent:
         """An agent for `spec`; the caller connects it."""
@@ -244,7 +247,7 @@ class AgentPool:
         return warm.agent_session_id
 
     def take(self, agent_session_id: str) -> WarmAgent | None:
-        """The warm agent that was reserved under this id, for good; the caller waits until it is connected, and ends it."""
+        """The warm agent reserved under this id, for good; the caller waits until it is connected, and ends it."""
         return self._reserved.pop(agent_session_id, None)
 
     def _give_up(self, agent_session_id: str) -> None:
@@ -292,10 +295,10 @@ class AgentPool:
         files: list[str | Path] = [_cli(), config / ".credentials.json", config / "settings.json", *named]
         return tuple(_version(file) for file in files)
 
-    # ------------------------------------------------------------------------------------------------- sessions between turns
+    # ------------------------------------------------------------------------------------------- sessions between turns
 
     def rests(self, cool_down: Callable[[], None]) -> None:
-        """Let a session keep its process for its next turn; `cool_down` is called when that asks too much of the host."""
+        """Let a session keep its process for its next turn; `cool_down` is called if that asks too much of the host."""
         self._resting[cool_down] = None
         asyncio.get_running_loop().call_soon(self._relieve)
 
@@ -316,7 +319,7 @@ class AgentPool:
             self._resting.pop(cool_down, None)
             cool_down()
 
-    # ---------------------------------------------------------------------------------------------------------------- ends
+    # ------------------------------------------------------------------------------------------------------------- ends
 
     def end(
         self, agent: Agent, *, patience: float = CLOSE_PATIENCE, term_grace: float = TERM_GRACE
@@ -364,7 +367,7 @@ def _cli() -> str:
 
 
 def _is_perishable(options: pb.AgentOptions) -> bool:
-    """Whether an agent reads at its start what may be otherwise a minute later: settings, plugins, the state of a repository."""
+    """Whether an agent reads at its start what may soon be otherwise: settings, plugins, the state of a repository."""
     if options.setting_sources or options.plugins or options.resume_at_message_uuid:
         return True
     cwd = Path(options.cwd) if options.cwd else None

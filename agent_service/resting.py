@@ -1,4 +1,4 @@
-"""Resting: where a session goes when no turn of it is left: into the background, to rest with a warm process, or without one."""
+"""Resting: where a session with no turn left goes: into the background, to rest with a warm process, or without one."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Session: its turns, one after the other, each with an ending that is recorded whatever happens.
 
-Decisions are synchronous and go through the journal; the task of the session only waits: for a place, for an agent, for the turn's
-end. That task is never cancelled. A turn ends in one of three ways: its result, its agent's exit, or a stop (see stopping.py).
-What the agent is at is the course's, what it says the hearing's, what waits the backlog's, what follows the last turn resting's.
+Decisions are synchronous and go through the journal; the task of the session only waits: for a place, for an agent, for
+the turn's end. That task is never cancelled. A turn ends in one of three ways: its result, its agent's exit, or a stop
+(see stopping.py). What the agent is at is the course's, what it says the hearing's, what waits the backlog's, what
+follows the last turn resting's.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class Session:
             self._course, self._hearing.activity, idle_timeout=limits.idle_timeout, on_rest=self._came_to_rest
         )
 
-    # ------------------------------------------------------------------------------------------------ what callers decide
+    # ---------------------------------------------------------------------------------------------- what callers decide
 
     @property
     def session_id(self) -> str:
@@ -319,7 +320,7 @@ class Session:
         self.journal.commit()
         course.stop_is_over_when_durable()
 
-    # ------------------------------------------------------------------------------------------------------- the endings
+    # ------------------------------------------------------------------------------------------------------ the endings
 
     def _conclude(self, work: Work, outcome: Outcome) -> None:
         """Record the turn's end, and where the session goes: the next turn, background work, or rest. One commit."""

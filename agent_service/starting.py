@@ -1,4 +1,4 @@
-"""Starting: what Execute does. Everything is read first, then decided and handed to the ledger without a pause in between."""
+"""Starting: what Execute does. All is read first, then decided and handed to the ledger without a pause in between."""
 
 from __future__ import annotations
 
@@ -151,8 +151,8 @@ class Starting:
         busy = not session.journal.at_rest
         if busy and request.on_busy in (pb.ON_BUSY_UNSPECIFIED, pb.ON_BUSY_REJECT):
             raise errors.SessionBusy(
-                f"session {record.session_id} is at work ({pb.SessionPhase.Name(record.phase)}); wait for it, cancel it, "
-                "or set on_busy to ENQUEUE or INTERRUPT",
+                f"session {record.session_id} is at work ({pb.SessionPhase.Name(record.phase)}); "
+                "wait for it, cancel it, or set on_busy to ENQUEUE or INTERRUPT",
                 resource=record.session_id,
             )
         self._check_merged(record, request)
@@ -226,7 +226,7 @@ class Starting:
         self._open_turns -= 1
 
     def _assign_agent(self, record: pb.Session, request: pb.ExecuteRequest, parent: pb.Session | None) -> None:
-        """Name the conversation of a new session: a warm agent's, if it can begin at once; who has to wait gets one then."""
+        """Name a new session's conversation: a warm agent's, if it can begin at once; who must wait gets one then."""
         if parent is not None:
             record.agent_session_id = str(uuid4())
         elif self._admission.has_room:

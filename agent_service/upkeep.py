@@ -1,4 +1,4 @@
-"""Upkeep: what an operator does with a data directory by hand: look for contradictions, and copy it while it is in use."""
+"""Upkeep: what an operator does with a data directory by hand: look for contradictions, and copy it while in use."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def check(data_dir: Path) -> Findings:
 def backup(data_dir: Path, destination: Path) -> None:
     """Copy a data directory, which may be in use, into a new one. Raises OSError.
 
-    The ledger is copied first: what the agents' own files hold is then as new or newer, and no event lacks its transcript.
+    The ledger is copied first: what the agents' own files hold is then as new or newer, and no event lacks its
+    transcript.
     """
     destination.mkdir(mode=0o700, parents=True)
     copy_ledger(data_dir, destination)

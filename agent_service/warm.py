@@ -1,8 +1,8 @@
 """WarmAgents: agents connected before anybody asks for them. Each is given away once, to one session, and dies with it.
 
-A warm agent has an id and a directory of its own, which the session that gets it takes over; nobody's prompt, files or rules
-have been near it. One task keeps them: it starts what is in demand, one at a time and only while nobody waits for a start,
-and retires what is too old, dead, no longer wanted, or started with what has changed since.
+A warm agent has an id and a directory of its own, which the session that gets it takes over; nobody's prompt, files or
+rules have been near it. One task keeps them: it starts what is in demand, one at a time and only while nobody waits for
+a start, and retires what is too old, dead, no longer wanted, or started with what has changed since.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ class WarmAgents:
             return await taken.connected
         return await taken.agent.answers()
 
-    # ------------------------------------------------------------------------------------------------------ keeping them
+    # ----------------------------------------------------------------------------------------------------- keeping them
 
     async def _keep(self) -> None:
         while not self._closed:

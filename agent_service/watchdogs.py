@@ -1,4 +1,4 @@
-"""Watchdogs: what ends a turn from outside: its time, its agent's silence. And what the agent still does when it is over."""
+"""Watchdogs: what ends a turn from outside: its time, its agent's silence. And what the agent does when it is over."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The real service for tests: real server, real CLI, SQLite on disk, the offline model; one per test, on a free port."""
+"""The real service for tests: real server, real CLI, SQLite on disk, offline model; one per test, on a free port."""
 
 from __future__ import annotations
 
@@ -77,7 +77,10 @@ class Service:
                 return
 
     async def until_begun(self, session_id: str, turn_id: str) -> None:
-        """Wait until the agent has taken the turn's prompt up: what is interrupted before that is no part of the conversation."""
+        """Wait until the agent has taken the turn's prompt up.
+
+        What is interrupted before that is no part of the conversation.
+        """
         await self.until_event(
             session_id, lambda event: event.turn_id == turn_id and event.system_message.subtype == "init"
         )

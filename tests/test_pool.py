@@ -252,7 +252,7 @@ async def test_a_crash_leaves_no_directory_of_an_agent_without_a_session(tmp_pat
         assert not left.exists()
 
 
-# ------------------------------------------------------------------------------------------------------------ with fakes
+# ----------------------------------------------------------------------------------------------------------- with fakes
 
 
 def a_profile(key: str) -> Profile:

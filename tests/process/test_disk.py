@@ -1,4 +1,7 @@
-"""The disk: full, read-only, damaged, newer, taken. Each a clear word and an exit code, and nothing told that was not kept."""
+"""The disk: full, read-only, damaged, newer, taken. Each has a clear word and an exit code.
+
+Nothing is told that was not kept.
+"""
 
 from __future__ import annotations
 

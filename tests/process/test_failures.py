@@ -1,4 +1,4 @@
-"""What goes wrong with the model's API ends the turn in the state and with the reason of the contract; the next one resumes."""
+"""What goes wrong with the model's API ends the turn with the contract's state and reason; the next turn resumes."""
 
 from __future__ import annotations
 
