@@ -16,9 +16,9 @@ from agentpb import agent_pb2 as pb
 from agentpb import agent_pb2_grpc
 
 from agent_client import errors, options, retry
+from agent_client.arguments import ExecuteArguments, FilterArguments, Seconds
 from agent_client.channel import ChannelOptions, open_channel
 from agent_client.handle import SessionHandle
-from agent_client.options import ExecuteArguments, FilterArguments, Seconds
 from agent_client.results import RunResult
 from agent_client.watching import SessionWatch
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from agentpb import agent_pb2 as pb
 
-from agent_client.options import ExecuteArguments, Seconds
+from agent_client.arguments import ExecuteArguments, Seconds
 from agent_client.results import AT_REST, RunResult
 from agent_client.watching import SessionWatch
 

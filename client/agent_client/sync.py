@@ -11,9 +11,9 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
 
 from agentpb import agent_pb2 as pb
 
+from agent_client.arguments import ExecuteArguments
 from agent_client.client import AgentClient
 from agent_client.handle import SessionHandle
-from agent_client.options import ExecuteArguments
 
 P = ParamSpec("P")
 T = TypeVar("T")
