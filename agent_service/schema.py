@@ -158,6 +158,14 @@ ORPHANS = tuple(
     (SELECT session_key FROM sessions UNION ALL SELECT session_key FROM deletions)"""
     for table in ("events", "turns", "turn_requests", "labels")
 )
+# The events between two sequences, joined as a response has them. They come in the order of the primary key, which is
+# also the one they were written in. `:heads` has what stands before an event: three bytes for each size, of which those
+# below 128 use two. Events of more than `:most` bytes are left out.
+JOINED = """SELECT COUNT(*), SUM(LENGTH(body)), MAX(LENGTH(body)),
+    CAST(group_concat(CASE WHEN LENGTH(body) <= :most THEN
+        substr(:heads, LENGTH(body) * 3 + 1, CASE WHEN LENGTH(body) < 128 THEN 2 ELSE 3 END) || body END, '') AS BLOB)
+    FROM events WHERE session_key = (SELECT session_key FROM sessions WHERE session_id = :session_id)
+    AND sequence > :after AND sequence <= :last"""
 SIZE = f"SELECT SUM(LENGTH(body) + COALESCE(LENGTH(raw), 0)) FROM events WHERE session_key = {_KEY}"
 
 

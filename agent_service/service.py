@@ -118,18 +118,14 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         started = pb.WatchStarted(session=_shown(watcher.session), last_sequence=watcher.session.last_sequence)
         await context.write(pb.WatchSessionResponse(started=started))
         with self._registry.watching():
-            while True:
-                batch = await watcher.read(interval)
-                if batch is None:
+            while (end := watcher.end) is None:
+                responses = await watcher.read(interval)
+                for response in responses:
+                    await context.write(response)
+                if not responses and watcher.end is None:
                     await context.write(_heartbeat(watcher.session))
-                elif batch.end is not None:
-                    end = pb.WatchEnd(
-                        reason=batch.end, last_sequence=watcher.last_sequence, session=_shown(watcher.session)
-                    )
-                    await context.write(pb.WatchSessionResponse(end=end))
-                    return
-                else:
-                    await context.write(_batch(batch.events, request.include_raw))
+            last = pb.WatchEnd(reason=end, last_sequence=watcher.last_sequence, session=_shown(watcher.session))
+            await context.write(pb.WatchSessionResponse(end=last))
 
     async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:
         """End a session's work and say how."""
@@ -196,7 +192,8 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         tail = pb.ListEventsResponse(last_sequence=session.last_sequence)
         if shown and await self._more_after(request, session, shown[-1].sequence, len(page) > limit):
             tail.next_page_token = pages.make_token(request, shown[-1].sequence)
-        return events.response_bytes(_bodies(shown, request.include_raw), field=1) + tail.SerializeToString()
+        sent = (event.sent(request.include_raw) for event in shown)
+        return events.response_bytes(sent, field=events.LIST_EVENTS) + tail.SerializeToString()
 
     async def _more_after(self, request: pb.ListEventsRequest, session: pb.Session, last: int, certainly: bool) -> bool:
         """Whether there is a further page: a page may also end because it had enough bytes."""
@@ -306,13 +303,3 @@ def _shown(session: pb.Session) -> pb.Session:
     shown.CopyFrom(session)
     shown.options.CopyFrom(translate.redacted(session.options))
     return shown
-
-
-def _bodies(batch: Any, include_raw: bool) -> Any:
-    if not include_raw:
-        return (event.body for event in batch)
-    return (events.with_raw(event.body, event.raw) if event.raw else event.body for event in batch)
-
-
-def _batch(batch: Any, include_raw: bool) -> bytes:
-    return events.response_bytes(_bodies(batch, include_raw), field=2)

@@ -12,10 +12,14 @@ from functools import lru_cache
 from itertools import count, islice
 from typing import NamedTuple
 
+from agent_service.events import response_bytes, with_raw
+
 MAX_ENTRIES = 512
 MAX_BYTES = 1 << 20
 BATCH_EVENTS = 256
 BATCH_BYTES = 1 << 20
+SHARED_BATCHES = 8
+SHARED_BYTES = 64 << 10
 
 _ordinals = count(1)
 
@@ -27,6 +31,10 @@ class Event(NamedTuple):
     type: str
     body: bytes
     raw: bytes | None
+
+    def sent(self, with_its_raw: bool) -> bytes:
+        """What is sent of it."""
+        return with_raw(self.body, self.raw) if with_its_raw else self.body
 
 
 class Position(NamedTuple):
@@ -45,6 +53,7 @@ class Tail:
         "_changed",
         "_end",
         "_entries",
+        "_shared",
         "_size",
         "_start",
         "appended",
@@ -52,6 +61,7 @@ class Tail:
         "deleted",
         "key",
         "last_sequence",
+        "moved",
         "searched",
         "session_id",
         "stored",
@@ -64,6 +74,8 @@ class Tail:
         """The last durable, visible event; None until somebody learned it."""
         self.appended: int | None = None
         """The last event handed over for writing."""
+        self.moved = 0
+        """The last change of the session's state that was handed over for writing; 0 when there was none meanwhile."""
         self.deleted = False
         self.broken: Exception | None = None
         """Why nothing more can be appended."""
@@ -76,6 +88,7 @@ class Tail:
         self._base: int | None = None  # the last durable event before the first entry
         self._size = 0
         self._changed: asyncio.Event | None = None
+        self._shared: dict[tuple[object, ...], tuple[bytes, Position]] = {}
 
     @property
     def changed(self) -> asyncio.Event:
@@ -86,6 +99,7 @@ class Tail:
 
     def wake(self) -> None:
         """Wake whoever waits; without watchers this costs nothing."""
+        self._shared.clear()
         changed, self._changed = self._changed, None
         if changed is not None:
             changed.set()
@@ -99,6 +113,8 @@ class Tail:
         self.appended = events[-1].sequence
         for event in events:
             self._add(event)
+            if event.type == "state.changed":
+                self.moved = event.sequence
 
     def check(self, events: Sequence[Event]) -> None:
         """Raise ValueError unless the events continue the log without a gap."""
@@ -136,6 +152,32 @@ class Tail:
         """Say that the session is gone."""
         self.deleted = True
         self.wake()
+
+    def batch(
+        self,
+        position: Position,
+        *,
+        types: Sequence[str] = (),
+        partials: bool = True,
+        limit: int = BATCH_EVENTS,
+        max_bytes: int = BATCH_BYTES,
+        with_raw: bool = False,
+    ) -> tuple[bytes, Position] | None:
+        """Return what `after` finds as the content of a response; whoever is at the same place gets the same bytes."""
+        asked = (position, tuple(types), partials, limit, max_bytes, with_raw)
+        known = self._shared.get(asked)
+        if known is not None:
+            return known
+        found = self.after(
+            position, types=types, partials=partials, limit=limit, max_bytes=max_bytes, with_raw=with_raw
+        )
+        if found is None:
+            return None
+        events, behind = found
+        batch = response_bytes(event.sent(with_raw) for event in events), behind
+        if len(batch[0]) <= SHARED_BYTES and len(self._shared) < SHARED_BATCHES:
+            self._shared[asked] = batch
+        return batch
 
     def after(
         self,

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from agentpb import agent_pb2 as pb
 
 from agent_service import errors
 from agent_service.journal import is_at_rest
-from agent_service.ledger import Event
 from agent_service.tail import Position
 
 if TYPE_CHECKING:
@@ -33,14 +32,6 @@ class Wanted:
         return settled or is_at_rest(session)
 
 
-class Batch(NamedTuple):
-    """What a watcher reads at once: events, and the reason and session when that was all."""
-
-    events: Sequence[Event]
-    end: pb.WatchEndReason.ValueType | None
-    session: pb.Session | None
-
-
 class Watcher:
     """Reads a session's log from a cursor on: first what is stored, then what comes."""
 
@@ -58,6 +49,9 @@ class Watcher:
         """Begin behind `after_sequence`, with what `types` names. Raises SequenceInFuture, SequenceCompacted."""
         check_sequence(session, after_sequence)
         self.session = session
+        """The session as it was when the watcher last looked."""
+        self.end: pb.WatchEndReason.ValueType | None = None
+        """Why there will be nothing more; None while there may be."""
         self._registry = registry
         self._follow = follow
         self._types = types
@@ -65,32 +59,34 @@ class Watcher:
         self._with_raw = with_raw
         self._tail = registry.ledger.tail(session.session_id)
         self._position = Position(after_sequence)
-        self._ahead: asyncio.Task[tuple[list[Event], Position]] | None = None
+        self._looked_at = -1  # the end of the log when the watcher last looked whether it ends there
+        self._ahead: asyncio.Task[tuple[list[bytes], Position]] | None = None
 
     @property
     def last_sequence(self) -> int:
         """The sequence the watcher has read up to."""
         return self._position.sequence
 
-    async def read(self, timeout: float) -> Batch | None:
-        """Everything past the cursor, at most one response's worth; None when nothing came within `timeout` seconds."""
-        deadline = asyncio.get_running_loop().time() + timeout
+    async def read(self, timeout: float) -> list[bytes]:
+        """What is past the cursor, as contents of responses; none at the end, or if `timeout` seconds bring none."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
         while True:
             changed = self._tail.changed
-            events, self._position = await (self._ahead or self._next())
-            self._ahead = self._read_ahead() if events else None
-            end = None if events else await self._ending()
-            if events or end is not None:
-                return Batch(events, end, self.session if end is not None else None)
-            left = deadline - asyncio.get_running_loop().time()
-            if left <= 0:
-                return None
-            try:
-                await asyncio.wait_for(changed.wait(), left)
-            except TimeoutError:
-                return None
+            responses, self._position = await (self._ahead or self._next())
+            self._ahead = self._read_ahead() if responses else None
+            if responses:
+                return responses
+            late = loop.time() >= deadline
+            if late or self._may_have_ended:
+                self.end = await self._ending()
+            if late or self.end is not None:
+                return []
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(deadline):
+                    await changed.wait()
 
-    async def _next(self) -> tuple[list[Event], Position]:
+    async def _next(self) -> tuple[list[bytes], Position]:
         return await self._registry.ledger.follow(
             self.session.session_id,
             self._position,
@@ -99,11 +95,16 @@ class Watcher:
             with_raw=self._with_raw,
         )
 
-    def _read_ahead(self) -> asyncio.Task[tuple[list[Event], Position]] | None:
-        """In a replay, read the next batch while this one is being sent. If nobody comes for it, it is dropped."""
+    def _read_ahead(self) -> asyncio.Task[tuple[list[bytes], Position]] | None:
+        """In a replay, read what comes next while this is being sent. If nobody comes for it, it is dropped."""
         if self._position.sequence < (self._tail.last_sequence or 0):
             return asyncio.create_task(self._next(), name=f"read ahead {self.session.session_id}")
         return None
+
+    @property
+    def _may_have_ended(self) -> bool:
+        """Whether to look at the session: it has moved since the last look. A look costs as much as a response."""
+        return self._looked_at < self._tail.moved or self._tail.deleted or self._registry.draining
 
     async def _ending(self) -> pb.WatchEndReason.ValueType | None:
         """Why there will be nothing more; None when there may be."""
@@ -115,6 +116,7 @@ class Watcher:
             return pb.WATCH_END_REASON_DELETED if self._tail.deleted else None
         if self.session.last_sequence > self._position.sequence:
             return None
+        self._looked_at = self.session.last_sequence
         if is_at_rest(self.session) and not self._follow and not self._cut_short:
             return pb.WATCH_END_REASON_AT_REST
         if self._registry.drained or self._cut_short:

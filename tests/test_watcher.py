@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
+from typing import Any
 from uuid import uuid4
 
 import grpc.aio
@@ -35,6 +37,16 @@ def message(number: int) -> pb.SessionEvent:
     return pb.SessionEvent(type="message.assistant", assistant_message=pb.AssistantMessage(content=[block]))
 
 
+def begin(service: Service) -> Journal:
+    """A session at work that has no agent."""
+    record = pb.Session(session_id=str(uuid4()), agent_session_id=str(uuid4()), first_available_sequence=1)
+    record.create_time.FromMicroseconds(now_us())
+    journal = Journal(record, service.running.ledger, new=True)
+    journal.move(pb.SESSION_STATE_PENDING, pb.SESSION_PHASE_STARTING)
+    journal.move(pb.SESSION_STATE_RUNNING, pb.SESSION_PHASE_WORKING)
+    return journal
+
+
 async def write(journal: Journal, count: int) -> None:
     """A turn of so many messages, from its beginning to its end."""
     turn = pb.Turn(turn_id=str(uuid4()), number=1, state=pb.TURN_STATE_QUEUED)
@@ -55,11 +67,8 @@ async def write(journal: Journal, count: int) -> None:
 
 
 async def test_twenty_thousand_events_replay_in_batches_byte_for_byte_as_they_were_sent(service: Service) -> None:
-    record = pb.Session(session_id=str(uuid4()), agent_session_id=str(uuid4()), first_available_sequence=1)
-    record.create_time.FromMicroseconds(now_us())
-    journal = Journal(record, service.running.ledger, new=True)
-    journal.move(pb.SESSION_STATE_PENDING, pb.SESSION_PHASE_STARTING)
-    journal.move(pb.SESSION_STATE_RUNNING, pb.SESSION_PHASE_WORKING)
+    journal = begin(service)
+    record = journal.record
     await journal.commit()
     live = [asyncio.create_task(collect(service.channel, record.session_id)) for _ in range(2)]
     await write(journal, EVENTS - 4)
@@ -77,6 +86,46 @@ async def test_twenty_thousand_events_replay_in_batches_byte_for_byte_as_they_we
     assert [pb.SessionEvent.FromString(body).sequence for body in replayed] == list(range(1, EVENTS + 1))
     assert await paged(service, record.session_id, newest_first=False) == replayed
     assert await paged(service, record.session_id, newest_first=True) == replayed[::-1]
+
+
+async def test_every_watch_ends_with_its_session_and_none_only_at_a_heartbeat(service: Service) -> None:
+    chance = random.Random(3)
+    requests = [
+        {},
+        {"skip_partials": True},
+        {"types": ["rate_limit"]},
+        {"types": ["message.*"]},
+    ]
+
+    async def live(number: int) -> list[list[int]]:
+        journal = begin(service)
+        await journal.commit()
+        watching = [asyncio.create_task(watch(service, journal.session_id, **each)) for each in requests]
+        for _ in range(chance.randrange(5)):
+            await asyncio.sleep(chance.random() / 50)
+            journal.add(message(number))
+            if chance.random() < 0.7:
+                journal.commit()
+            if chance.random() < 0.5:
+                journal.publish(pb.SessionEvent(type="message.partial", ephemeral=True), turn_id="")
+        journal.move(pb.SESSION_STATE_COMPLETED, pb.SESSION_PHASE_DORMANT)
+        await journal.commit()
+        last = journal.record.last_sequence
+        seen = await asyncio.gather(*watching)
+        assert seen[0] == seen[1] == list(range(1, last + 1))
+        assert seen[2:] == [[], list(range(3, last))]
+        return seen
+
+    async with asyncio.timeout(12):  # a heartbeat comes after 15 s
+        await asyncio.gather(*(live(number) for number in range(60)))
+
+
+async def watch(service: Service, session_id: str, **fields: Any) -> list[int]:
+    """Watch to the end, which must be that of the session; the sequences of durable events."""
+    request = pb.WatchSessionRequest(session_id=session_id, **fields)
+    responses = [response async for response in service.stub.WatchSession(request)]
+    assert responses[-1].end.reason == pb.WATCH_END_REASON_AT_REST
+    return [event.sequence for response in responses for event in response.events if event.sequence]
 
 
 async def paged(service: Service, session_id: str, *, newest_first: bool) -> list[bytes]:

@@ -18,7 +18,7 @@ from agent_service.events.own import (
 )
 from agent_service.events.results import RunningTotals, restored_totals, turn_result
 from agent_service.events.text import clean
-from agent_service.events.wire import LIST_EVENTS, WATCH_EVENTS, raw_json, response_bytes, seal, with_raw
+from agent_service.events.wire import LIST_EVENTS, WATCH_EVENTS, heads, raw_json, response_bytes, seal, with_raw
 
 __all__ = [
     "LIST_EVENTS",
@@ -26,6 +26,7 @@ __all__ = [
     "RunningTotals",
     "clean",
     "from_frame",
+    "heads",
     "interaction_requested",
     "interaction_resolved",
     "raw_json",

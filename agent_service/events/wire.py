@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 from agentpb import agent_pb2 as pb
@@ -27,6 +28,7 @@ WATCH_EVENTS = pb.WatchSessionResponse.EVENTS_FIELD_NUMBER
 LIST_EVENTS = pb.ListEventsResponse.EVENTS_FIELD_NUMBER
 
 _ROOM_FOR_PATHS = 32 << 10
+_USUAL = 4 << 10
 _LENGTH_DELIMITED = 2
 _RAW_JSON_TAG = bytes([pb.SessionEvent.RAW_JSON_FIELD_NUMBER << 3 | _LENGTH_DELIMITED])
 
@@ -139,18 +141,37 @@ def raw_json(frame: Mapping[str, Any]) -> bytes:
     return text.encode("ascii")
 
 
-def with_raw(body: bytes, raw: bytes) -> bytes:
-    """A sealed event with `raw_json` filled in, without reading it again."""
-    return b"".join((body, _RAW_JSON_TAG, _varint(len(raw)), raw))
+def with_raw(body: bytes, raw: bytes | None) -> bytes:
+    """A sealed event with `raw_json` filled in, if there is any, without reading it again."""
+    return b"".join((body, _RAW_JSON_TAG, _varint(len(raw)), raw)) if raw else body
 
 
 def response_bytes(bodies: Iterable[bytes], field: int = WATCH_EVENTS) -> bytes:
     """Sealed events as the repeated field `field` of a response: its encoding, or the beginning of it."""
-    tag = _varint(field << 3 | _LENGTH_DELIMITED)
-    parts: list[bytes] = []
-    for body in bodies:
-        parts += (tag, _varint(len(body)), body)
-    return b"".join(parts)
+    heads = _heads(field)
+    return b"".join([part for body in bodies for part in (heads[len(body)], body)])
+
+
+class _Heads(dict[int, bytes]):
+    """What stands before an event of so many bytes: tag and length. Those of the usual sizes are made once."""
+
+    def __init__(self, field: int) -> None:
+        super().__init__()
+        self._tag = _varint(field << 3 | _LENGTH_DELIMITED)
+
+    def __missing__(self, size: int) -> bytes:
+        head = self._tag + _varint(size)
+        if size < _USUAL:
+            self[size] = head
+        return head
+
+
+_heads = cache(_Heads)
+
+
+def heads(most: int, field: int = WATCH_EVENTS) -> bytes:
+    """What stands before events of 0 to `most` bytes in a response, three bytes for each; below 128 they use two."""
+    return b"".join(_heads(field)[size].ljust(3, b"\0") for size in range(most + 1))
 
 
 def _varint(value: int) -> bytes:

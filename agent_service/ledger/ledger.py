@@ -19,7 +19,15 @@ from agent_service.errors import StoreUnavailable
 from agent_service.ledger.check import fsck
 from agent_service.ledger.commits import MESSAGES, Append, Commit, Job, RequestId, fail
 from agent_service.ledger.file import FILE, backup, open_directory, unusable, value
-from agent_service.ledger.reader import PageCursor, Readers, read_events, read_page, read_session
+from agent_service.ledger.reader import (
+    PageCursor,
+    Readers,
+    Stretch,
+    read_events,
+    read_page,
+    read_responses,
+    read_session,
+)
 from agent_service.ledger.writer import REQUEST_ID_SECONDS, Writer
 from agent_service.tail import BATCH_BYTES, BATCH_EVENTS, Event, Position, Tail
 
@@ -146,31 +154,30 @@ class Ledger:
         limit: int = BATCH_EVENTS,
         max_bytes: int = BATCH_BYTES,
         with_raw: bool = False,
-    ) -> tuple[list[Event], Position]:
-        """Return what is visible past a position, at most one batch, and the position behind it.
+    ) -> tuple[list[bytes], Position]:
+        """Return what is visible past a position as contents of responses, and the position behind them.
 
-        At the live end it answers from memory. An empty list means there is nothing yet: wait for the tail's `changed`,
-        fetched before this call. Without `with_raw`, an event may or may not have its `raw`.
+        At the live end it answers from memory with one response. From the table come several, since a read of it is two
+        hops between threads; all of them have `max_bytes` at most. None means there is nothing yet: wait for the tail's
+        `changed`, fetched before this call.
         """
         tail = self.tail(session_id)
         while True:
             if tail.last_sequence is None and not tail.deleted:
                 tail.learn(await self.last_sequence(session_id))
-            found = tail.after(
+            found = tail.batch(
                 position, types=types, partials=partials, limit=limit, max_bytes=max_bytes, with_raw=with_raw
             )
             if found is not None:
-                return found
+                return [found[0]] if found[0] else [], found[1]
             end = tail.last_sequence or 0
             if position.sequence >= end:
                 return [], position
-            query = schema.events_query(
-                session_id, after=position.sequence, before=end + 1, types=types, with_raw=with_raw
-            )
-            events, whole = await self._stored(query, limit, max_bytes)
-            position = Position(end if whole else events[-1].sequence)
-            if events:
-                return events, position
+            stretch = Stretch(session_id, position.sequence, end, tuple(types), with_raw)
+            responses, last = await self._responses(stretch, limit, max_bytes)
+            position = Position(last)
+            if responses:
+                return responses, position
 
     def wake_all(self) -> None:
         """Wake every watcher, so that it looks whether to go on."""
@@ -295,6 +302,9 @@ class Ledger:
 
     async def _stored(self, query: schema.BatchQuery, limit: int, max_bytes: int) -> tuple[list[Event], bool]:
         return await self._readers.run(lambda db: read_events(db, query, limit, max_bytes))
+
+    async def _responses(self, stretch: Stretch, limit: int, max_bytes: int) -> tuple[list[bytes], int]:
+        return await self._readers.run(lambda db: read_responses(db, stretch, limit, max_bytes))
 
     async def _rows(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
         return await self._readers.run(lambda db: db.execute(sql, parameters).fetchall())

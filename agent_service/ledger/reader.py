@@ -18,12 +18,18 @@ from agentpb import agent_pb2 as pb
 
 from agent_service import schema
 from agent_service.errors import StoreUnavailable
+from agent_service.events import heads, response_bytes
 from agent_service.ledger.file import connect, snapshot, value
 from agent_service.tail import Event
 
 log = logging.getLogger(__name__)
 
 READERS = 4
+RESPONSES = 4
+"""So many responses are read at once, at most: a read is two hops between threads."""
+SMALL = (1 << 14) - 1
+"""Bytes of an event that SQLite joins to others, at most: their length takes two bytes."""
+HEADS = heads(SMALL)
 NULL = "-1"
 """The size of what is not there."""
 
@@ -110,6 +116,48 @@ def read_events(
     """Read a batch of events, and whether that was all there is."""
     (sequences, types), bodies, raws, whole = _batch(db, query, limit, max_bytes)
     return list(map(Event, map(int, sequences), types, bodies, raws)), whole
+
+
+class Stretch(NamedTuple):
+    """What is to be read of a log: from behind `after` up to `last`, which types, with the agent's JSON or without."""
+
+    session_id: str
+    after: int
+    last: int
+    types: tuple[str, ...]
+    with_raw: bool
+
+
+def read_responses(db: sqlite3.Connection, asked: Stretch, limit: int, max_bytes: int) -> tuple[list[bytes], int]:
+    """Read a stretch as contents of responses, each of at most `limit` events, all of at most `max_bytes`.
+
+    Then the sequence up to which that is all there is. There is at least one event if the stretch has any.
+    """
+    if not asked.types and not asked.with_raw:
+        responses, after = _read_joined(db, asked, limit, max_bytes)
+        if responses:
+            return responses, after
+    query = schema.events_query(
+        asked.session_id, after=asked.after, before=asked.last + 1, types=asked.types, with_raw=asked.with_raw
+    )
+    events, whole = read_events(db, query, limit, max_bytes)
+    response = response_bytes(event.sent(asked.with_raw) for event in events)
+    return [response] if events else [], asked.last if whole else events[-1].sequence
+
+
+def _read_joined(db: sqlite3.Connection, asked: Stretch, limit: int, max_bytes: int) -> tuple[list[bytes], int]:
+    """Let SQLite join responses, which gives up the interpreter's lock, up to the first one with too large an event."""
+    responses: list[bytes] = []
+    after = asked.after
+    while after < asked.last and len(responses) < RESPONSES:
+        last = min(after + limit, asked.last)
+        place = {"session_id": asked.session_id, "after": after, "last": last, "most": SMALL, "heads": HEADS}
+        count, size, largest, joined = db.execute(schema.JOINED, place).fetchone()
+        if count != last - after or largest > SMALL or size > max_bytes:
+            break
+        responses.append(joined)
+        after, max_bytes = last, max_bytes - size
+    return responses, after
 
 
 def read_page(

@@ -12,7 +12,9 @@ from typing import Any
 
 from agentpb import agent_pb2 as pb
 
+from agent_service.events import WATCH_EVENTS
 from agent_service.ledger import Commit, Event, Ledger
+from tests.rpc import split
 
 START_US = 1_700_000_000_000_000
 WORKING = (pb.SESSION_STATE_RUNNING, pb.SESSION_PHASE_WORKING)
@@ -63,10 +65,17 @@ async def read_on(ledger: Ledger, session_id: str, after: int = 0, **options: An
     """All that is visible past a sequence, batch by batch."""
     position, found = ledger.cursor(session_id, after), []
     while True:
-        batch, position = await ledger.follow(session_id, position, **options)
-        if not batch:
+        responses, position = await ledger.follow(session_id, position, **options)
+        if not responses:
             return found
-        found += batch
+        found += shown(responses)
+
+
+def shown(responses: list[bytes]) -> list[Event]:
+    """The events in responses, as they tell it themselves."""
+    bodies = [body for response in responses for body in split(response, WATCH_EVENTS)]
+    parsed = map(pb.SessionEvent.FromString, bodies)
+    return [Event(each.sequence, each.type, body, None) for each, body in zip(parsed, bodies, strict=True)]
 
 
 def numbers(found: list[Event]) -> list[int]:

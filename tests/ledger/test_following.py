@@ -6,8 +6,11 @@ import asyncio
 
 import pytest
 
+from agent_service.events import WATCH_EVENTS
 from agent_service.ledger import Commit, Event, Ledger, Position
-from tests.ledger.logs import begin, event, events, numbers, partial, read_on, session, until
+from agent_service.tail import BATCH_BYTES
+from tests.ledger.logs import begin, event, events, numbers, partial, read_on, session, shown, until
+from tests.rpc import split
 
 
 async def test_a_dormant_session_is_read_from_the_table(ledger: Ledger) -> None:
@@ -24,7 +27,7 @@ async def test_the_live_end_is_read_without_a_thread(ledger: Ledger) -> None:
     await ledger.append(Commit(session_id, events=[event(session_id, 2)]))
     with pytest.raises(StopIteration) as done:
         ledger.follow(session_id, Position(1)).send(None)
-    assert numbers(done.value.value[0]) == [2]
+    assert numbers(shown(done.value.value[0])) == [2]
     assert tail.last_sequence == 2
 
 
@@ -32,17 +35,18 @@ async def test_a_slow_reader_falls_out_of_memory_and_loses_partials_only(ledger:
     session_id = await begin(ledger, session())
     tail = ledger.tail(session_id)
     await ledger.append(Commit(session_id, events=events(session_id, 1, 1)))
-    seen, position = await ledger.follow(session_id, ledger.cursor(session_id, 0))
+    responses, position = await ledger.follow(session_id, ledger.cursor(session_id, 0))
+    seen = shown(responses)
     for first in range(2, 1002, 10):
         ledger.publish(session_id, partial(str(first)))
         ledger.append(Commit(session_id, events=events(session_id, first, 10)))
     await ledger.append(Commit(session_id))
     ledger.publish(session_id, partial("live"))
     while True:
-        batch, position = await ledger.follow(session_id, position)
-        if not batch:
+        responses, position = await ledger.follow(session_id, position)
+        if not responses:
             break
-        seen += batch
+        seen += shown(responses)
     assert [each.sequence for each in seen if each.sequence] == list(range(1, 1002))
     assert seen[-1] == partial("live")
     assert tail.last_sequence == 1001
@@ -55,9 +59,9 @@ async def test_many_watchers_of_a_running_session_see_the_same(ledger: Ledger) -
         tail, position, seen = ledger.tail(session_id), ledger.cursor(session_id, after), []
         while position.sequence < 600:
             changed = tail.changed
-            batch, position = await ledger.follow(session_id, position, limit=50)
-            seen += batch
-            if not batch:
+            responses, position = await ledger.follow(session_id, position, limit=50)
+            seen += shown(responses)
+            if not responses:
                 await changed.wait()
             await asyncio.sleep(pause)
         return seen
@@ -93,9 +97,34 @@ async def test_types_are_filtered_in_memory_and_in_the_table_alike(ledger: Ledge
 async def test_batches_from_the_table_are_cut_by_bytes(ledger: Ledger) -> None:
     session_id = await begin(ledger, session())
     await ledger.append(Commit(session_id, events=events(session_id, 1, 20, text="x" * 1000)))
-    batch, position = await ledger.follow(session_id, ledger.cursor(session_id, 0), max_bytes=3500)
-    assert (numbers(batch), position) == ([1, 2, 3], Position(3))
+    await until(lambda: ledger.statistics()["tails"] == 0)  # the writer lets go of it a moment later
+    responses, position = await ledger.follow(session_id, ledger.cursor(session_id, 0), max_bytes=3500)
+    assert (numbers(shown(responses)), position) == ([1, 2, 3], Position(3))
     assert numbers(await read_on(ledger, session_id, max_bytes=1)) == list(range(1, 21))
+
+
+@pytest.mark.parametrize("with_raw", [False, True])
+async def test_events_of_all_sizes_come_back_in_full_responses_and_byte_for_byte(
+    ledger: Ledger, with_raw: bool
+) -> None:
+    sizes = [0, 1, 60, 127, 128, 129, 16382, 16383, 16384, 16385, 100_000, 1 << 20]
+    log = [Event(number, "x", bytes([number % 256]) * (number % 300), None) for number in range(1, 1001)]
+    log += [Event(1001 + number, "x", b"\x00" * size, b"{}") for number, size in enumerate(sizes)]
+    log += [Event(1013 + number, "x", b"\xff" * 5000, b"") for number in range(700)]
+    session_id = await begin(ledger, session())
+    for first in range(0, len(log), 300):
+        await ledger.append(Commit(session_id, events=log[first : first + 300]))
+    await until(lambda: ledger.statistics()["tails"] == 0)
+    position, found = ledger.cursor(session_id, 0), []
+    while True:
+        responses, position = await ledger.follow(session_id, position, with_raw=with_raw)
+        if not responses:
+            break
+        assert sum(map(len, responses)) <= BATCH_BYTES + 4 * len(log)
+        found += [split(response, WATCH_EVENTS) for response in responses]
+    assert [body for response in found for body in response] == [each.sent(with_raw) for each in log]
+    assert [len(response) for response in found[:3]] == [256, 256, 256]
+    assert max(map(len, found)) == 256
 
 
 async def test_reading_by_page_goes_both_ways(ledger: Ledger) -> None:

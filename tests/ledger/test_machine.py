@@ -7,13 +7,14 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from agentpb import agent_pb2 as pb
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from agent_service.ledger import Commit, Event, Ledger, Position
 from agent_service.tail import Tail
-from tests.ledger.logs import begin, event, session
+from tests.ledger.logs import begin, event, partial, session, shown
 
 
 class Reader:
@@ -28,8 +29,10 @@ class Reader:
 
     async def read(self, ledger: Ledger, limit: int) -> bool:
         """Read a batch; whether there was one."""
-        batch, position = await ledger.follow("s", self.position, limit=limit)
+        responses, position = await ledger.follow("s", self.position, limit=limit)
+        batch = shown(responses)
         assert (position.sequence > self.position.sequence) == any(each.sequence for each in batch)
+        assert all(len(shown([response])) <= limit for response in responses)
         self.seen += batch
         self.position = position
         return bool(batch)
@@ -42,7 +45,7 @@ class Reader:
                 assert each == log[sequence]
                 sequence += 1
             else:
-                place, number = map(int, each.body.split())
+                place, number = map(int, pb.SessionEvent.FromString(each.body).partial_message.text.split())
                 assert place == sequence
                 assert number > last_partial
                 last_partial = number
@@ -88,8 +91,7 @@ class Watching(RuleBasedStateMachine):
         async def publish() -> None:
             for _ in range(count):
                 self.partials += 1
-                body = f"{len(self.log)} {self.partials}".encode()
-                self.ledger.publish("s", Event(0, "message.partial", body, None))
+                self.ledger.publish("s", partial(f"{len(self.log)} {self.partials}"))
 
         self.runner.run(publish())
 

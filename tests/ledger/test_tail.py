@@ -8,7 +8,7 @@ import weakref
 import pytest
 
 from agent_service.tail import MAX_BYTES, MAX_ENTRIES, Event, Position, Tail
-from tests.ledger.logs import event, events, numbers, partial
+from tests.ledger.logs import event, events, numbers, partial, shown
 
 
 def tail_with(count: int) -> Tail:
@@ -110,6 +110,27 @@ def test_batches_are_cut_by_count_and_by_bytes_and_hold_one_event_at_least() -> 
     assert numbers(read(tail, Position(0), max_bytes=1)[0]) == [1]
     _, position = read(tail, Position(0), limit=4)
     assert numbers(read(tail, position)[0]) == [5, 6, 7, 8, 9, 10]
+
+
+def test_whoever_reads_at_the_same_place_gets_the_same_bytes() -> None:
+    tail = tail_with(3)
+    first, again = tail.batch(Position(1)), tail.batch(Position(1))
+    assert first is not None
+    assert first is again
+    assert numbers(shown([first[0]])) == [2, 3]
+    narrow = tail.batch(Position(1), types=("nothing",))
+    assert narrow is not None
+    assert (narrow[0], narrow[1]) == (b"", first[1])
+    tail.append([event("s", 4)])
+    assert tail.batch(Position(1)) is first
+    tail.settle(4)
+    later = tail.batch(Position(1))
+    assert later is not None
+    assert numbers(shown([later[0]])) == [2, 3, 4]
+    tail.publish(partial("a"))
+    last = tail.batch(later[1])
+    assert last is not None
+    assert shown([last[0]]) == [partial("a")]
 
 
 def test_types_and_partials_are_filtered_and_passed_over() -> None:
