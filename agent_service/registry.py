@@ -171,13 +171,9 @@ class SessionRegistry:
             session = await self.get(session_id, owner)
             if wanted.met(session):
                 return session, True
-            left = deadline - asyncio.get_running_loop().time()
-            if left <= 0 or self.drained:
+            if asyncio.get_running_loop().time() >= deadline or self.drained:
                 return session, False
-            try:
-                await asyncio.wait_for(changed.wait(), left)
-            except TimeoutError:
-                continue
+            await changed.wait(deadline)
 
     async def watch(
         self,

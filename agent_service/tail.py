@@ -44,6 +44,51 @@ class Position(NamedTuple):
     ordinal: int = -1
 
 
+class Change:
+    """The next news of a log: fetched *before* reading, then waited for. It comes once.
+
+    asyncio's own ways to wait with a timeout cost a task, or several times the wait; there may be many watchers.
+    """
+
+    __slots__ = ("_came", "_waiting")
+
+    def __init__(self) -> None:
+        """Not yet come."""
+        self._came = False
+        self._waiting: dict[asyncio.Future[None], None] = {}
+
+    def is_set(self) -> bool:
+        """Whether it has come."""
+        return self._came
+
+    def set(self) -> None:
+        """Let it come."""
+        self._came = True
+        for waiting in self._waiting:
+            _resume(waiting)
+
+    async def wait(self, until: float | None = None) -> bool:
+        """Wait for it, or until the loop's clock says `until`; whether it has come."""
+        if self._came:
+            return True
+        loop = asyncio.get_running_loop()
+        waiting = loop.create_future()
+        self._waiting[waiting] = None
+        timer = loop.call_at(until, _resume, waiting) if until is not None else None
+        try:
+            await waiting
+        finally:
+            del self._waiting[waiting]
+            if timer is not None:
+                timer.cancel()
+        return self._came
+
+
+def _resume(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
+
+
 class Tail:
     """The newest entries of one session's log, at most 512 and 1 MiB of them."""
 
@@ -87,14 +132,14 @@ class Tail:
         self._entries: list[Event] = []
         self._base: int | None = None  # the last durable event before the first entry
         self._size = 0
-        self._changed: asyncio.Event | None = None
+        self._changed: Change | None = None
         self._shared: dict[tuple[object, ...], tuple[bytes, Position]] = {}
 
     @property
-    def changed(self) -> asyncio.Event:
-        """Set at the next news and never cleared. Fetch it *before* reading, then wait on it."""
+    def changed(self) -> Change:
+        """The next news. Fetch it *before* reading, then wait for it."""
         if self._changed is None:
-            self._changed = asyncio.Event()
+            self._changed = Change()
         return self._changed
 
     def wake(self) -> None:

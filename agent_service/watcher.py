@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -82,9 +81,7 @@ class Watcher:
                 self.end = await self._ending()
             if late or self.end is not None:
                 return []
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(deadline):
-                    await changed.wait()
+            await changed.wait(deadline)
 
     async def _next(self) -> tuple[list[bytes], Position]:
         return await self._registry.ledger.follow(

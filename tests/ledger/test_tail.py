@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import weakref
 
 import pytest
 
-from agent_service.tail import MAX_BYTES, MAX_ENTRIES, Event, Position, Tail
+from agent_service.tail import MAX_BYTES, MAX_ENTRIES, Change, Event, Position, Tail
 from tests.ledger.logs import event, events, numbers, partial, shown
 
 
@@ -166,6 +167,21 @@ def test_a_partial_wakes_at_once_when_nothing_is_on_its_way_to_the_disk() -> Non
     tail.append([event("s", 2)])
     tail.publish(partial("b"))
     assert not changed.is_set()
+
+
+async def test_a_wait_ends_with_the_news_at_its_time_or_when_it_is_cancelled() -> None:
+    change = Change()
+    loop = asyncio.get_running_loop()
+    assert not await change.wait(loop.time() + 0.01)
+    waiting = [asyncio.create_task(change.wait(until)) for until in (None, loop.time() + 60, loop.time() + 60)]
+    await asyncio.sleep(0)
+    waiting[2].cancel()
+    await asyncio.wait(waiting[2:])
+    assert waiting[2].cancelled()
+    assert not waiting[0].done()
+    change.set()
+    assert await asyncio.gather(*waiting[:2]) == [True, True]
+    assert await change.wait(loop.time())
 
 
 def test_a_position_means_nothing_to_another_tail_of_the_session() -> None:
