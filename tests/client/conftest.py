@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -228,10 +229,37 @@ async def service() -> AsyncIterator[FakeService]:
     await server.stop(None)
 
 
+# No test waits it out, so that none depends on how busy the machine is; what hangs is ended by pytest's own limit.
+PLENTY = 3600.0
+
+
 @pytest.fixture
 async def client(service: FakeService) -> AsyncIterator[AgentClient]:
-    async with AgentClient(service.address, timeout=5, retry_for=5) as client:
+    async with AgentClient(service.address, timeout=PLENTY, retry_for=PLENTY) as client:
         yield client
+
+
+class Asked(dict[str, float | None], grpc.aio.UnaryUnaryClientInterceptor):
+    """The deadline that gRPC was asked for, by method.
+
+    What the server sees is not to be compared: gRPC rounds it up to whole milliseconds, then to three digits (10 s may
+    arrive as 10.1 s), and what is left of it depends on how long the call was on its way.
+    """
+
+    async def intercept_unary_unary(self, continuation: Any, details: grpc.aio.ClientCallDetails, request: Any) -> Any:
+        method = details.method if isinstance(details.method, str) else details.method.decode()
+        self[method.rpartition("/")[2]] = details.timeout
+        return await continuation(details, request)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    """Deadlines of the calls of clients that connect from here on."""
+    asked = Asked()
+    monkeypatch.setattr(
+        grpc.aio, "insecure_channel", functools.partial(grpc.aio.insecure_channel, interceptors=[asked])
+    )
+    return asked
 
 
 class Finished:

@@ -29,16 +29,17 @@ METHODS = {
 
 @pytest.mark.parametrize("method", METHODS)
 async def test_a_server_that_is_away_for_a_moment_is_asked_again(client, service, script, method):
-    service.fail(method, script.unavailable)
+    service.fail(method, *[script.unavailable] * 2)
     await METHODS[method](client)
-    assert len(service.requests[method]) == 2
+    assert len(service.requests[method]) == 3
     assert len({str(request) for request in service.requests[method]}) == 1, "a retry is the same request"
 
 
 @pytest.mark.parametrize("method", METHODS)
-async def test_every_unary_call_has_a_deadline(client, service, method):
+async def test_every_unary_call_has_a_deadline(client, service, asked, method):
     await METHODS[method](client)
-    assert 0 < service.deadlines[method] < 5 + 5 + 1
+    assert asked[method] == client.timeout + (5 if method == "Cancel" else 0), "a cancel has its grace besides"
+    assert service.deadlines[method], "the service is told of it"
 
 
 async def test_the_clients_own_retries_outlast_the_channels(client, service, script):
@@ -92,9 +93,10 @@ async def test_metadata_goes_with_every_call(service, script):
     assert all(each["authorization"] == "Bearer t" for each in service.metadata)
 
 
-async def test_a_wait_moves_the_deadline(client, service):
+async def test_a_wait_moves_the_deadline(client, service, asked):
     await client.status("s", wait=timedelta(seconds=60))
-    assert 60 < service.deadlines["GetStatus"] < 66
+    assert asked["GetStatus"] == client.timeout + 60
+    assert service.deadlines["GetStatus"] > client.timeout, "the service is told of it"
     assert service.requests["GetStatus"][0].wait.seconds == 60
 
 
