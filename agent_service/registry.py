@@ -139,28 +139,15 @@ class SessionRegistry:
         if known is not None and session_id not in self.roster.deleting:
             return known
         changes = self.roster.heads.changes
-        shown = await self.get(session_id, owner)
-        head = Head(owner, version, encode(shown, await self.turn_of(shown)), shown.message_count > 0)
+        shown, turn = await self.roster.standing(session_id, owner)
+        head = Head(owner, version, encode(shown, turn), shown.message_count > 0)
         if changes == self.roster.heads.changes and (session is None or session.journal.version == version):
             self.roster.heads.put(session_id, head)
         return head
 
     async def turn_of(self, session: pb.Session) -> pb.Turn | None:
         """The session's current turn; at rest the one that brought it to this state, which need not be the newest."""
-        if session.HasField("current_turn"):
-            return session.current_turn
-        moves = await self.ledger.read(
-            session.session_id,
-            0,
-            limit=4,
-            types=("state.changed",),
-            newest_first=True,
-            before_sequence=session.last_sequence + 1,
-        )
-        for move in moves:
-            if turn_id := pb.SessionEvent.FromString(move.body).turn_id:
-                return await self.ledger.turn(turn_id)
-        return await self.ledger.last_turn(session.session_id)
+        return await self.roster.turn_of(session)
 
     async def wait_until(self, session_id: str, owner: str, seconds: float, wanted: Wanted) -> tuple[pb.Session, bool]:
         """The session once `wanted` is true of it, and whether it became so within `seconds`."""

@@ -15,7 +15,7 @@ from agentpb import agent_pb2 as pb
 from agent_service import errors
 from agent_service.heads import Heads
 from agent_service.journal import Journal
-from agent_service.ledger import Ledger
+from agent_service.ledger import Ledger, Standing
 from agent_service.session import Session
 
 MakeSession = Callable[[Journal, Callable[[Session], None]], Session]
@@ -37,12 +37,36 @@ class Roster:
 
     async def get(self, session_id: str, owner: str) -> pb.Session:
         """A session as of its last durable commit. Raises SessionNotFound."""
+        shown = await self._snapshot(session_id)
+        if shown is None and session_id not in self.deleting:
+            shown = await self._ledger.session(session_id)
+        return self._checked(shown, session_id, owner)
+
+    async def standing(self, session_id: str, owner: str) -> Standing:
+        """A session as of its last durable commit, and its turn. Raises SessionNotFound."""
+        shown = await self._snapshot(session_id)
+        if shown is None and session_id not in self.deleting:
+            found = await self._ledger.standing(session_id)
+            if found is not None:
+                self._checked(found.session, session_id, owner)
+                return found
+        session = self._checked(shown, session_id, owner)
+        return Standing(session, await self.turn_of(session))
+
+    async def turn_of(self, session: pb.Session) -> pb.Turn | None:
+        """The session's current turn; at rest the one that brought it to this state, which need not be the newest."""
+        if session.HasField("current_turn"):
+            return session.current_turn
+        return await self._ledger.turn_at(session.session_id, session.last_sequence)
+
+    async def _snapshot(self, session_id: str) -> pb.Session | None:
+        """A session that is held here, as of its last durable commit."""
         session = self.sessions.get(session_id)
         if session is not None and session.journal.is_behind:
             await asyncio.sleep(0)  # never show less than the events that were sent already
-        shown = session.journal.snapshot() if session is not None else None
-        if shown is None and session_id not in self.deleting:
-            shown = await self._ledger.session(session_id)
+        return session.journal.snapshot() if session is not None else None
+
+    def _checked(self, shown: pb.Session | None, session_id: str, owner: str) -> pb.Session:
         if shown is None or shown.owner != owner or session_id in self.deleting:
             raise errors.SessionNotFound(session_id)
         return shown

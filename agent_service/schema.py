@@ -137,6 +137,9 @@ TURN_REQUEST = """SELECT t.request FROM turn_requests AS t JOIN sessions AS s ON
     WHERE t.turn_id = ?"""
 TURNS = f"SELECT state, record FROM turns WHERE session_key = {_KEY} ORDER BY number"
 LAST_TURN = f"SELECT record FROM turns WHERE session_key = {_KEY} ORDER BY number DESC LIMIT 1"
+MOVE_BEFORE = """SELECT sequence, body FROM events WHERE session_key = ? AND sequence < ? AND type = 'state.changed'
+    ORDER BY sequence DESC LIMIT 1"""
+KEY = "SELECT session_key FROM sessions WHERE session_id = ?"
 LAST_SEQUENCE = f"SELECT MAX(sequence) FROM events WHERE session_key = {_KEY}"
 LOG_COUNTS = f"""SELECT COALESCE(MAX(sequence), 0),
     COALESCE(SUM(CASE WHEN type IN ('message.user', 'message.assistant') THEN 1 ELSE 0 END), 0)
@@ -166,6 +169,22 @@ JOINED = """SELECT COUNT(*), SUM(LENGTH(body)), MAX(LENGTH(body)),
         substr(:heads, LENGTH(body) * 3 + 1, CASE WHEN LENGTH(body) < 128 THEN 2 ELSE 3 END) || body END, '') AS BLOB)
     FROM events WHERE session_key = (SELECT session_key FROM sessions WHERE session_id = :session_id)
     AND sequence > :after AND sequence <= :last"""
+# Where many sessions stand, joined into one row for the reason that reader.py gives. Of each: id, key, last sequence,
+# messages since its record, sequence of its last move, four sizes; then all records, last moves, the moves right before
+# those, newest turns.
+_STANDINGS = f"""SELECT group_concat(s.session_id || ' ' || s.session_key || ' ' || {_LAST} || ' ' || {_MESSAGES_SINCE}
+        || ' ' || COALESCE(e.sequence, 0) || ' ' || LENGTH(s.record) || ' ' || COALESCE(LENGTH(e.body), 0)
+        || ' ' || COALESCE(LENGTH(b.body), 0) || ' ' || COALESCE(LENGTH(t.record), 0), ' '),
+    CAST(group_concat(s.record, '') AS BLOB), CAST(group_concat(COALESCE(e.body, ''), '') AS BLOB),
+    CAST(group_concat(COALESCE(b.body, ''), '') AS BLOB), CAST(group_concat(COALESCE(t.record, ''), '') AS BLOB)
+    FROM sessions AS s
+    LEFT JOIN events AS e ON e.session_key = s.session_key AND e.sequence = (SELECT m.sequence FROM events AS m
+        WHERE m.session_key = s.session_key AND m.type = 'state.changed' ORDER BY m.sequence DESC LIMIT 1)
+    LEFT JOIN events AS b ON b.session_key = e.session_key AND b.sequence = e.sequence - 1 AND b.type = 'state.changed'
+    LEFT JOIN turns AS t ON t.session_key = s.session_key
+        AND t.number = (SELECT MAX(n.number) FROM turns AS n WHERE n.session_key = s.session_key)
+    WHERE s.session_id IN """
+STANDINGS = {count: f"{_STANDINGS}({', '.join('?' * count)})" for count in (1, 2, 4, 8, 16, 32)}
 SIZE = f"SELECT SUM(LENGTH(body) + COALESCE(LENGTH(raw), 0)) FROM events WHERE session_key = {_KEY}"
 
 

@@ -14,6 +14,7 @@ from agent_service.ledger.commits import Commit, RequestId
 from agent_service.ledger.file import LedgerUnusable, copy_ledger
 from agent_service.ledger.ledger import Ledger, Messages
 from agent_service.ledger.reader import PageCursor
+from agent_service.ledger.standings import Standing
 from agent_service.tail import Event, Position, Tail
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "PageCursor",
     "Position",
     "RequestId",
+    "Standing",
     "Tail",
     "copy_ledger",
     "fsck",

@@ -28,6 +28,7 @@ from agent_service.ledger.reader import (
     read_responses,
     read_session,
 )
+from agent_service.ledger.standings import Standing, Standings, read_turn_at
 from agent_service.ledger.writer import REQUEST_ID_SECONDS, Writer
 from agent_service.tail import BATCH_BYTES, BATCH_EVENTS, Event, Position, Tail
 
@@ -56,6 +57,7 @@ class Ledger:
         self._lock: int
         self._writer: Writer
         self._readers: Readers
+        self._standings: Standings
 
     async def __aenter__(self) -> Self:
         """Open the ledger. Raises LedgerUnusable."""
@@ -69,6 +71,7 @@ class Ledger:
     ) -> None:
         """Write what waits, then close."""
         self._closed = True
+        await self._standings.finished()
         await asyncio.to_thread(self._close)
 
     # ------------------------------------------------------------------------------------------------------- writing
@@ -248,10 +251,13 @@ class Ledger:
         rows = await self._rows(schema.TURN_REQUEST, turn_id)
         return pb.ExecuteRequest.FromString(rows[0][0]) if rows else None
 
-    async def last_turn(self, session_id: str) -> pb.Turn | None:
-        """The turn with the highest number."""
-        rows = await self._rows(schema.LAST_TURN, session_id)
-        return pb.Turn.FromString(rows[0][0]) if rows else None
+    async def standing(self, session_id: str) -> Standing | None:
+        """A session as it is stored, and its turn: at rest the one that brought it there. Made to be asked often."""
+        return await self._standings.ask(session_id)
+
+    async def turn_at(self, session_id: str, sequence: int) -> pb.Turn | None:
+        """The turn in which a session was, or that had brought it to rest, right after an event."""
+        return await self._readers.run(lambda db: read_turn_at(db, session_id, sequence))
 
     async def sessions(
         self,
@@ -360,6 +366,7 @@ class Ledger:
             os.close(self._lock)
             raise unusable(self._directory / FILE, error) from error
         self._readers = Readers(self._directory / FILE)
+        self._standings = Standings(self._readers)
 
     def _close(self) -> None:
         self._writer.stop()

@@ -118,7 +118,7 @@ async def test_a_turn_keeps_its_request_until_it_has_ended(ledger: Ledger) -> No
     turn.state = pb.TURN_STATE_COMPLETED
     await ledger.append(Commit(record.session_id, turns=[turn]))
     assert await ledger.turn_request("t1") is None
-    assert await ledger.turn("t1") == await ledger.last_turn(record.session_id) == turn
+    assert await ledger.turn("t1") == await ledger.turn_at(record.session_id, 0) == turn
     assert await ledger.turns(record.session_id, states=[pb.TURN_STATE_QUEUED]) == []
 
 

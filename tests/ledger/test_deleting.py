@@ -34,7 +34,7 @@ async def test_nothing_of_it_can_be_read_any_more(ledger: Ledger) -> None:
     assert await ledger.turn(f"turn of {session_id}") is None
     assert await ledger.turn_request(f"turn of {session_id}") is None
     assert await ledger.turns(session_id) == await ledger.read(session_id, 0) == []
-    assert await ledger.last_turn(session_id) is None
+    assert await ledger.standing(session_id) is await ledger.turn_at(session_id, 3) is None
     assert await ledger.sessions(pb.SessionFilter(labels={"a": "b"}), 0, owner="") == ([], None)  # type: ignore[arg-type]
     assert await ledger.count() == 0
     assert await ledger.delete(session_id) is None
