@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import NamedTuple
 
-MAX_BYTES = 16 << 20
+MAX_BYTES = 6 << 20
 """Bytes kept in all; the least recently used go first."""
+ENTRY = 512
+"""Bytes that a head takes besides its own."""
 
 
 class Head(NamedTuple):
@@ -40,7 +42,7 @@ class Heads:
         """Keep a head."""
         self._drop(session_id)
         self._heads[session_id] = head
-        self._size += len(head.body)
+        self._size += len(head.body) + ENTRY
         while self._size > MAX_BYTES:
             self._drop(next(iter(self._heads)))
 
@@ -52,4 +54,4 @@ class Heads:
     def _drop(self, session_id: str) -> None:
         head = self._heads.pop(session_id, None)
         if head is not None:
-            self._size -= len(head.body)
+            self._size -= len(head.body) + ENTRY

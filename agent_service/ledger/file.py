@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 FILE = "ledger.db"
 LOCK = "lock"
+READING_KIB, WRITING_KIB = 2048, 4096
+"""What each connection caches. The host caches the file anyway, and more of our own was no faster."""
 
 
 class LedgerUnusable(Exception):
@@ -70,7 +72,7 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
         check_same_thread=False,
         timeout=10,
     )
-    db.execute("PRAGMA cache_size = -16384")
+    db.execute(f"PRAGMA cache_size = -{READING_KIB if read_only else WRITING_KIB}")
     return db
 
 

@@ -1,0 +1,62 @@
+"""What is kept of a finished session's status is never older than what its caller was told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import grpc.aio
+import pytest
+from agentpb import agent_pb2 as pb
+
+from agent_service.heads import ENTRY, MAX_BYTES, Head, Heads
+from tests.conftest import Service
+
+
+async def test_no_status_is_older_than_the_last_acknowledged_write(start: Callable[..., Any]) -> None:
+    service: Service = await start(idle_timeout=0.01)
+    session_id, told, done = (await service.run("say: 1")).session_id, 1, asyncio.Event()
+    await service.until(session_id, pb.SESSION_PHASE_DORMANT)
+
+    async def look() -> int:
+        looks = 0
+        while not done.is_set():
+            known = told
+            shown = await service.status(session_id, history_limit=0)
+            assert shown.session.turn_count >= known
+            assert shown.turn.number == shown.session.turn_count
+            assert shown.result.result in ("", str(shown.session.turn_count))
+            looks += 1
+        return looks
+
+    lookers = [asyncio.create_task(look()) for _ in range(8)]
+    for number in (2, 3):
+        assert (await service.execute(f"say: {number}", session_id=session_id)).turn.number == number
+        told = number
+        await service.until(session_id, pb.SESSION_PHASE_DORMANT)
+    done.set()
+    assert min(await asyncio.gather(*lookers)) > 10
+    assert (await service.status(session_id)).result.result == "3"
+
+
+async def test_a_deleted_session_has_no_status_even_if_it_was_just_asked_for(start: Callable[..., Any]) -> None:
+    service: Service = await start(idle_timeout=0.01)
+    session_id = (await service.run("say: 1")).session_id
+    await service.until(session_id, pb.SESSION_PHASE_DORMANT)
+    asking = [asyncio.create_task(service.status(session_id)) for _ in range(20)]
+    await service.stub.DeleteSession(pb.DeleteSessionRequest(session_id=session_id))
+    for _ in range(2):
+        with pytest.raises(grpc.aio.AioRpcError, match="NOT_FOUND"):
+            await service.status(session_id)
+    await asyncio.gather(*asking, return_exceptions=True)
+    await service.run("say: anew", session_id=session_id)
+    assert (await service.status(session_id)).result.result == "anew"
+
+
+def test_what_is_kept_is_bounded_with_all_that_goes_with_it() -> None:
+    heads = Heads()
+    for number in range(100_000):
+        heads.put(f"{number:036}", Head("", 0, b"x" * 300, False))
+    kept = [number for number in range(100_000) if heads.get(f"{number:036}", "", 0)]
+    assert kept == list(range(100_000 - MAX_BYTES // (300 + ENTRY), 100_000))
