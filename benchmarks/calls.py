@@ -13,6 +13,8 @@ from benchmarks.fill import fill, session_id
 from benchmarks.harness import Bench, Program, median
 
 SERVICE = "/agent.v1.AgentService/"
+MANY = 20_000
+"""So many that the service keeps the status of a few only."""
 
 
 class Rate(NamedTuple):
@@ -39,7 +41,7 @@ async def measure(bench: Bench) -> None:
     """GetStatus and Execute, taking turns with the no-op."""
     report = bench.report
     data = bench.folder("data")
-    await fill(data, 200, 0)
+    await fill(data, MANY, 0)
     flags = ("--max-sessions", "1", "--max-queued", "10000000", "--warm-agents", "0", "--retention", "30d")
     async with (
         bench.noop() as noop,
@@ -52,6 +54,7 @@ async def measure(bench: Bench) -> None:
         wanted = {
             "no-op": (noop, "/noop.Noop/Unary", [b"x" * 40]),
             "finished": (service, SERVICE + "GetStatus", [status(session_id(number)) for number in range(200)]),
+            "many": (service, SERVICE + "GetStatus", [status(session_id(number)) for number in range(MANY)]),
             "running": (service, SERVICE + "GetStatus", [status(busy.session_id)]),
             "history": (service, SERVICE + "GetStatus", [status(session_id(number), 100) for number in range(200)]),
         }
@@ -67,6 +70,7 @@ async def measure(bench: Bench) -> None:
         noop_calls = calls["no-op"]
         add(bench, "no-op unary of grpc.aio", noop_calls, noop_calls)
         add(bench, "GetStatus of 200 finished sessions, no history", calls["finished"], noop_calls, at_least=0.7)
+        add(bench, f"GetStatus of {MANY:,} in turn, read from the ledger", calls["many"], noop_calls, at_least=0.7)
         add(bench, "GetStatus of a running session, no history", calls["running"], noop_calls, at_least=0.7)
         add(bench, "GetStatus with five messages of history", calls["history"], noop_calls)
         await executes(bench, service, noop_calls)

@@ -19,6 +19,8 @@ import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache"
+ARGUMENT = 100_000
+"""Characters that an argument may have: the kernel allows a few more."""
 
 
 @dataclass
@@ -214,6 +216,10 @@ class Bench:
             return None
         arguments = [part for name, value in flags.items() for part in (f"-{name}", str(value))]
         data = ",".join(request.hex() for request in requests)
+        if len(data) > ARGUMENT:
+            file = self.directory / "requests"
+            await asyncio.to_thread(file.write_text, data)
+            data = f"@{file}"
         return await asyncio.create_subprocess_exec(
             *(str(self.load), kind, "-addr", address, "-method", method, "-data", data, *arguments),
             stdout=asyncio.subprocess.PIPE,

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -65,7 +66,7 @@ func main() {
 	flags := flag.NewFlagSet("load", flag.ExitOnError)
 	addr := flags.String("addr", "", "HOST:PORT")
 	method := flags.String("method", "", "/package.Service/Method")
-	data := flags.String("data", "", "the request's bytes in hex; several, separated by commas, are used in turn")
+	data := flags.String("data", "", "the request's bytes in hex; several, separated by commas, are used in turn; @FILE reads them")
 	workers := flags.Int("workers", 32, "calls at once")
 	streams := flags.Int("streams", 1, "streams at once")
 	channels := flags.Int("channels", 4, "connections")
@@ -77,6 +78,11 @@ func main() {
 		os.Exit(2)
 	}
 	_ = flags.Parse(os.Args[2:])
+	if name, isFile := strings.CutPrefix(*data, "@"); isFile {
+		content, err := os.ReadFile(name)
+		exitIf(err)
+		*data = string(content)
+	}
 	var requests [][]byte
 	for _, text := range strings.Split(*data, ",") {
 		request, err := hex.DecodeString(text)
@@ -99,6 +105,7 @@ func main() {
 	results := make([]tally, count)
 	var group sync.WaitGroup
 	begun := time.Now()
+	var next atomic.Int64
 	for i := range count {
 		group.Add(1)
 		go func() {
@@ -107,7 +114,7 @@ func main() {
 			if os.Args[1] == "stream" {
 				results[i] = stream(ctx, conn, *method, requests[i%len(requests)], *eventsField, *timeField)
 			} else {
-				results[i] = unary(ctx, conn, *method, requests, i)
+				results[i] = unary(ctx, conn, *method, requests, &next)
 			}
 		}()
 	}
@@ -126,12 +133,13 @@ func main() {
 	exitIf(json.NewEncoder(os.Stdout).Encode(all))
 }
 
-func unary(ctx context.Context, conn *grpc.ClientConn, method string, requests [][]byte, first int) tally {
+func unary(ctx context.Context, conn *grpc.ClientConn, method string, requests [][]byte, next *atomic.Int64) tally {
 	var t tally
-	for n := first; ctx.Err() == nil; n++ {
+	for ctx.Err() == nil {
+		request := &requests[int(next.Add(1)-1)%len(requests)]
 		var response []byte
 		begun := time.Now()
-		err := conn.Invoke(context.Background(), method, &requests[n%len(requests)], &response)
+		err := conn.Invoke(context.Background(), method, request, &response)
 		if err != nil {
 			t.fail(err)
 			continue
