@@ -101,6 +101,7 @@ async def fan_out(
             events=EVENTS,
             time=TIME,
             seconds=seconds + 60,
+            procs=1,  # the service has to have a core to itself
         )
         if load is None:
             bench.report.add(name, None, "", note="no load generator: install Go, then run it again")

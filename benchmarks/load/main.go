@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -73,11 +74,15 @@ func main() {
 	seconds := flags.Float64("seconds", 3, "how long calls are made, or the longest a stream is read")
 	eventsField := flags.Int("events", 0, "field of a streamed message that holds events; 0: a message is an event")
 	timeField := flags.Int("time", 0, "field of an event that holds the time it was made at; 0: none")
+	procs := flags.Int("procs", 0, "cores to use at most; 0: all")
 	if len(os.Args) < 2 {
 		fmt.Fprintln(os.Stderr, "load unary|stream ...")
 		os.Exit(2)
 	}
 	_ = flags.Parse(os.Args[2:])
+	if *procs > 0 {
+		runtime.GOMAXPROCS(*procs)
+	}
 	if name, isFile := strings.CutPrefix(*data, "@"); isFile {
 		content, err := os.ReadFile(name)
 		exitIf(err)
