@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from agentpb import agent_pb2 as pb
 from google.protobuf.timestamp_pb2 import Timestamp
 
 APPLICATION_ID = 0x41474C31
@@ -83,6 +82,17 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX request_ids_by_create ON request_ids (create_time)",
         "CREATE TABLE deletions (session_key INTEGER NOT NULL PRIMARY KEY)",
     ),
+    (  # what a listing asks for has its sessions in the listing's order
+        "DROP INDEX sessions_by_owner_state",
+        "DROP INDEX sessions_by_owner_phase",
+        "CREATE INDEX sessions_by_owner_state ON sessions (owner, state, create_time, session_key)",
+        "CREATE INDEX sessions_by_owner_phase ON sessions (owner, phase, create_time, session_key)",
+        "DROP INDEX labels_by_value",
+        "ALTER TABLE labels ADD COLUMN create_time BIGINT NOT NULL DEFAULT 0",
+        """UPDATE labels SET create_time = COALESCE((SELECT s.create_time FROM sessions AS s
+            WHERE s.session_key = labels.session_key), 0)""",
+        "CREATE INDEX labels_by_value ON labels (owner, label, value, create_time, session_key)",
+    ),
 )
 VERSION = len(MIGRATIONS)
 
@@ -94,7 +104,7 @@ UPDATE_SESSION = """UPDATE sessions SET owner = ?, state = ?, phase = ?, title =
 # Naming a column costs the upkeep of its indexes, so what did not change is not named.
 TOUCH_SESSION = "UPDATE sessions SET update_time = ?, last_sequence = ?, record = ? WHERE session_key = ?"
 DELETE_LABELS = "DELETE FROM labels WHERE session_key = ?"
-INSERT_LABEL = "INSERT INTO labels VALUES (?, ?, ?, ?)"
+INSERT_LABEL = "INSERT INTO labels VALUES (?, ?, ?, ?, ?)"
 UPSERT_TURN = """INSERT INTO turns VALUES (?, ?, ?, ?, ?)
     ON CONFLICT (turn_id) DO UPDATE SET number = excluded.number, state = excluded.state, record = excluded.record"""
 UPSERT_TURN_REQUEST = """INSERT INTO turn_requests VALUES (?, ?, ?)
@@ -125,10 +135,10 @@ SWEEP_REQUEST_IDS = """DELETE FROM request_ids WHERE (owner, request_id) IN
 
 _KEY = "(SELECT session_key FROM sessions WHERE session_id = ?)"
 # A commit may bring events without a record: what a record counts is made good when it is read.
-_LAST = """COALESCE((SELECT MAX(e.sequence) FROM events AS e WHERE e.session_key = s.session_key), 0)"""
-_MESSAGES_SINCE = """(SELECT COUNT(*) FROM events AS e WHERE e.session_key = s.session_key
+LAST = """COALESCE((SELECT MAX(e.sequence) FROM events AS e WHERE e.session_key = s.session_key), 0)"""
+MESSAGES_SINCE = """(SELECT COUNT(*) FROM events AS e WHERE e.session_key = s.session_key
     AND e.sequence > s.last_sequence AND e.type IN ('message.user', 'message.assistant'))"""
-_RECORD = f"s.record, {_LAST}, {_MESSAGES_SINCE}"
+_RECORD = f"s.record, {LAST}, {MESSAGES_SINCE}"
 SESSION = f"SELECT {_RECORD} FROM sessions AS s WHERE s.session_id = ?"
 UNFINISHED = f"""SELECT {_RECORD} FROM sessions AS s
     WHERE s.state IN (1, 2) OR s.phase = 9 ORDER BY s.create_time, s.session_key"""
@@ -152,10 +162,10 @@ OUTSTAYED = """SELECT session_id, owner FROM sessions WHERE rest_time IS NOT NUL
     AND rest_time <= ? ORDER BY rest_time LIMIT ?"""
 COUNT = "SELECT COUNT(*) FROM sessions"
 ALL_SESSIONS = f"""SELECT s.session_key, s.session_id, s.owner, s.state, s.phase, s.title, s.create_time, s.update_time,
-    s.rest_time, s.expire_time, s.record, {_LAST}, {_MESSAGES_SINCE} FROM sessions AS s ORDER BY s.session_key"""
+    s.rest_time, s.expire_time, s.record, {LAST}, {MESSAGES_SINCE} FROM sessions AS s ORDER BY s.session_key"""
 ALL_EVENTS = "SELECT sequence, type, body FROM events WHERE session_key = ? ORDER BY sequence"
 ALL_TURNS = "SELECT turn_id, number, state, record FROM turns WHERE session_key = ? ORDER BY number"
-ALL_LABELS = "SELECT label, value, owner FROM labels WHERE session_key = ? ORDER BY label"
+ALL_LABELS = "SELECT label, value, owner, create_time FROM labels WHERE session_key = ? ORDER BY label"
 ORPHANS = tuple(
     f"""SELECT '{table}', COUNT(*) FROM {table} WHERE session_key NOT IN
     (SELECT session_key FROM sessions UNION ALL SELECT session_key FROM deletions)"""
@@ -172,7 +182,7 @@ JOINED = """SELECT COUNT(*), SUM(LENGTH(body)), MAX(LENGTH(body)),
 # Where many sessions stand, joined into one row for the reason that reader.py gives. Of each: id, key, last sequence,
 # messages since its record, sequence of its last move, four sizes; then all records, last moves, the moves right before
 # those, newest turns.
-_STANDINGS = f"""SELECT group_concat(s.session_id || ' ' || s.session_key || ' ' || {_LAST} || ' ' || {_MESSAGES_SINCE}
+_STANDINGS = f"""SELECT group_concat(s.session_id || ' ' || s.session_key || ' ' || {LAST} || ' ' || {MESSAGES_SINCE}
         || ' ' || COALESCE(e.sequence, 0) || ' ' || LENGTH(s.record) || ' ' || COALESCE(LENGTH(e.body), 0)
         || ' ' || COALESCE(LENGTH(b.body), 0) || ' ' || COALESCE(LENGTH(t.record), 0), ' '),
     CAST(group_concat(s.record, '') AS BLOB), CAST(group_concat(COALESCE(e.body, ''), '') AS BLOB),
@@ -237,7 +247,7 @@ def events_query(
         conditions.append(Query("sequence < ?", (before,)))
     if types:
         conditions.append(_types(types))
-    where, parameters = _all(conditions)
+    where, parameters = all_of(conditions)
     source = f"FROM events WHERE {where} ORDER BY sequence {'DESC' if newest_first else 'ASC'}"
     return BatchQuery.of(("sequence", "type"), "body", "raw" if with_raw else "NULL", source, parameters)
 
@@ -246,102 +256,9 @@ def _types(types: Sequence[str]) -> Query:
     exact = [kind for kind in types if not kind.endswith(".*")]
     # "task.*" is everything from "task." up to, not including, "task/": the character behind the dot.
     ranges = [(kind[:-1], kind[:-2] + "/") for kind in types if kind.endswith(".*")]
-    parts = [f"type IN ({_marks(exact)})"] if exact else []
+    parts = [f"type IN ({marks(exact)})"] if exact else []
     parts += ["(type >= ? AND type < ?)"] * len(ranges)
     return Query(f"({' OR '.join(parts)})", (*exact, *(bound for both in ranges for bound in both)))
-
-
-# -------------------------------------------------------------------------------------------------------------- listing
-
-FEW = 2000
-"""So many sessions are few enough to sort them all."""
-
-
-class Listing:
-    """A listing of sessions: by the narrowest condition when few sessions meet one, else along the time's index.
-
-    Without an owner there is no narrow condition: that listing always goes along the index of create_time.
-    """
-
-    def __init__(
-        self, wanted: pb.SessionFilter, owner: str | None, order: pb.SessionOrder.ValueType | None = None
-    ) -> None:
-        """Take what is asked for apart."""
-        self._wanted = wanted
-        self._owner = owner
-        self.column = "update_time" if order == pb.SESSION_ORDER_UPDATE_TIME_DESC else "create_time"
-        self._ascending = order == pb.SESSION_ORDER_CREATE_TIME_ASC
-
-    def narrow(self) -> list[Query]:
-        """Make the queries for the keys of sessions that meet one condition each; an index answers all of them."""
-        if self._owner is None:
-            return []
-        wanted, owner = self._wanted, self._owner
-        keys = "SELECT session_key FROM sessions WHERE owner = ? AND "
-        queries = [
-            Query("SELECT session_key FROM labels WHERE owner = ? AND label = ? AND value = ?", (owner, label, value))
-            for label, value in sorted(wanted.labels.items())
-        ]
-        for column, values in (("state", wanted.states), ("phase", wanted.phases)):
-            if values:
-                queries.append(Query(f"{keys}{column} IN ({_marks(values)})", (owner, *values)))
-        for column in ("create_time", "update_time"):
-            if bounds := self._times(column, ""):
-                where, parameters = _all(bounds)
-                queries.append(Query(keys + where, (owner, *parameters)))
-        return queries
-
-    def page(self, narrow: Query | None, after: tuple[int, int] | None) -> BatchQuery:
-        """Make the query for a page; it notes time, session_key, last sequence and messages since the record."""
-        source = f"({narrow.sql}) AS n CROSS JOIN sessions AS s" if narrow is not None else "sessions AS s"
-        conditions = self._conditions()
-        if narrow is not None:
-            conditions.append(Query("s.session_key = n.session_key", ()))
-        if after is not None:
-            sign = ">" if self._ascending else "<"
-            conditions.append(Query(f"(s.{self.column}, s.session_key) {sign} (?, ?)", after))
-        where, parameters = _all(conditions)
-        order = "ASC" if self._ascending else "DESC"
-        source = f"FROM {source} WHERE {where} ORDER BY s.{self.column} {order}, s.session_key {order}"
-        notes = (f"s.{self.column}", "s.session_key", _LAST, _MESSAGES_SINCE)
-        parameters = (*(narrow.parameters if narrow is not None else ()), *parameters)
-        return BatchQuery.of(notes, "s.record", "NULL", source, parameters)
-
-    def at_rest(self, cutoff: int, limit: int) -> Query:
-        """Make the query for the ids of those at rest since `cutoff` or longer, longest first."""
-        where, parameters = _all(
-            [*self._conditions(), Query("s.rest_time IS NOT NULL AND s.rest_time <= ?", (cutoff,))]
-        )
-        sql = f"SELECT s.session_id FROM sessions AS s WHERE {where} ORDER BY s.rest_time, s.session_key LIMIT ?"
-        return Query(sql, (*parameters, limit))
-
-    def _conditions(self) -> list[Query]:
-        # The sign before a column keeps the planner from an index that would need a sort.
-        wanted = self._wanted
-        conditions = [Query("1 = 1", ())]
-        if self._owner is not None:
-            conditions.append(Query("s.owner = ?", (self._owner,)))
-        for column, values in (("state", wanted.states), ("phase", wanted.phases)):
-            if values:
-                conditions.append(Query(f"+s.{column} IN ({_marks(values)})", tuple(values)))
-        conditions += self._times("create_time", "s.") + self._times("update_time", "s.")
-        for label, value in sorted(wanted.labels.items()):
-            sql = (
-                "EXISTS (SELECT 1 FROM labels AS l WHERE l.session_key = s.session_key AND l.label = ? AND l.value = ?)"
-            )
-            conditions.append(Query(sql, (label, value)))
-        if wanted.title_contains:
-            conditions.append(Query("s.title LIKE ? ESCAPE '!'", (f"%{_escaped(wanted.title_contains)}%",)))
-        return conditions
-
-    def _times(self, column: str, prefix: str) -> list[Query]:
-        bounds = ((f"{column}_min", ">="), (f"{column}_max", "<"))
-        sign = "+" if prefix and column != self.column else ""
-        return [
-            Query(f"{sign}{prefix}{column} {comparison} ?", (micros(getattr(self._wanted, field)),))
-            for field, comparison in bounds
-            if self._wanted.HasField(field)  # type: ignore[arg-type]
-        ]
 
 
 def micros(time: Timestamp) -> int:
@@ -354,14 +271,12 @@ def folded(title: str) -> str:
     return title.casefold()
 
 
-def _escaped(text: str) -> str:
-    return folded(text).replace("!", "!!").replace("%", "!%").replace("_", "!_")
-
-
-def _marks(values: Sequence[object]) -> str:
+def marks(values: Sequence[object]) -> str:
+    """As many question marks."""
     return ", ".join("?" * len(values))
 
 
-def _all(conditions: Sequence[Query]) -> Query:
+def all_of(conditions: Sequence[Query]) -> Query:
+    """Make one condition of many."""
     parameters = tuple(value for condition in conditions for value in condition.parameters)
-    return Query(" AND ".join(condition.sql for condition in conditions), parameters)
+    return Query(" AND ".join(condition.sql for condition in conditions) or "1 = 1", parameters)

@@ -125,7 +125,7 @@ def fill_sessions(directory: Path, sessions: int, at: int) -> None:
             of_sessions, of_turns, of_events = zip(*rows(range(first, min(first + AT_ONCE, sessions)), at), strict=True)
             db.execute("BEGIN")
             db.executemany(schema.INSERT_SESSION, of_sessions)
-            db.executemany(schema.INSERT_LABEL, ((each[0], "team", "bench", "") for each in of_sessions))
+            db.executemany(schema.INSERT_LABEL, ((each[0], "team", "bench", "", each[6]) for each in of_sessions))
             db.executemany(schema.UPSERT_TURN, of_turns)
             db.executemany(schema.INSERT_EVENTS[1], chain.from_iterable(of_events))
             db.execute("COMMIT")

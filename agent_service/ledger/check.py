@@ -46,7 +46,7 @@ def _session_problems(db: sqlite3.Connection, row: Sequence[Any]) -> Iterator[st
     if (session.session_id, *stored[:5], stored.update_time, *stored[5:7]) != (session_id, *columns):
         yield "its columns differ from its record"
     labels = db.execute(schema.ALL_LABELS, (key,)).fetchall()
-    if labels != [(*label, session.owner) for label in stored.labels]:
+    if labels != [(*label, stored.owner, stored.create_time) for label in stored.labels]:
         yield "its labels differ from its record"
     if session.last_sequence > last:
         yield f"its record knows event {session.last_sequence}, the log ends at {last}"

@@ -19,6 +19,7 @@ from agent_service.errors import StoreUnavailable
 from agent_service.ledger.check import fsck
 from agent_service.ledger.commits import MESSAGES, Append, Commit, Job, RequestId, fail
 from agent_service.ledger.file import FILE, backup, open_directory, unusable, value
+from agent_service.ledger.listing import Listing
 from agent_service.ledger.reader import (
     PageCursor,
     Readers,
@@ -274,7 +275,7 @@ class Ledger:
         Pages by time of creation neither repeat nor leave out a session that is there all the while. Pages by time of
         update leave out what moves to the front meanwhile.
         """
-        listing = schema.Listing(wanted, owner, order)
+        listing = Listing(wanted, owner, order)
         place = (after[0], int(after[1])) if after is not None else None
         return await self._readers.run(lambda db: read_page(db, listing, place, limit, max_bytes))
 
@@ -282,7 +283,7 @@ class Ledger:
         self, cutoff: int, wanted: pb.SessionFilter, owner: str | None, limit: int | None = None
     ) -> list[str]:
         """Ids of sessions at rest since `cutoff` (microseconds) or longer, longest first."""
-        query = schema.Listing(wanted, owner).at_rest(cutoff, limit or NO_LIMIT)
+        query = Listing(wanted, owner).at_rest(cutoff, limit or NO_LIMIT)
         return [row[0] for row in await self._rows(query.sql, *query.parameters)]
 
     async def expired(self, now: int, cutoff: int | None, limit: int) -> list[tuple[str, str]]:
@@ -304,7 +305,8 @@ class Ledger:
 
     async def count(self) -> int:
         """How many sessions are stored."""
-        return self._writer.sessions
+        known = self._writer.sessions
+        return known if known is not None else await self._job(self._writer.count)
 
     async def _stored(self, query: schema.BatchQuery, limit: int, max_bytes: int) -> tuple[list[Event], bool]:
         return await self._readers.run(lambda db: read_events(db, query, limit, max_bytes))
@@ -330,7 +332,6 @@ class Ledger:
         """What was written since the start, and what waits."""
         writer = self._writer
         return {
-            "sessions": writer.sessions,
             "commits": writer.commits,
             "groups": writer.groups,
             "events": writer.events,

@@ -20,6 +20,7 @@ from agent_service import schema
 from agent_service.errors import StoreUnavailable
 from agent_service.events import heads, response_bytes
 from agent_service.ledger.file import connect, snapshot, value
+from agent_service.ledger.listing import Condition, Listing
 from agent_service.tail import Event
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,8 @@ RESPONSES = 4
 SMALL = (1 << 14) - 1
 """Bytes of an event that SQLite joins to others, at most: their length takes two bytes."""
 HEADS = heads(SMALL)
+FEW = 2000
+"""So many sessions that meet a condition are few enough to look at each."""
 NULL = "-1"
 """The size of what is not there."""
 
@@ -161,21 +164,27 @@ def _read_joined(db: sqlite3.Connection, asked: Stretch, limit: int, max_bytes: 
 
 
 def read_page(
-    db: sqlite3.Connection, listing: schema.Listing, after: tuple[int, int] | None, limit: int, max_bytes: int
+    db: sqlite3.Connection, listing: Listing, after: tuple[int, int] | None, limit: int, max_bytes: int
 ) -> tuple[list[pb.Session], PageCursor | None]:
     """Read a page of sessions, and where the next one begins."""
-    notes, bodies, _, whole = _batch(db, listing.page(_narrowest(db, listing), after), limit, max_bytes)
-    times, keys, lasts, counts = notes
+    query = listing.page(_narrowest(db, listing), after, limit)
+    (times, keys, lasts, counts), bodies, _, whole = _batch(db, query, limit, max_bytes)
     sessions = list(map(read_session, bodies, map(int, lasts), map(int, counts)))
     return sessions, None if whole else (int(times[-1]), keys[-1])
 
 
-def _narrowest(db: sqlite3.Connection, listing: schema.Listing) -> schema.Query | None:
-    best, fewest = None, schema.FEW
-    for query in listing.narrow():
-        count = value(db, f"SELECT COUNT(*) FROM ({query.sql} LIMIT {fewest}) AS n", *query.parameters)
+def _narrowest(db: sqlite3.Connection, listing: Listing) -> Condition | None:
+    """The condition to begin with: the one that fewest sessions meet, or whose index has them in order."""
+    conditions = listing.conditions()
+    in_order = next((each for each in conditions if listing.follows(each)), None)
+    if len(conditions) == 1 and in_order is not None:
+        return in_order
+    fewest, best = FEW, in_order
+    for condition in conditions:
+        keys = condition.keys()
+        count = value(db, f"SELECT COUNT(*) FROM ({keys.sql} LIMIT {FEW}) AS n", *keys.parameters)
         if count < fewest:
-            best, fewest = query, count
+            fewest, best = count, condition
     return best
 
 

@@ -38,7 +38,7 @@ class Writer:
     def __init__(self, db: sqlite3.Connection, clock: Callable[[], float]) -> None:
         self.queue: SimpleQueue[Append | Job[Any] | None] = SimpleQueue()
         self.failure: Exception | None = None
-        self.sessions: int = value(db, schema.COUNT)
+        self.sessions: int | None = None
         self.commits = self.groups = self.events = self.bytes = 0
         self.dead = deque(key for (key,) in db.execute(schema.DELETIONS))
         self._db = db
@@ -73,8 +73,16 @@ class Writer:
         self._db.execute(schema.DELETE_SESSION, row[:1])
         self._db.execute(schema.INSERT_DELETION, row[:1])
         self.dead.append(row[0])
-        self.sessions -= 1
+        if self.sessions is not None:
+            self.sessions -= 1
         return True
+
+    def count(self) -> int:
+        """How many sessions there are; counted once, since that takes longer the more there are. A job."""
+        if self.sessions is None:
+            self._pending.flush(self._db)
+            self.sessions = value(self._db, schema.COUNT)
+        return self.sessions or 0
 
     def _run(self, loop: asyncio.AbstractEventLoop, committed: Committed) -> None:
         while self._open:
@@ -158,7 +166,8 @@ class Writer:
         if tail.key is None:
             tail.key, tail.searched = self._next_key, _NEW
             self._next_key += 1
-            self.sessions += 1
+            if self.sessions is not None:
+                self.sessions += 1
         return None
 
     def _sweep(self) -> None:
@@ -239,7 +248,8 @@ def _write_record(db: sqlite3.Connection, tail: Tail, record: Record) -> None:
     else:
         db.execute(schema.UPDATE_SESSION, (*row, tail.key))
         db.execute(schema.DELETE_LABELS, (tail.key,))
-    db.executemany(schema.INSERT_LABEL, [(tail.key, *label, record.owner) for label in record.labels])
+    made = (record.owner, record.create_time)
+    db.executemany(schema.INSERT_LABEL, [(tail.key, *label, *made) for label in record.labels])
     tail.searched = record.searched
 
 

@@ -7,10 +7,12 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from agentpb import agent_pb2 as pb
 
 from agent_service import schema
 from agent_service.ledger import Ledger, LedgerUnusable, fsck
-from tests.ledger.logs import begin, read_on, session
+from agent_service.ledger.commits import Record
+from tests.ledger.logs import DORMANT, START_US, begin, read_on, session
 
 
 async def refusal(directory: Path) -> str:
@@ -94,6 +96,27 @@ async def test_each_version_is_reached_by_one_migration(tmp_path: Path, monkeypa
         async with Ledger(tmp_path) as ledger:
             assert len(await read_on(ledger, session_id)) == 2
             assert await ledger._rows("SELECT * FROM more") == []
+
+
+async def test_labels_of_the_first_version_are_listed_by_time(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as db, db:
+        for sql in (
+            *schema.MIGRATIONS[0],
+            f"PRAGMA application_id = {schema.APPLICATION_ID}",
+            "PRAGMA user_version = 1",
+        ):
+            db.execute(sql)
+        for key, name in enumerate("abc", 1):
+            made = Record.of(session(name, place=DORMANT, created=START_US - key, labels={"k": "v"}))
+            times = (made.update_time, made.rest_time, made.expire_time, made.last_sequence, made.body)
+            db.execute(schema.INSERT_SESSION, (key, name, *made[:5], *times))
+        db.executemany("INSERT INTO labels VALUES (?, 'k', 'v', '')", [(1,), (2,), (3,), (77,)])
+        db.execute("INSERT INTO deletions VALUES (77)")
+    async with Ledger(tmp_path) as ledger:
+        wanted = pb.SessionFilter(labels={"k": "v"})
+        page, _ = await ledger.sessions(wanted, pb.SESSION_ORDER_CREATE_TIME_ASC, owner="")
+        assert [each.session_id for each in page] == ["c", "b", "a"]
+        assert await ledger.check() == []
 
 
 async def test_a_migration_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
