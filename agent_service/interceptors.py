@@ -69,12 +69,17 @@ def _guarded(name: str, method: Any, parse: Any) -> Any:
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
         except Exception as error:
-            if context.done():  # the caller left; whatever broke on the way broke because of that
+            if _caller_left(context, error):  # whatever broke on the way broke because of that
                 log.debug("%s: the caller left: %r", name, error)
                 raise
             await _abort(context, _internal(name, error))
 
     return call
+
+
+def _caller_left(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> bool:
+    """Whether nobody is there for the answer; a write to who has just left fails before the library says so."""
+    return context.done() or isinstance(error, grpc.aio.InternalError)
 
 
 def _parsed(data: bytes, parse: Any) -> Any:
