@@ -1,26 +1,29 @@
-"""`agent-service`: environment, TOML file and flags become a Config. The environment is read here and nowhere else."""
+"""`agent-service`: environment, TOML file and flags become a Config. The environment is read here and nowhere else.
+
+Each command imports what it runs, so that none waits for what another one needs.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
+import json
 import logging
 import os
 import sys
 import tomllib
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import structlog
 
-from agent_service import offline, upkeep
 from agent_service.config import Config, parse_duration
-from agent_service.errors import StoreUnavailable
-from agent_service.guards import GuardUnavailable
-from agent_service.ledger import LedgerUnusable
-from agent_service.server import CannotServe, Running, serve
+
+if TYPE_CHECKING:
+    from agent_service.server import Running
 
 log = logging.getLogger(__name__)
 
@@ -137,15 +140,29 @@ def serve_command(config_file: Path | None, **values: Any) -> None:
     sys.setswitchinterval(0.001)
     config = Config(**values, agent_environment=agent_environment(os.environ))
     _configure_logging(config.log_level)
+    # What is imported stays. To look through it for garbage again and again would take a fifth of the start.
+    gc.disable()
     try:
-        code = asyncio.run(serve(config, ready=_announce))
+        code = _serve(config)
+    finally:
+        gc.enable()
+    sys.exit(code)
+
+
+def _serve(config: Config) -> int:
+    from agent_service.errors import StoreUnavailable
+    from agent_service.guards import GuardUnavailable
+    from agent_service.ledger import LedgerUnusable
+    from agent_service.server import CannotServe, serve
+
+    try:
+        return asyncio.run(serve(config, ready=_announce))
     except (CannotServe, LedgerUnusable, GuardUnavailable) as error:
         click.echo(f"agent-service: {error}", err=True)
-        sys.exit(78)  # EX_CONFIG
+        return 78  # EX_CONFIG
     except StoreUnavailable as error:
         click.echo(f"agent-service: {error}", err=True)
-        sys.exit(74)  # EX_IOERR
-    sys.exit(code)
+        return 74  # EX_IOERR
 
 
 _DATA_DIR = click.option(
@@ -167,6 +184,8 @@ def fsck_command(data_dir: Path) -> None:
     Prints one line each. Exit code 0: the ledger is sound; 1: it is not. Lines that begin with "note:" say what is
     sound but should be known.
     """
+    from agent_service import upkeep
+
     found = upkeep.check(data_dir)
     for problem in found.problems:
         click.echo(problem)
@@ -185,6 +204,9 @@ def backup_command(data_dir: Path, destination: Path) -> None:
 
     The copy is a data directory: point --data-dir at it, or move it to where the old one was.
     """
+    from agent_service import upkeep
+    from agent_service.ledger import LedgerUnusable
+
     try:
         upkeep.backup(data_dir, destination)
     except (OSError, LedgerUnusable) as error:
@@ -206,6 +228,8 @@ def offline_model_command(listen: str) -> None:
     host, _, port = listen.rpartition(":")
     if not port.isdecimal():
         raise click.BadParameter(f"{listen!r} is not HOST:PORT", param_hint="--listen")
+    from agent_service import offline
+
     asyncio.run(offline.serve_forever(host.strip("[]") or "127.0.0.1", int(port)))
 
 
@@ -249,23 +273,42 @@ def _first_command(running: Running) -> str:
 
 def _configure_logging(level: str) -> None:
     """Log to stderr: for people on a terminal, JSON lines otherwise."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_for_people() if sys.stderr.isatty() else JsonLines())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    logging.getLogger("claude_agent_sdk").setLevel(logging.ERROR)
+
+
+def _for_people() -> logging.Formatter:
+    import structlog
+
     shared: list[Any] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso"),
         structlog.processors.format_exc_info,
     ]
-    renderer: Any = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
-        )
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, structlog.dev.ConsoleRenderer()],
     )
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level.upper())
-    logging.getLogger("claude_agent_sdk").setLevel(logging.ERROR)
+
+
+class JsonLines(logging.Formatter):
+    """Each record as one line of JSON, whatever it says."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Say what happened, who says so, how grave it is, and when."""
+        line = {
+            "event": record.getMessage(),
+            "logger": record.name,
+            "level": record.levelname.lower(),
+            "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds")[:-6] + "Z",
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line)
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from uuid import uuid4
 
 import grpc
@@ -29,7 +30,6 @@ from agent_service.guard_choice import Choice, choose_guard
 from agent_service.interceptors import SERVICE, StatusInterceptor
 from agent_service.ledger import Ledger
 from agent_service.markers import owner_id
-from agent_service.offline import OFFLINE_MODEL_NAME, OfflineModel
 from agent_service.pool import AgentPool
 from agent_service.processes import sweep
 from agent_service.registry import SessionRegistry
@@ -83,10 +83,13 @@ async def serve(config: Config, *, ready: Callable[[Running], None] = lambda run
 
 
 def calm_collector() -> None:
-    """Look for circular garbage less often: hardly any is made, and a look costs more the more sessions there are."""
-    gc.collect()
+    """Look for circular garbage less often: hardly any is made, and a look costs more the more sessions there are.
+
+    What is there at the start is never looked at again, the little garbage among it included: a look takes 0.1 s.
+    """
     gc.freeze()
     gc.set_threshold(20_000, 25, 100)
+    gc.enable()
 
 
 @asynccontextmanager
@@ -100,20 +103,20 @@ async def running(config: Config, *, signals: asyncio.Queue[int] | None = None) 
         _log_guard(guard)
         owner = owner_id(data_dir)
         await sweep(owner, guard.guard)
-        backend, environment, model_url = await _model(config, stack)
+        model = await _model(config, stack)
         instance = str(uuid4())
         workspaces = Workspaces(data_dir)
         pool = await stack.enter_async_context(
             AgentPool(
                 guard=guard.guard,
                 workspaces=workspaces,
-                environment={**environment, **_bounds(config)},
+                environment={**model.environment, **_bounds(config)},
                 marker=f"{owner}:{instance[:8]}",
                 spawn_limit=config.spawn_limit(),
                 start_timeout=config.start_timeout,
                 warm_agents=config.warm_agents,
                 max_idle=config.max_idle,
-                default_model=config.default_model or (OFFLINE_MODEL_NAME if backend == "offline" else ""),
+                default_model=config.default_model or model.default,
             )
         )
         registry = await stack.enter_async_context(
@@ -126,14 +129,14 @@ async def running(config: Config, *, signals: asyncio.Queue[int] | None = None) 
                 max_queued=config.max_queued,
             )
         )
-        info = _server_info(config, backend, guard, instance)
+        info = _server_info(config, model.backend, guard, instance)
         service = AgentService(
             registry, retention=config.retention or 86400.0, server_info=lambda: _with_pool(info, pool)
         )
         server, health_servicer, address = await _listen(config, service)
         sweeper = asyncio.create_task(_sweep(registry, config.retention), name="retention sweeper")
         try:
-            yield Running(address, backend, model_url, registry, pool, ledger)
+            yield Running(address, model.backend, model.url, registry, pool, ledger)
         finally:
             sweeper.cancel()
             await _drain(registry, server, health_servicer, config.drain_timeout, signals)
@@ -229,8 +232,17 @@ def _log_guard(choice: Choice) -> None:
     log.info("process guard: %s", choice.guard.strength)
 
 
-async def _model(config: Config, stack: AsyncExitStack) -> tuple[str, Mapping[str, str], str]:
-    """Where answers come from: the backend's name, the agents' environment, and the offline model's URL."""
+class _Model(NamedTuple):
+    """Where answers come from: the backend's name, and what the agents' environment says of it."""
+
+    backend: str
+    environment: Mapping[str, str]
+    url: str = ""
+    default: str = ""
+    """What it is asked for by who names no model."""
+
+
+async def _model(config: Config, stack: AsyncExitStack) -> _Model:
     environment = dict(config.agent_environment)
     credentials = has_credentials(environment)
     if config.model == "claude" and not credentials:
@@ -240,10 +252,13 @@ async def _model(config: Config, stack: AsyncExitStack) -> tuple[str, Mapping[st
             "--model offline, which needs none"
         )
     if config.model == "claude" or (config.model == "auto" and credentials):
-        return "claude", environment, ""
+        return _Model("claude", environment)
+    from agent_service.offline import OFFLINE_MODEL_NAME, OfflineModel  # a web server, which nobody else needs
+
     offline = await stack.enter_async_context(OfflineModel())
     kept = {key: value for key, value in environment.items() if not key.startswith(_CREDENTIAL_PREFIXES)}
-    return "offline", {**kept, "ANTHROPIC_BASE_URL": offline.url, "ANTHROPIC_API_KEY": "offline"}, offline.url
+    its = {"ANTHROPIC_BASE_URL": offline.url, "ANTHROPIC_API_KEY": "offline"}
+    return _Model("offline", {**kept, **its}, offline.url, OFFLINE_MODEL_NAME)
 
 
 _CREDENTIAL_PREFIXES = ("ANTHROPIC_", "CLAUDE_CODE_", "AWS_", "GOOGLE_", "CLOUD_ML_", "HTTP", "http", "ALL_PROXY")

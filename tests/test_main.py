@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from agentpb import agent_pb2_grpc
 from click.testing import CliRunner, Result
 
 from agent_service import __main__ as main
+from agent_service import server
 from agent_service.config import Config, parse_duration
 
 OPTIONS = [field for field in dataclasses.fields(Config) if "help" in field.metadata]
@@ -43,7 +45,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
         configs.append(config)
         return 0
 
-    monkeypatch.setattr(main, "serve", serve)
+    monkeypatch.setattr(server, "serve", serve)
     monkeypatch.setattr(main, "_configure_logging", lambda level: None)
     return configs
 
@@ -234,3 +236,27 @@ def test_a_data_directory_that_was_open_to_others_is_closed(tmp_path: Path) -> N
         assert data_dir.stat().st_mode & 0o777 == 0o700
         service.send_signal(signal.SIGINT)
         assert service.wait(60) == 0
+
+
+def test_a_log_line_is_one_line_of_json_whatever_it_says() -> None:
+    try:
+        raise ValueError("two\nlines")
+    except ValueError:
+        record = logging.LogRecord("a.b", logging.WARNING, "file", 1, "it said %r\n%s", ("\ud800", "ü"), sys.exc_info())
+    record.created = 1_700_000_000.0
+    line = main.JsonLines().format(record)
+    assert "\n" not in line
+    shown = json.loads(line)
+    assert "ValueError: two\nlines" in shown.pop("exception")
+    assert shown == {
+        "event": "it said '\\ud800'\nü",
+        "logger": "a.b",
+        "level": "warning",
+        "timestamp": "2023-11-14T22:13:20.000000Z",
+    }
+
+
+def test_a_command_imports_nothing_before_it_knows_what_it_is_to_do() -> None:
+    code = "import sys, agent_service.__main__; print({'grpc', 'claude_agent_sdk', 'rich'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
