@@ -169,6 +169,7 @@ class _Heads(dict[int, bytes]):
 _heads = cache(_Heads)
 
 
+@cache
 def heads(most: int, field: int = WATCH_EVENTS) -> bytes:
     """What stands before events of 0 to `most` bytes in a response, three bytes for each; below 128 they use two."""
     return b"".join(_heads(field)[size].ljust(3, b"\0") for size in range(most + 1))

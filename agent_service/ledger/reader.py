@@ -30,7 +30,6 @@ RESPONSES = 4
 """So many responses are read at once, at most: a read is two hops between threads."""
 SMALL = (1 << 14) - 1
 """Bytes of an event that SQLite joins to others, at most: their length takes two bytes."""
-HEADS = heads(SMALL)
 FEW = 2000
 """So many sessions that meet a condition are few enough to look at each."""
 NULL = "-1"
@@ -154,7 +153,7 @@ def _read_joined(db: sqlite3.Connection, asked: Stretch, limit: int, max_bytes: 
     after = asked.after
     while after < asked.last and len(responses) < RESPONSES:
         last = min(after + limit, asked.last)
-        place = {"session_id": asked.session_id, "after": after, "last": last, "most": SMALL, "heads": HEADS}
+        place = {"session_id": asked.session_id, "after": after, "last": last, "most": SMALL, "heads": heads(SMALL)}
         count, size, largest, joined = db.execute(schema.JOINED, place).fetchone()
         if count != last - after or largest > SMALL or size > max_bytes:
             break
