@@ -19,6 +19,8 @@ import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache"
+QUIET = 0.02
+"""CPU seconds in half a second that count as doing nothing."""
 ARGUMENT = 100_000
 """Characters that an argument may have: the kernel allows a few more."""
 
@@ -159,6 +161,15 @@ async def end(process: asyncio.subprocess.Process) -> None:
             return
     process.kill()
     await process.wait()
+
+
+async def quiet(*programs: Program) -> None:
+    """Wait until neither the programs nor their descendants do anything: what they do would slow what is measured."""
+    used = float("inf")
+    while used > QUIET:
+        before = sum(each.cpu() + each.children_cpu() for each in programs)
+        await asyncio.sleep(0.5)
+        used = abs(sum(each.cpu() + each.children_cpu() for each in programs) - before)
 
 
 class Bench:
