@@ -192,6 +192,10 @@ async def _env(lab: Lab) -> None:
     run = await lab.run("bash: echo $MARK", pb.AgentOptions(env={"MARK": "of mine"}, allowed_tools=["Bash"]))
     assert run.results == ["of mine"]
     assert dict(run.response.session.options.env) == {"MARK": "***"}
+    patience = "bash: echo $BUN_GC_TIMER_INTERVAL"
+    assert (await lab.run(patience, pb.AgentOptions(allowed_tools=["Bash"]))).results == ["10000"]
+    other = pb.AgentOptions(env={"BUN_GC_TIMER_INTERVAL": "500"}, allowed_tools=["Bash"])
+    assert (await lab.run(patience, other)).results == ["500"], "what the service sets for speed is the caller's to change"
 
 
 @effect_of("mcp_servers")
