@@ -71,7 +71,9 @@ class _OnBusyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnBusy.ValueTy
     ON_BUSY_ENQUEUE: _OnBusy.ValueType  # 2
     """Queue the turn behind the running one."""
     ON_BUSY_INTERRUPT: _OnBusy.ValueType  # 3
-    """Interrupt the running turn and run this one next, ahead of the queue."""
+    """Interrupt the running turn and run this one next, ahead of the queue. A current turn that still waits for a place
+    has not begun: it is not interrupted, and runs before this one.
+    """
 
 class OnBusy(_OnBusy, metaclass=_OnBusyEnumTypeWrapper):
     """What Execute does with a session that is at work."""
@@ -83,7 +85,9 @@ ON_BUSY_REJECT: OnBusy.ValueType  # 1
 ON_BUSY_ENQUEUE: OnBusy.ValueType  # 2
 """Queue the turn behind the running one."""
 ON_BUSY_INTERRUPT: OnBusy.ValueType  # 3
-"""Interrupt the running turn and run this one next, ahead of the queue."""
+"""Interrupt the running turn and run this one next, ahead of the queue. A current turn that still waits for a place
+has not begun: it is not interrupted, and runs before this one.
+"""
 Global___OnBusy: _TypeAlias = OnBusy  # noqa: Y015
 
 class _RestartPolicy:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 import pytest
@@ -62,6 +64,20 @@ async def test_an_interrupting_turn_overtakes_the_queue(service: Service) -> Non
         (urgent.turn.turn_id, pb.TURN_STATE_COMPLETED),
         (queued.turn.turn_id, pb.TURN_STATE_COMPLETED),
     ]
+
+
+async def test_an_interrupting_turn_runs_behind_a_current_turn_that_waits_for_a_place(
+    start: Callable[..., Any],
+) -> None:
+    service = await start(max_sessions=1)
+    busy = await begin(service)
+    first = await service.execute("say: first")
+    await service.execute("say: queued", session_id=first.session_id, on_busy=QUEUE)
+    await service.execute("say: urgent", session_id=first.session_id, on_busy=pb.ON_BUSY_INTERRUPT)
+    await service.stub.Cancel(pb.CancelRequest(session_id=busy.session_id))
+    await service.rest(first.session_id)
+    ended = turns(await service.events(first.session_id))
+    assert [turn.result.result for turn in ended] == ["first", "urgent", "queued"]
 
 
 async def test_an_interrupt_keeps_the_session_and_its_queue(service: Service) -> None:
