@@ -91,7 +91,7 @@ bench: setup ## Measure
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 .PHONY: chaos
-chaos: setup ## Break the service and look: ARGS="crash --rounds 20", three quarters of an hour without
+chaos: setup ## Break the service and look: ARGS="crash --rounds 20", twenty minutes without
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
 .PHONY: lock

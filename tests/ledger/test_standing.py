@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 from agentpb import agent_pb2 as pb
 
 from agent_service.errors import StoreUnavailable
-from agent_service.ledger import Commit, Event, Ledger
+from agent_service.ledger import Commit, Event, Ledger, standings
+from agent_service.ledger.standings import Standing, read_standings
 from tests.ledger.logs import DORMANT, WORKING, begin, event, session
 
 
@@ -84,6 +86,33 @@ async def test_many_who_ask_at_once_get_each_their_own(ledger: Ledger) -> None:
     found = await asyncio.gather(*(ledger.standing(name) for name in wanted))
     shown = [(each.session.session_id, each.turn and each.turn.turn_id) if each else None for each in found]
     assert shown == [(name, f"t of {name}") if name in names else None for name in wanted]
+
+
+async def test_a_crowd_is_answered_together(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[int] = []
+
+    def counting(db: sqlite3.Connection, ids: Sequence[str]) -> dict[str, Standing]:
+        reads.append(len(ids))
+        return read_standings(db, ids)
+
+    async def ask_often(number: int) -> None:
+        for _ in range(20):
+            await asyncio.sleep(number / 16_000)
+            assert await ledger.standing(str(number)) is not None
+
+    monkeypatch.setattr(standings, "read_standings", counting)
+    for number in range(32):
+        await stored(ledger, [], [], str(number))
+    await asyncio.gather(*map(ask_often, range(32)))
+    assert sum(reads) == 32 * 20
+    assert len(reads) <= 32 * 20 / 8
+
+
+async def test_who_asks_alone_waits_for_nobody(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    await stored(ledger, [], [])
+    monkeypatch.setattr(standings, "LINGER", 3600.0)
+    for _ in range(3):
+        assert await asyncio.gather(ledger.standing("s"), ledger.standing("s"), ledger.standing("s"))
 
 
 async def test_what_was_acknowledged_is_shown_to_whoever_asks_after_that(ledger: Ledger) -> None:

@@ -195,7 +195,7 @@ async def _env(lab: Lab) -> None:
     patience = "bash: echo $BUN_GC_TIMER_INTERVAL"
     assert (await lab.run(patience, pb.AgentOptions(allowed_tools=["Bash"]))).results == ["10000"]
     other = pb.AgentOptions(env={"BUN_GC_TIMER_INTERVAL": "500"}, allowed_tools=["Bash"])
-    assert (await lab.run(patience, other)).results == ["500"], "what the service sets for speed is the caller's to change"
+    assert (await lab.run(patience, other)).results == ["500"], "the caller's word counts more"
 
 
 @effect_of("mcp_servers")
