@@ -9,15 +9,31 @@ MAX_BYTES = 6 << 20
 """Bytes kept in all; the least recently used go first."""
 ENTRY = 512
 """Bytes that a head takes besides its own."""
+MAX_PAGE = 16 << 10
+"""Bytes of messages that are kept with a head, at most."""
+
+
+class Page(NamedTuple):
+    """A session's newest messages, `limit` at most, as the bytes that are sent; and whether there are older ones."""
+
+    limit: int
+    body: bytes
+    truncated: bool
 
 
 class Head(NamedTuple):
-    """What a session's status says besides its messages, as the bytes that are sent."""
+    """What a session's status says besides its messages, as the bytes that are sent; and messages asked for lately."""
 
     owner: str
     version: int
     body: bytes
     has_messages: bool
+    page: Page | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes it takes."""
+        return len(self.body) + (len(self.page.body) if self.page is not None else 0) + ENTRY
 
 
 class Heads:
@@ -42,9 +58,14 @@ class Heads:
         """Keep a head."""
         self._drop(session_id)
         self._heads[session_id] = head
-        self._size += len(head.body) + ENTRY
+        self._size += head.size
         while self._size > MAX_BYTES:
             self._drop(next(iter(self._heads)))
+
+    def put_page(self, session_id: str, head: Head, page: Page) -> None:
+        """Keep messages that were read after `head`, unless they are many or something has changed since."""
+        if self._heads.get(session_id) is head and len(page.body) <= MAX_PAGE:
+            self.put(session_id, head._replace(page=page))
 
     def forget(self, session_id: str) -> None:
         """Give up what is known of a session: from here on it is another's to say what is true of it."""
@@ -54,4 +75,4 @@ class Heads:
     def _drop(self, session_id: str) -> None:
         head = self._heads.pop(session_id, None)
         if head is not None:
-            self._size -= len(head.body) + ENTRY
+            self._size -= head.size

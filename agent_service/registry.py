@@ -17,9 +17,9 @@ from agentpb import agent_pb2 as pb
 
 from agent_service.admission import Admission
 from agent_service.drain import Drain
-from agent_service.heads import Head
+from agent_service.heads import Head, Page
 from agent_service.idempotency import Claims
-from agent_service.ledger import Ledger
+from agent_service.ledger import Event, Ledger
 from agent_service.pool import AgentPool
 from agent_service.recovery import recover
 from agent_service.removal import Removal
@@ -144,6 +144,19 @@ class SessionRegistry:
         if changes == self.roster.heads.changes and (session is None or session.journal.version == version):
             self.roster.heads.put(session_id, head)
         return head
+
+    async def newest_messages(
+        self, session_id: str, head: Head, limit: int, max_bytes: int, encode: Callable[[Sequence[Event]], bytes]
+    ) -> Page:
+        """What `encode` makes of the newest messages of a session, oldest first; made once for as long as `head` is."""
+        if head.page is not None and head.page.limit == limit:
+            return head.page
+        found, truncated = await self.ledger.messages(session_id, limit, max_bytes)
+        page = Page(limit, encode(found), truncated)
+        session = self.roster.sessions.get(session_id)
+        if session is None or session.journal.version == head.version:
+            self.roster.heads.put_page(session_id, head, page)
+        return page
 
     async def turn_of(self, session: pb.Session) -> pb.Turn | None:
         """The session's current turn; at rest the one that brought it to this state, which need not be the newest."""

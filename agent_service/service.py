@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
@@ -12,6 +12,7 @@ from agentpb import agent_pb2_grpc
 
 from agent_service import events, pages
 from agent_service import options as translate
+from agent_service.heads import Head
 from agent_service.ledger import Event
 from agent_service.registry import SessionRegistry
 from agent_service.validation import check
@@ -86,21 +87,20 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
                 check_sequence(await self._registry.get(request.session_id, NOBODY), request.after_sequence)
             patience = _bounded(context, request.wait.ToMicroseconds() / 1e6)
             session, met = await self._registry.wait_until(request.session_id, NOBODY, patience, wanted)
-            head = _head(session, await self._registry.turn_of(session))
-            return await self._with_messages(request, head, session.message_count > 0, expired=not met)
-        kept = await self._registry.head(request.session_id, NOBODY, _head)
-        return await self._with_messages(request, kept.body, kept.has_messages, expired=False)
+            body = _head(session, await self._registry.turn_of(session))
+            head = Head(NOBODY, 0, body, session.message_count > 0)
+            return await self._with_messages(request, head, expired=not met)
+        return await self._with_messages(
+            request, await self._registry.head(request.session_id, NOBODY, _head), expired=False
+        )
 
-    async def _with_messages(
-        self, request: pb.GetStatusRequest, head: bytes, has_messages: bool, *, expired: bool
-    ) -> bytes:
+    async def _with_messages(self, request: pb.GetStatusRequest, head: Head, *, expired: bool) -> bytes:
         """A status with its newest messages, as the stored bytes."""
         limit = request.history_limit if request.HasField("history_limit") else DEFAULT_HISTORY
-        messages, truncated = b"", has_messages
-        if limit:
-            found, truncated = await self._registry.ledger.messages(request.session_id, limit, PAGE_BYTES)
-            messages = events.response_bytes((event.body for event in found), field=MESSAGES_FIELD)
-        return head + messages + _STATUS_TAILS[truncated, expired]
+        if not limit:
+            return head.body + _STATUS_TAILS[head.has_messages, expired]
+        page = await self._registry.newest_messages(request.session_id, head, limit, PAGE_BYTES, _messages)
+        return head.body + page.body + _STATUS_TAILS[page.truncated, expired]
 
     async def WatchSession(self, request: pb.WatchSessionRequest, context: Context) -> None:  # type: ignore[override]
         """Write what the watcher reads, as the stored bytes. A coroutine: a generator would end in another task."""
@@ -251,6 +251,10 @@ _STATUS_TAILS = {
     for truncated in (False, True)
     for expired in (False, True)
 }
+
+
+def _messages(found: Sequence[Event]) -> bytes:
+    return events.response_bytes((event.body for event in found), field=MESSAGES_FIELD)
 
 
 def _head(session: pb.Session, turn: pb.Turn | None) -> bytes:

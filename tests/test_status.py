@@ -10,7 +10,7 @@ import grpc.aio
 import pytest
 from agentpb import agent_pb2 as pb
 
-from agent_service.heads import ENTRY, MAX_BYTES, Head, Heads
+from agent_service.heads import ENTRY, MAX_BYTES, MAX_PAGE, Head, Heads, Page
 from tests.conftest import Service
 
 
@@ -30,14 +30,28 @@ async def test_no_status_is_older_than_the_last_acknowledged_write(start: Callab
             looks += 1
         return looks
 
-    lookers = [asyncio.create_task(look()) for _ in range(8)]
+    async def look_at_messages() -> int:
+        looks = 0
+        while not done.is_set():
+            shown = await service.status(session_id)
+            assert len(shown.messages) >= shown.session.message_count
+            said = [event.assistant_message.content[0].text.text for event in shown.messages[1::2]]
+            assert shown.result.result in ("", *said[-1:])
+            looks += 1
+        return looks
+
+    lookers = [asyncio.create_task(look()) for _ in range(4)]
+    lookers += [asyncio.create_task(look_at_messages()) for _ in range(4)]
     for number in (2, 3):
         assert (await service.execute(f"say: {number}", session_id=session_id)).turn.number == number
         told = number
         await service.until(session_id, pb.SESSION_PHASE_DORMANT)
     done.set()
     assert min(await asyncio.gather(*lookers)) > 10
-    assert (await service.status(session_id)).result.result == "3"
+    for _ in range(2):
+        last = await service.status(session_id)
+        assert (last.result.result, len(last.messages)) == ("3", 6)
+        assert len((await service.status(session_id, history_limit=2)).messages) == 2
 
 
 async def test_a_deleted_session_has_no_status_even_if_it_was_just_asked_for(start: Callable[..., Any]) -> None:
@@ -54,9 +68,28 @@ async def test_a_deleted_session_has_no_status_even_if_it_was_just_asked_for(sta
     assert (await service.status(session_id)).result.result == "anew"
 
 
+def test_messages_are_kept_only_with_the_head_they_were_read_after() -> None:
+    heads = Heads()
+    first, second = Head("", 0, b"first", True), Head("", 0, b"second", True)
+    page = Page(100, b"messages", truncated=False)
+    heads.put_page("s", first, page)
+    assert heads.get("s", "", 0) is None
+    heads.put("s", second)
+    heads.put_page("s", first, page)
+    assert heads.get("s", "", 0) is second
+    heads.put_page("s", second, Page(100, b"x" * (MAX_PAGE + 1), truncated=False))
+    assert heads.get("s", "", 0) is second
+    heads.put_page("s", second, page)
+    assert heads.get("s", "", 0) == second._replace(page=page)
+    heads.forget("s")
+    assert heads.get("s", "", 0) is None
+
+
 def test_what_is_kept_is_bounded_with_all_that_goes_with_it() -> None:
     heads = Heads()
     for number in range(100_000):
-        heads.put(f"{number:036}", Head("", 0, b"x" * 300, False))
+        head = Head("", 0, b"x" * 300, False)
+        heads.put(f"{number:036}", head)
+        heads.put_page(f"{number:036}", head, Page(100, b"x" * 200, truncated=False))
     kept = [number for number in range(100_000) if heads.get(f"{number:036}", "", 0)]
-    assert kept == list(range(100_000 - MAX_BYTES // (300 + ENTRY), 100_000))
+    assert kept == list(range(100_000 - MAX_BYTES // (500 + ENTRY), 100_000))
