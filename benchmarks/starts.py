@@ -20,7 +20,7 @@ BOUNDS = {
     "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
     "CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS": "1",
 }
-"""The variables the service gives its agents that matter for speed; the bare SDK gets them too."""
+"""What the service asks of its agents, the bare SDK's are asked too; not what it does for speed alone."""
 
 
 class Bare:
