@@ -211,7 +211,7 @@ async def test_a_kept_transcript_outlives_its_session(service: Service) -> None:
     done = await service.run("say: hi")
     request = pb.DeleteSessionRequest(session_id=done.session_id, keep_transcript=True)
     await service.stub.DeleteSession(request)
-    assert next(service.data_dir.rglob(f"{done.session.agent_session_id}.jsonl"))
+    assert next((service.data_dir / "tenants").rglob(f"{done.session.agent_session_id}.jsonl"))
 
 
 async def test_a_session_says_when_its_time_is_over(service: Service) -> None:
