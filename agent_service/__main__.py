@@ -151,8 +151,8 @@ def serve_command(config_file: Path | None, **values: Any) -> None:
 
 def _serve(config: Config) -> int:
     from agent_service.errors import StoreUnavailable
-    from agent_service.guards import GuardUnavailable
     from agent_service.ledger import LedgerUnusable
+    from agent_service.processes.guards import GuardUnavailable
     from agent_service.server import CannotServe, serve
 
     try:
@@ -184,7 +184,7 @@ def fsck_command(data_dir: Path) -> None:
     Prints one line each. Exit code 0: the ledger is sound; 1: it is not. Lines that begin with "note:" say what is
     sound but should be known.
     """
-    from agent_service import upkeep
+    from agent_service import maintenance as upkeep
 
     found = upkeep.check(data_dir)
     for problem in found.problems:
@@ -204,7 +204,7 @@ def backup_command(data_dir: Path, destination: Path) -> None:
 
     The copy is a data directory: point --data-dir at it, or move it to where the old one was.
     """
-    from agent_service import upkeep
+    from agent_service import maintenance as upkeep
     from agent_service.ledger import LedgerUnusable
 
     try:

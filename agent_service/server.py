@@ -25,17 +25,17 @@ from claude_agent_sdk._cli_version import __cli_version__ as cli_version
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from agent_service.agents.pool import AgentPool
+from agent_service.agents.workspace import Workspaces
+from agent_service.api.grpc import SERVICE, StatusInterceptor
+from agent_service.api.handlers import AgentService
 from agent_service.config import Config
-from agent_service.guard_choice import Choice, choose_guard
-from agent_service.interceptors import SERVICE, StatusInterceptor
 from agent_service.ledger import Ledger
-from agent_service.markers import owner_id
-from agent_service.pool import AgentPool
-from agent_service.processes import sweep
-from agent_service.registry import SessionRegistry
-from agent_service.service import AgentService
-from agent_service.session import Limits
-from agent_service.workspace import Workspaces
+from agent_service.processes.choice import Choice, choose_guard
+from agent_service.processes.tags import owner_id
+from agent_service.processes.tree import sweep
+from agent_service.registry.registry import SessionRegistry
+from agent_service.session.session import Limits
 
 log = logging.getLogger(__name__)
 

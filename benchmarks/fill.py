@@ -14,10 +14,11 @@ from uuid import UUID
 
 from agentpb import agent_pb2 as pb
 
-from agent_service import events, schema
+from agent_service import events
 from agent_service.ledger import Commit, Event, Ledger
 from agent_service.ledger.commits import Record
-from agent_service.ledger.file import open_directory
+from agent_service.ledger.sqlite import schema
+from agent_service.ledger.sqlite.file import open_directory
 
 LONG = str(UUID(int=1))
 """The one session that has all the events."""

@@ -16,7 +16,7 @@ from uuid import UUID
 from agentpb import agent_pb2 as pb
 
 from agent_service.config import Config
-from agent_service.journal import Journal
+from agent_service.ledger.journal import Journal
 from agent_service.server import calm_collector, running
 
 

@@ -7,7 +7,7 @@ import signal
 import pytest
 from claude_agent_sdk import ProcessError
 
-from agent_service.agent import classify
+from agent_service.agents.agent import classify
 
 
 @pytest.mark.parametrize("code", [-signal.SIGKILL, 128 + signal.SIGKILL, 128 + signal.SIGTERM])

@@ -42,7 +42,7 @@ def test_every_public_name_of_the_service_says_what_it_does() -> None:
     expect_none(
         f"{where(path, node)} {node.name} has no docstring"
         for path in SERVICE
-        if path.parent.name != "guard"  # programs: nobody calls their functions
+        if path.name != "subreaper.py"  # a program: nobody calls its functions
         for node in undocumented(parse(path))
     )
 

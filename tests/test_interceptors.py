@@ -10,7 +10,7 @@ from google.rpc import error_details_pb2
 from hypothesis import given, settings
 
 from agent_service import errors
-from agent_service.interceptors import rich_status
+from agent_service.api.grpc import rich_status
 
 TEXTS = st.text(max_size=50) | st.text(min_size=1, max_size=5).map(lambda text: text * 2000)
 VIOLATIONS = st.lists(st.builds(errors.FieldViolation, TEXTS, TEXTS), min_size=1, max_size=60)

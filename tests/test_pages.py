@@ -9,8 +9,8 @@ import pytest
 from agentpb import agent_pb2 as pb
 from hypothesis import given, settings
 
+from agent_service.api.pages import MAX_TOKEN, make_token, read_token
 from agent_service.errors import InvalidPageToken
-from agent_service.pages import MAX_TOKEN, make_token, read_token
 
 CURSORS = st.integers(1, 2**62) | st.tuples(st.integers(0, 2**62), st.integers(0, 2**62).map(str)).map(list)
 

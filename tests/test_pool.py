@@ -14,11 +14,11 @@ import psutil
 import pytest
 from agentpb import agent_pb2 as pb
 
-from agent_service import demand, warm
-from agent_service.agent import AgentFailed
-from agent_service.demand import Demand, Profile, shares
-from agent_service.pool import AgentPool
-from agent_service.warm import WarmAgents
+from agent_service.agents import demand, warm
+from agent_service.agents.agent import AgentFailed
+from agent_service.agents.demand import Demand, Profile, shares
+from agent_service.agents.pool import AgentPool
+from agent_service.agents.warm import WarmAgents
 from tests.conftest import Service, start_service
 
 
@@ -209,12 +209,12 @@ async def test_one_that_rests_gives_up_its_process_when_memory_is_short(
     service = await start()
     first = (await service.run("one")).session_id
     assert (await service.status(first)).session.phase == pb.SESSION_PHASE_IDLE
-    monkeypatch.setattr("agent_service.pool.memory", lambda: warm_memory(available=1))
+    monkeypatch.setattr("agent_service.agents.pool.memory", lambda: warm_memory(available=1))
     await service.until(first, pb.SESSION_PHASE_DORMANT)
 
 
 def warm_memory(available: int) -> Any:
-    from agent_service.memory import Memory
+    from agent_service.agents.host_memory import Memory
 
     return Memory(available, 8 << 30)
 

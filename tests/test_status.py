@@ -10,7 +10,7 @@ import grpc.aio
 import pytest
 from agentpb import agent_pb2 as pb
 
-from agent_service.heads import ENTRY, MAX_BYTES, MAX_PAGE, Head, Heads, Page
+from agent_service.registry.status_cache import ENTRY, MAX_BYTES, MAX_PAGE, Head, Heads, Page
 from tests.conftest import Service
 
 

@@ -13,8 +13,8 @@ import pytest
 from agentpb import agent_pb2 as pb
 
 from agent_service import errors
-from agent_service.journal import Journal, now_us
-from agent_service.watcher import check_sequence
+from agent_service.ledger.journal import Journal, now_us
+from agent_service.registry.watcher import check_sequence
 from tests.conftest import Service
 from tests.invariants import check_log
 from tests.rpc import raw_call, split

@@ -9,13 +9,13 @@ returns. A commit that does not fit its log is a bug of its owner: it is refused
 session sends later, because a gap would be worse; the sessions of others go on.
 """
 
-from agent_service.ledger.check import fsck, stored_sessions
 from agent_service.ledger.commits import Commit, RequestId
-from agent_service.ledger.file import LedgerUnusable, copy_ledger
 from agent_service.ledger.ledger import Ledger, Messages
-from agent_service.ledger.reader import PageCursor
-from agent_service.ledger.standings import Standing
-from agent_service.tail import Event, Position, Tail
+from agent_service.ledger.sqlite.check import fsck, stored_sessions
+from agent_service.ledger.sqlite.file import LedgerUnusable, copy_ledger
+from agent_service.ledger.sqlite.reader import PageCursor
+from agent_service.ledger.sqlite.standings import Standing
+from agent_service.ledger.tail import Event, Position, Tail
 
 __all__ = [
     "Commit",

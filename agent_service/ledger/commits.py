@@ -9,8 +9,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from agentpb import agent_pb2 as pb
 
-from agent_service import schema
-from agent_service.tail import Event, Tail
+from agent_service.ledger.sqlite import schema
+from agent_service.ledger.tail import Event, Tail
 
 MESSAGES = ("message.user", "message.assistant")
 AT_REST = frozenset({pb.SESSION_STATE_COMPLETED, pb.SESSION_STATE_ERROR, pb.SESSION_STATE_CANCELLED})

@@ -14,13 +14,13 @@ from weakref import WeakValueDictionary
 
 from agentpb import agent_pb2 as pb
 
-from agent_service import schema
 from agent_service.errors import StoreUnavailable
-from agent_service.ledger.check import fsck
 from agent_service.ledger.commits import MESSAGES, Append, Commit, Job, RequestId, fail
-from agent_service.ledger.file import FILE, backup, open_directory, unusable, value
-from agent_service.ledger.listing import Listing
-from agent_service.ledger.reader import (
+from agent_service.ledger.sqlite import schema
+from agent_service.ledger.sqlite.check import fsck
+from agent_service.ledger.sqlite.file import FILE, backup, open_directory, unusable, value
+from agent_service.ledger.sqlite.listing import Listing
+from agent_service.ledger.sqlite.reader import (
     PageCursor,
     Readers,
     Stretch,
@@ -29,9 +29,9 @@ from agent_service.ledger.reader import (
     read_responses,
     read_session,
 )
-from agent_service.ledger.standings import Standing, Standings, read_turn_at
-from agent_service.ledger.writer import REQUEST_ID_SECONDS, Writer
-from agent_service.tail import BATCH_BYTES, BATCH_EVENTS, Event, Position, Tail
+from agent_service.ledger.sqlite.standings import Standing, Standings, read_turn_at
+from agent_service.ledger.sqlite.writer import REQUEST_ID_SECONDS, Writer
+from agent_service.ledger.tail import BATCH_BYTES, BATCH_EVENTS, Event, Position, Tail
 
 NO_LIMIT = 2**62
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from agent_service import upkeep
+from agent_service import maintenance as upkeep
 from tests.chaos.cancel import KINDS, CancelReport, cancel_once
 from tests.chaos.crash import Crashes
 from tests.chaos.race import RaceReport, race_once

@@ -16,7 +16,7 @@ import grpc
 import grpc.aio
 from agentpb import agent_pb2 as pb
 
-from agent_service import upkeep
+from agent_service import maintenance as upkeep
 from agent_service.offline import OfflineModel
 from tests.chaos.looks import AT_REST, all_events
 from tests.process.live import BASH, SLEEPER, Live, living, serve

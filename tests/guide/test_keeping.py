@@ -11,8 +11,8 @@ import grpc.aio
 from agentpb import agent_pb2 as pb
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from agent_service.journal import now_us
 from agent_service.ledger import Commit
+from agent_service.ledger.journal import now_us
 from tests.conftest import Service
 from tests.invariants import check_log, check_session
 from tests.rpc import refused

@@ -67,7 +67,7 @@ async def test_its_rows_are_swept(ledger: Ledger, tmp_path: Path) -> None:
 
 async def test_sweeping_goes_on_after_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr("agent_service.ledger.writer.Writer._sweep", lambda self: None)
+        patched.setattr("agent_service.ledger.sqlite.writer.Writer._sweep", lambda self: None)
         async with Ledger(tmp_path) as ledger:
             await ledger.delete(await full(ledger, 800))
     assert rows(tmp_path, "events") == 800

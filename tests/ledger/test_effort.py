@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from agentpb import agent_pb2 as pb
 
-from agent_service import schema
-from agent_service.ledger import Ledger, reader
-from agent_service.ledger.file import connect
-from agent_service.ledger.listing import Listing
-from agent_service.ledger.standings import read_standings, read_turn_at
+from agent_service.ledger import Ledger
+from agent_service.ledger.sqlite import reader, schema
+from agent_service.ledger.sqlite.file import connect
+from agent_service.ledger.sqlite.listing import Listing
+from agent_service.ledger.sqlite.standings import read_standings, read_turn_at
 from tests.ledger.logs import DORMANT, START_US, begin, session
 
 FEW, MANY = 40, 2400

@@ -127,7 +127,7 @@ async def test_all_that_wait_are_told_and_none_of_it_is_seen(ledger: Ledger, mon
     def broken(*_: object) -> None:
         raise OSError("input/output error")
 
-    monkeypatch.setattr("agent_service.ledger.writer._write_events", broken)
+    monkeypatch.setattr("agent_service.ledger.sqlite.writer._write_events", broken)
     waiting = [ledger.append(Commit(session_id, events=events(session_id, 2, 3))) for session_id in ids]
     for session_id in ids:
         ledger.publish(session_id, event(session_id, 1)._replace(sequence=0))
@@ -145,7 +145,7 @@ async def test_all_that_come_later_are_refused(ledger: Ledger, monkeypatch: pyte
     def broken(*_: object) -> None:
         raise OSError("input/output error")
 
-    monkeypatch.setattr("agent_service.ledger.writer._write_events", broken)
+    monkeypatch.setattr("agent_service.ledger.sqlite.writer._write_events", broken)
     unheeded = ledger.append(Commit(session_id, events=events(session_id, 2, 1)))
     await asyncio.wait([unheeded])
     monkeypatch.undo()

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from agentpb import agent_pb2 as pb
 
-from agent_service import schema
 from agent_service.ledger import Ledger, LedgerUnusable, fsck
 from agent_service.ledger.commits import Record
+from agent_service.ledger.sqlite import schema
 from tests.ledger.logs import DORMANT, START_US, begin, read_on, session
 
 

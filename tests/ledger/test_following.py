@@ -8,7 +8,7 @@ import pytest
 
 from agent_service.events import WATCH_EVENTS
 from agent_service.ledger import Commit, Event, Ledger, Position
-from agent_service.tail import BATCH_BYTES
+from agent_service.ledger.tail import BATCH_BYTES
 from tests.ledger.logs import begin, event, events, numbers, partial, read_on, session, shown, until
 from tests.rpc import split
 

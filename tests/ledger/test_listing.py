@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from agentpb import agent_pb2 as pb
 
-from agent_service.ledger import Commit, Ledger, reader
-from agent_service.ledger.listing import Listing
+from agent_service.ledger import Commit, Ledger
+from agent_service.ledger.sqlite import reader
+from agent_service.ledger.sqlite.listing import Listing
 from tests.ledger.logs import DORMANT, START_US, WORKING, begin, session
 
 ERROR = (pb.SESSION_STATE_ERROR, pb.SESSION_PHASE_FAILED)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from agent_service.ledger import Commit, Event, Ledger, Position
-from agent_service.tail import Tail
+from agent_service.ledger.tail import Tail
 from tests.ledger.logs import begin, event, partial, session, shown
 
 

@@ -12,8 +12,9 @@ import pytest
 from agentpb import agent_pb2 as pb
 
 from agent_service.errors import StoreUnavailable
-from agent_service.ledger import Commit, Event, Ledger, standings
-from agent_service.ledger.standings import Standing, read_standings
+from agent_service.ledger import Commit, Event, Ledger
+from agent_service.ledger.sqlite import standings
+from agent_service.ledger.sqlite.standings import Standing, read_standings
 from tests.ledger.logs import DORMANT, WORKING, begin, event, session
 
 

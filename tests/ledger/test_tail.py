@@ -8,7 +8,7 @@ import weakref
 
 import pytest
 
-from agent_service.tail import MAX_BYTES, MAX_ENTRIES, Change, Event, Position, Tail
+from agent_service.ledger.tail import MAX_BYTES, MAX_ENTRIES, Change, Event, Position, Tail
 from tests.ledger.logs import event, events, numbers, partial, shown
 
 

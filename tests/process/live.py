@@ -16,9 +16,9 @@ import grpc.aio
 from agentpb import agent_pb2 as pb
 from agentpb import agent_pb2_grpc
 
-from agent_service.guards import GroupGuard
-from agent_service.markers import owner_id
-from agent_service.processes import ProcessTree
+from agent_service.processes.guards import GroupGuard
+from agent_service.processes.tags import owner_id
+from agent_service.processes.tree import ProcessTree
 from tests.conftest import Service
 
 PROGRAM = Path(sys.executable).with_name("agent-service")

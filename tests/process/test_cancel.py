@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from agentpb import agent_pb2 as pb
 
-from agent_service import upkeep
+from agent_service import maintenance as upkeep
 from tests.chaos.cancel import KINDS, CancelReport, cancel_once
 from tests.chaos.looks import processes_of
 from tests.process.live import BASH, SLEEPER, Live, serve

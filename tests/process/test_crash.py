@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from agentpb import agent_pb2 as pb
 
-from agent_service import upkeep
+from agent_service import maintenance as upkeep
 from agent_service.offline import OfflineModel
 from tests.chaos.crash import Crashes
 from tests.chaos.looks import all_events, processes_of

@@ -16,7 +16,7 @@ import grpc.aio
 import pytest
 from agentpb import agent_pb2 as pb
 
-from agent_service import upkeep
+from agent_service import maintenance as upkeep
 from tests.conftest import Service
 from tests.process.live import living, refused, serve, until
 

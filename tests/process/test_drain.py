@@ -12,7 +12,7 @@ import grpc.aio
 import pytest
 from agentpb import agent_pb2 as pb
 
-from agent_service import upkeep
+from agent_service import maintenance as upkeep
 from tests.process.live import BASH, SLEEPER, Live, living, serve, until
 
 pytestmark = pytest.mark.process

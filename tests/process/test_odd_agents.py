@@ -10,9 +10,9 @@ import pytest
 from agentpb import agent_pb2 as pb
 from claude_agent_sdk._internal.transport.subprocess_cli import SubprocessCLITransport
 
-from agent_service.guards import GroupGuard
-from agent_service.markers import owner_id
-from agent_service.processes import ProcessTree
+from agent_service.processes.guards import GroupGuard
+from agent_service.processes.tags import owner_id
+from agent_service.processes.tree import ProcessTree
 from tests.conftest import Service
 from tests.process.live import until
 

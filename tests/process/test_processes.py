@@ -16,9 +16,10 @@ from uuid import uuid4
 
 import pytest
 
-from agent_service import guards, proctable
-from agent_service.guard_choice import Choice, choose_guard, probe
-from agent_service.guards import (
+from agent_service.processes import guards
+from agent_service.processes import table as proctable
+from agent_service.processes.choice import Choice, choose_guard, probe
+from agent_service.processes.guards import (
     GUARDS,
     CgroupGuard,
     GroupGuard,
@@ -27,8 +28,8 @@ from agent_service.guards import (
     ProcessGuard,
     SubreaperGuard,
 )
-from agent_service.markers import owner_id, session_marker
-from agent_service.processes import ProcessTree, Reaped, sweep
+from agent_service.processes.tags import owner_id, session_marker
+from agent_service.processes.tree import ProcessTree, Reaped, sweep
 
 pytestmark = pytest.mark.process
 
@@ -300,7 +301,7 @@ class TestEveryGuard:
 
 SERVICE = """
 import asyncio, os, sys
-from agent_service.guards import GUARDS
+from agent_service.processes.guards import GUARDS
 
 async def main(name, marker, *argv):
     guard = next(kind for kind in GUARDS if kind.name == name)()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_service import upkeep
+from agent_service import maintenance as upkeep
 from tests.chaos.race import RaceReport, race_once
 from tests.process.live import serve
 

@@ -1,0 +1,1 @@
+"""Processes that answer: agents, warm and cold, and where they run."""

@@ -1,0 +1,390 @@
+"""Agent: one CLI process behind the Claude Agent SDK, from its start to the proof that its whole tree is dead.
+
+The seam to the SDK. One permanent reader takes every frame as it comes (the SDK's buffer also carries control traffic:
+who stops reading can no longer interrupt) and hands it to the session the agent serves. Nobody who may be cancelled
+owns an agent's end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from agentpb import agent_pb2 as pb
+from claude_agent_sdk import (
+    ClaudeAgentOptions,
+    ClaudeSDKClient,
+    PermissionResult,
+    PermissionResultAllow,
+    PermissionResultDeny,
+    PermissionUpdate,
+    project_key_for_directory,
+)
+from claude_agent_sdk import ToolPermissionContext as PermissionContext
+from claude_agent_sdk._internal.transport.subprocess_cli import SubprocessCLITransport
+from claude_agent_sdk.types import PermissionRuleValue
+
+from agent_service.agents.failures import AgentFailed, classify
+from agent_service.agents.transport import ProcessTransport
+from agent_service.processes.guards import ProcessGuard
+from agent_service.processes.tree import ProcessTree, Reaped
+
+__all__ = ["Agent", "AgentFailed", "AgentSpec", "Answer", "Ended", "PermissionContext", "Sink", "project_folder"]
+
+log = logging.getLogger(__name__)
+
+STDERR_LINES = 50
+CONTROL_TIMEOUT = 10.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the agent is told when it asks: yes with this input and these rules, or no with this text."""
+
+    allowed: bool
+    updated_input: dict[str, Any] | None = None
+    updated_permissions: tuple[pb.PermissionUpdate, ...] = ()
+    message: str = ""
+    interrupt: bool = False
+
+
+class Sink(Protocol):
+    """Who an agent reports to."""
+
+    async def on_frame(self, frame: dict[str, Any]) -> None:
+        """Take one frame of the CLI's output; while this waits, the agent waits."""
+
+    def on_stderr(self, line: str) -> None:
+        """Take one line of the CLI's stderr."""
+
+    def on_exit(self, failure: AgentFailed) -> None:
+        """Learn that the agent's output has ended."""
+
+    async def on_permission(self, tool: str, tool_input: dict[str, Any], context: PermissionContext) -> Answer:
+        """Decide whether a tool may be used; may take for ever."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentSpec:
+    """What an agent is started with. `key` is equal for specs that one connected agent can serve alike."""
+
+    options: ClaudeAgentOptions
+    environment: Mapping[str, str]
+    cwd: Path
+    scratch: Path
+    key: str
+    asks: bool
+    marker: str
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How an agent's process tree came to its end."""
+
+    process_ids: tuple[int, ...]
+    terminated: bool
+    killed: bool
+
+
+class Agent:
+    """One connected, or connecting, CLI. Serves one session in its life."""
+
+    def __init__(
+        self, spec: AgentSpec, *, guard: ProcessGuard, start_slots: asyncio.Semaphore, start_timeout: float
+    ) -> None:
+        """Prepare an agent; `connect` starts it."""
+        self.spec = spec
+        self.model = spec.options.model
+        self.permission_mode = spec.options.permission_mode
+        self._start_slots = start_slots
+        self._start_timeout = start_timeout
+        self._stderr: deque[str] = deque(maxlen=STDERR_LINES)
+        self._sink: Sink | None = None
+        self._stopped = asyncio.Event()
+        self._reader: asyncio.Task[None] | None = None
+        self._started: asyncio.Task[None] | None = None
+        self._end: asyncio.Task[Ended] | None = None
+        self._failure: AgentFailed | None = None
+        options = replace(spec.options, can_use_tool=self._on_permission if spec.asks else None)
+        self._transport = ProcessTransport(
+            build_argv(options),
+            environment=spec.environment,
+            cwd=spec.cwd,
+            guard=guard,
+            marker=spec.marker,
+            on_stderr=self._on_stderr,
+        )
+        # The client warns of rules that shadow the callback; the service says so in its own answer (options.warnings).
+        # The rules themselves are in argv: the client reads neither field with a transport of our own.
+        self._client = ClaudeSDKClient(
+            replace(options, allowed_tools=[], permission_mode=None), transport=self._transport
+        )
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is connected and nobody has begun to end it."""
+        return self._reader is not None and not self._reader.done() and self._end is None
+
+    @property
+    def tree(self) -> ProcessTree | None:
+        """Its processes, once there are any."""
+        return self._transport.tree
+
+    @property
+    def spawned(self) -> bool:
+        """Whether a process was started for it."""
+        return self._transport.tree is not None
+
+    def process_ids(self) -> set[int]:
+        """What lives of its process tree now, by the host's ids."""
+        tree = self._transport.tree
+        return {process.pid for process in tree.processes()} if tree is not None else set()
+
+    @property
+    def stderr_tail(self) -> str:
+        """The last lines its process wrote to stderr."""
+        return "\n".join(self._stderr)
+
+    def attach(self, sink: Sink) -> None:
+        """Report to `sink` from now on. An agent that has ended already says so at once."""
+        self._sink = sink
+        if self._failure is not None:
+            sink.on_exit(self._failure)
+
+    def detach(self) -> None:
+        """Report to nobody any more."""
+        self._sink = None
+
+    async def connect(self) -> None:
+        """Start the process and shake hands. Raises AgentFailed; at most `start_limit` agents do this at once."""
+        async with self._start_slots:
+            if self._stopped.is_set():
+                raise AgentFailed("STOPPED", "the agent was stopped before its process started")
+            self._started = asyncio.create_task(self._handshake(), name=f"start {self.spec.marker}")
+            try:
+                await asyncio.shield(self._started)
+            except AgentFailed:
+                raise
+            except Exception as error:
+                raise self._start_failure(error) from error
+        self._reader = asyncio.create_task(self._read(), name=f"agent {self.spec.marker}")
+
+    async def _handshake(self) -> None:
+        connecting = asyncio.create_task(self._client.connect(), name=f"connect {self.spec.marker}")
+        stopped = asyncio.create_task(self._stopped.wait())
+        done, _ = await asyncio.wait(
+            {connecting, stopped}, timeout=self._start_timeout, return_when=asyncio.FIRST_COMPLETED
+        )
+        stopped.cancel()
+        if connecting in done:
+            return connecting.result()
+        connecting.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await connecting
+        if self._stopped.is_set():
+            raise AgentFailed("STOPPED", "the agent was stopped while it started")
+        raise AgentFailed(
+            "START_TIMEOUT",
+            f"the agent was not ready within {self._start_timeout:g} s",
+            retryable=True,
+            stderr_tail=self.stderr_tail,
+        )
+
+    def _start_failure(self, error: Exception) -> AgentFailed:
+        return classify(error, stderr_tail=self.stderr_tail)
+
+    async def _read(self) -> None:
+        """Hand every frame to the session until the output ends; then say so."""
+        try:
+            async for frame in self._client._query.receive_messages():  # type: ignore[union-attr]
+                if self._sink is not None:
+                    await self._sink.on_frame(frame)
+            failure = AgentFailed("AGENT_EXITED", "the agent's output ended", retryable=True)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 - every way the stream can break ends the turn with its text
+            failure = self._start_failure(error)
+        failure.stderr_tail = self.stderr_tail
+        self._failure = failure
+        if self._sink is not None:
+            self._sink.on_exit(failure)
+
+    def _on_stderr(self, line: str) -> None:
+        if line.startswith("[claude-code:unrecognized_model]") and '"offline"' in line:
+            return  # the offline model is none the CLI knows, and that is as it should be
+        self._stderr.append(line[:4096])
+        if self._sink is not None:
+            self._sink.on_stderr(line)
+
+    async def _on_permission(
+        self, tool: str, tool_input: dict[str, Any], context: PermissionContext
+    ) -> PermissionResult:
+        if self._sink is None:
+            raise RuntimeError("nobody is there to be asked")
+        return _permission_result(await self._sink.on_permission(tool, tool_input, context))
+
+    async def prompt(self, uuid: str, content: str | list[dict[str, Any]]) -> None:
+        """Send a user message under `uuid`. Raises AgentFailed when the process no longer reads."""
+        message = {
+            "type": "user",
+            "uuid": uuid,
+            "message": {"role": "user", "content": content},
+            "parent_tool_use_id": None,
+        }
+
+        async def one() -> Any:
+            yield message
+
+        try:
+            await self._client.query(one())
+        except Exception as error:
+            raise self._failure or self._start_failure(error) from error
+
+    async def interrupt(self, *, cancel_queued: bool) -> frozenset[str]:
+        """Ask it to stop its turn; the uuids of prompts it had not begun with and now forgets: no result comes of them.
+
+        Never raises: an agent that cannot be asked is killed later.
+        """
+        answer = await self._answer({"subtype": "interrupt", "cancel_queued": cancel_queued})
+        return frozenset((answer or {}).get("cancelled") or ())
+
+    async def set_model(self, model: str | None) -> bool:
+        """Use another model from the next turn on; whether it acknowledged."""
+        self.model = model
+        return await self._control({"subtype": "set_model", "model": model})
+
+    async def set_permission_mode(self, mode: str) -> bool:
+        """Use another permission mode; whether it acknowledged."""
+        self.permission_mode = mode  # type: ignore[assignment]
+        return await self._control({"subtype": "set_permission_mode", "mode": mode})
+
+    async def rehearse(self) -> None:
+        """Do a part of the first prompt's work beforehand: to say how full its context is, it puts one together."""
+        await self._control({"subtype": "get_context_usage"})
+
+    async def answers(self) -> bool:
+        """Whether it still answers; takes a millisecond or two."""
+        return await self._control({"subtype": "mcp_status"})
+
+    async def _control(self, request: dict[str, Any]) -> bool:
+        return await self._answer(request) is not None
+
+    async def _answer(self, request: dict[str, Any]) -> dict[str, Any] | None:
+        """The answer to a control request; None when it was not acknowledged."""
+        query = self._client._query
+        if query is None or not self.alive:
+            return None
+        try:
+            return dict(await query._send_control_request(request, timeout=CONTROL_TIMEOUT) or {})
+        except Exception as error:  # noqa: BLE001 - the SDK raises bare Exception here
+            log.info("control request %s was not acknowledged: %s", request["subtype"], error)
+            return None
+
+    def end(self, *, patience: float, term_grace: float) -> asyncio.Task[Ended]:
+        """End the process tree, once, and prove it dead.
+
+        Close stdin, wait `patience` s, SIGTERM, wait `term_grace` s, SIGKILL. The task runs on its own, so that nobody
+        who is cancelled can leave a process behind. A later call with less patience does not wait for an earlier one:
+        it kills at once.
+        """
+        self._stopped.set()
+        if self._end is None:
+            self._end = asyncio.create_task(self._run_end(patience, term_grace), name=f"end {self.spec.marker}")
+        elif patience == 0 and not self._end.done() and self._transport.tree is not None:
+            self._transport.tree.kill_now()
+        return self._end
+
+    async def _run_end(self, patience: float, term_grace: float) -> Ended:
+        try:
+            return await self._end_tree(patience, term_grace)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, self.spec.scratch, ignore_errors=True)
+
+    async def _end_tree(self, patience: float, term_grace: float) -> Ended:
+        await self._start_over()
+        tree = self._transport.tree
+        if tree is None:
+            await self._disconnect()
+            return Ended((), terminated=False, killed=False)
+        before = self.process_ids()
+        if patience > 0:
+            await self._transport.end_input()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._transport.wait(), patience)
+        reaped: Reaped = await (tree.terminate(term_grace) if term_grace > 0 else tree.kill())
+        await self._disconnect()
+        return Ended(
+            tuple(sorted(before | set(reaped.process_ids))), terminated=reaped.terminated, killed=reaped.killed
+        )
+
+    async def _start_over(self) -> None:
+        """Wait until a start under way has been given up, and shows the process it made."""
+        if self._started is not None:
+            await asyncio.wait([self._started])
+        await self._transport.settled()
+
+    async def _disconnect(self) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+        with suppress(Exception):
+            await self._client.disconnect()
+        await self._transport.close()
+        if self._reader is not None:
+            with suppress(asyncio.CancelledError, Exception):
+                await self._reader
+
+
+def build_argv(options: ClaudeAgentOptions) -> list[str]:
+    """The CLI's command line for `options`, as the SDK itself would build it.
+
+    The SDK applies its permission callback to the transport it makes itself; for one of our own the flag must be set
+    here.
+    """
+    if options.can_use_tool is not None:
+        options = replace(options, can_use_tool=None, permission_prompt_tool_name="stdio")
+    builder = SubprocessCLITransport(prompt="", options=options)
+    if builder._cli_path is None:
+        builder._cli_path = builder._find_cli()
+    return builder._build_command()
+
+
+def bundled_cli() -> str:
+    """Path of the CLI that comes with the SDK. Raises CLINotFoundError."""
+    return SubprocessCLITransport(prompt="", options=ClaudeAgentOptions())._find_cli()
+
+
+def _permission_result(answer: Answer) -> PermissionResult:
+    if not answer.allowed:
+        return PermissionResultDeny(message=answer.message, interrupt=answer.interrupt)
+    return PermissionResultAllow(
+        updated_input=answer.updated_input,
+        updated_permissions=[_permission_update(update) for update in answer.updated_permissions] or None,
+    )
+
+
+def _permission_update(update: pb.PermissionUpdate) -> PermissionUpdate:
+    return PermissionUpdate(
+        type=update.type,  # type: ignore[arg-type]
+        rules=[
+            PermissionRuleValue(rule.tool_name, rule.rule_content if rule.HasField("rule_content") else None)
+            for rule in update.rules
+        ]
+        or None,
+        behavior=update.behavior or None,  # type: ignore[arg-type]
+        mode=update.mode or None,  # type: ignore[arg-type]
+        directories=list(update.directories) or None,
+        destination=update.destination or None,  # type: ignore[arg-type]
+    )
+
+
+def project_folder(cwd: str | Path) -> str:
+    """Name of the folder under CLAUDE_CONFIG_DIR/projects with the transcripts of conversations begun in `cwd`."""
+    return project_key_for_directory(cwd)

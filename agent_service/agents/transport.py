@@ -1,0 +1,136 @@
+"""ProcessTransport: the pipe to one CLI process, spawned under the process guard with a clean environment.
+
+It stands behind the SDK's public Transport class. The SDK's own transport hands the CLI this process's whole
+environment, waits five seconds when it closes, and can leave the process behind when it is cancelled twice; here the
+owner of the process decides when it dies (see processes.py), and closing the transport only closes pipes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from claude_agent_sdk import ProcessError, Transport
+
+from agent_service.processes.guards import ProcessGuard
+from agent_service.processes.tree import ProcessTree
+
+MAX_FRAME_BYTES = 256 << 20
+"""Longest line the CLI may write: a 20 MB tool result becomes six times as long when JSON has to escape all of it."""
+
+
+class ProcessTransport(Transport):
+    """Newline-delimited JSON over the stdin and stdout of one CLI process."""
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        cwd: Path,
+        guard: ProcessGuard,
+        marker: str,
+        on_stderr: Callable[[str], None],
+    ) -> None:
+        """Prepare to run `argv` in `cwd` with exactly `environment`; `marker` names the tree for a later sweep."""
+        self._argv = argv
+        self._environment = environment
+        self._cwd = cwd
+        self._guard = guard
+        self._marker = marker
+        self._on_stderr = on_stderr
+        self._process: asyncio.subprocess.Process | None = None
+        self._spawning: asyncio.Task[None] | None = None
+        self._stderr_task: asyncio.Task[None] | None = None
+        self._write_lock = asyncio.Lock()
+        self._closing = False
+        self.tree: ProcessTree | None = None
+
+    @property
+    def exit_code(self) -> int | None:
+        """The CLI's exit code; for signal n it is 128+n, or -n under the process-group guard. None while it lives."""
+        return self._process.returncode if self._process else None
+
+    async def connect(self) -> None:
+        """Start the process. Raises OSError when the host cannot. A cancel does not stop the start: see `settled`."""
+        self._spawning = asyncio.create_task(self._spawn(), name=f"spawn {self._marker}")
+        await asyncio.shield(self._spawning)
+
+    async def settled(self) -> None:
+        """Wait until a start under way has given a process, or has failed."""
+        if self._spawning is not None:
+            await asyncio.wait([self._spawning])
+
+    async def _spawn(self) -> None:
+        command, spawn_options = self._guard.spawn(self._argv, marker=self._marker)
+        self._process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            cwd=self._cwd,
+            env={**self._environment, **self._guard.environment(self._marker)},
+            limit=MAX_FRAME_BYTES,
+            **spawn_options,
+        )
+        self.tree = ProcessTree(self._guard, self._process.pid, self._marker)
+        self._stderr_task = asyncio.create_task(self._read_stderr(), name=f"stderr of {self._process.pid}")
+
+    async def wait(self) -> int:
+        """Wait for the process to exit; its exit code."""
+        assert self._process is not None
+        return await self._process.wait()
+
+    async def write(self, data: str) -> None:
+        """Send one frame. Raises ConnectionError when the process no longer reads."""
+        stdin = self._process.stdin if self._process else None
+        if stdin is None or self._closing:
+            raise ConnectionError("the agent's process is not connected")
+        async with self._write_lock:
+            stdin.write(data.encode("utf-8", "replace"))
+            await stdin.drain()
+
+    async def read_messages(self) -> AsyncIterator[dict[str, Any]]:
+        """Yield each frame. Raises ProcessError when it ends and nobody closed it, lest a request wait for ever."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        while line := await self._process.stdout.readline():
+            if line.startswith(b"{"):
+                yield json.loads(line)
+        exit_code = await self._process.wait()
+        if not self._closing:
+            raise ProcessError("the agent's process ended", exit_code=exit_code)
+
+    async def _read_stderr(self) -> None:
+        assert self._process is not None
+        assert self._process.stderr is not None
+        with suppress(ValueError):
+            while line := await self._process.stderr.readline():
+                if text := line.decode("utf-8", "replace").rstrip():
+                    self._on_stderr(text)
+
+    async def end_input(self) -> None:
+        """Close stdin, which asks the CLI to exit."""
+        self._closing = True
+        if self._process and self._process.stdin:
+            self._process.stdin.close()
+
+    async def close(self) -> None:
+        """Close the pipes. The process itself is the owner's to end."""
+        await self.end_input()
+        if self._stderr_task:
+            self._stderr_task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._stderr_task
+        if self._process is not None:
+            transport = getattr(self._process, "_transport", None)
+            if transport is not None:
+                transport.close()
+
+    def is_ready(self) -> bool:
+        """Whether frames can be sent."""
+        return self._process is not None and self._process.returncode is None and not self._closing

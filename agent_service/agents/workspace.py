@@ -1,0 +1,183 @@
+"""Workspaces: where a session's files are. All of them lie under the data directory, so that a backup is one folder.
+
+tenants/TENANT/config    the CLI's own files, transcripts included (CLAUDE_CONFIG_DIR)
+tenants/TENANT/home      the agent's HOME
+sessions/AGENT/work      the directory a session works in when it names none; AGENT is its agent_session_id
+sessions/AGENT/scratch   files handed to the CLI: prompts, settings, MCP configuration
+warm/AGENT               says that no session has that agent yet
+tmp/XXXXXXXX             TMPDIR of one agent process, removed with it
+
+A session's directory bears the name of its agent's conversation, because an agent may be started before its session is
+known.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from uuid import uuid4
+
+from agentpb import agent_pb2 as pb
+
+from agent_service.agents.agent import project_folder
+
+
+class Workspaces:
+    """The directories of tenants, sessions and agents under one data directory."""
+
+    def __init__(self, data_dir: Path) -> None:
+        """Lay them under `data_dir`, which exists."""
+        self._root = data_dir.resolve()
+
+    def config_dir(self, owner: str) -> Path:
+        """The tenant's CLAUDE_CONFIG_DIR."""
+        return self._private(self._config(owner))
+
+    def _config(self, owner: str) -> Path:
+        return self._root / "tenants" / _folder(owner) / "config"
+
+    def home(self, owner: str) -> Path:
+        """The tenant's HOME."""
+        return self._private(self._root / "tenants" / _folder(owner) / "home")
+
+    def _own(self, agent_session_id: str) -> Path:
+        if not agent_session_id:
+            raise ValueError("the session has no agent yet, and so no directory")
+        return self._root / "sessions" / agent_session_id
+
+    def scratch(self, session: pb.Session) -> Path:
+        """Where files handed to the session's CLI lie."""
+        return self._private(self._own(session.agent_session_id) / "scratch")
+
+    def cwd(self, session: pb.Session) -> Path:
+        """The directory the session works in: its own unless its options name one."""
+        return Path(session.options.cwd or self._own(session.agent_session_id) / "work")
+
+    def make_cwd(self, session: pb.Session) -> Path:
+        """The directory the session works in, made when it is its own."""
+        cwd = self.cwd(session)
+        return cwd if session.options.cwd else self._private(cwd)
+
+    def new_tmp(self) -> Path:
+        """A short-named directory for one process's temporary files and sockets."""
+        return self._private(self._root / "tmp" / uuid4().hex[:8])
+
+    def clear(self) -> None:
+        """Remove what agents of earlier runs of the service left."""
+        shutil.rmtree(self._root / "tmp", ignore_errors=True)
+        for agent_session_id in self.unclaimed():
+            self.forget(agent_session_id)
+
+    def note_unclaimed(self, agent_session_id: str) -> None:
+        """Note that the directory of this agent is no session's yet."""
+        (self._private(self._root / "warm") / agent_session_id).touch()
+
+    def claim(self, agent_session_id: str) -> None:
+        """Let the directory of this agent be a session's from now on."""
+        (self._root / "warm" / agent_session_id).unlink(missing_ok=True)
+
+    def unclaimed(self) -> list[str]:
+        """Ids of agents that were started for no session."""
+        return _names(self._root / "warm")
+
+    def forget(self, agent_session_id: str) -> None:
+        """Remove the directory of an agent that no session has had; one with work in it stays, whatever is noted."""
+        own = self._own(agent_session_id)
+        shutil.rmtree(own / "scratch", ignore_errors=True)
+        with suppress(OSError):
+            (own / "work").rmdir()
+        with suppress(OSError):
+            own.rmdir()
+        self.claim(agent_session_id)
+
+    def session_folders(self) -> list[str]:
+        """The agent_session_ids of sessions that have a directory of their own."""
+        unclaimed = set(self.unclaimed())
+        return [name for name in _names(self._root / "sessions") if name not in unclaimed]
+
+    def transcript(self, session: pb.Session) -> Path | None:
+        """The CLI's file of the session's conversation; None when there is none."""
+        if not session.agent_session_id:
+            return None
+        projects = self._config(session.owner) / "projects"
+        name = f"{session.agent_session_id}.jsonl"
+        cwd = self.cwd(session)
+        for folder in (project_folder(cwd), project_folder(cwd.resolve())):
+            if (projects / folder / name).exists():
+                return projects / folder / name
+        if session.turn_count <= 1 and not session.model:
+            return None  # it has had no time to change its cwd, and a search takes longer the more sessions there are
+        # The session changed its cwd: the CLI goes on with the file where it began.
+        return self.find_transcript(session.owner, session.agent_session_id)
+
+    def find_transcript(self, owner: str, agent_session_id: str) -> Path | None:
+        """The CLI's file of a conversation, wherever it was begun; slower the more conversations there are."""
+        return next((self._config(owner) / "projects").glob(f"*/{agent_session_id}.jsonl"), None)
+
+    def remove(self, session: pb.Session, *, keep_transcript: bool) -> int:
+        """Remove the session's directories, and its transcript unless kept; bytes freed. The caller's `cwd` stays.
+
+        Raises OSError for what the host does not let go; a second attempt removes the rest.
+        """
+        freed = 0
+        if not keep_transcript and (transcript := self.transcript(session)) is not None:
+            freed += _remove(transcript.with_suffix(""))
+            freed += _remove(transcript)
+            with suppress(OSError):  # other sessions have transcripts there, or are about to
+                transcript.parent.rmdir()
+        return freed + (_remove(self._own(session.agent_session_id)) if session.agent_session_id else 0)
+
+    @staticmethod
+    def _private(path: Path) -> Path:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return path
+
+
+def holds_message(transcript: Path, uuid: str) -> bool:
+    """Whether a conversation has the user message `uuid`; blocks for a few milliseconds."""
+    return _holds(transcript, f'"uuid":"{uuid}"')
+
+
+def holds_messages(transcript: Path) -> bool:
+    """Whether a conversation has any message of a user."""
+    return _holds(transcript, '"type":"user"')
+
+
+def _holds(transcript: Path, text: str) -> bool:
+    with (
+        suppress(OSError, ValueError),
+        transcript.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as lines,
+    ):
+        return lines.rfind(text.encode()) >= 0
+    return False
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+
+
+def _folder(owner: str) -> str:
+    """A folder name for a tenant whatever its name: no two share one."""
+    return hashlib.sha256(owner.encode()).hexdigest()[:16] if owner else "default"
+
+
+def _remove(path: Path) -> int:
+    if path.is_dir() and not path.is_symlink():
+        freed = sum(file.lstat().st_size for file in path.rglob("*") if not file.is_dir())
+        shutil.rmtree(path, onerror=_unless_gone)
+        return freed
+    if path.exists() or path.is_symlink():
+        freed = path.lstat().st_size
+        path.unlink(missing_ok=True)
+        return freed
+    return 0
+
+
+def _unless_gone(function: object, path: object, error: tuple[type[BaseException], BaseException, object]) -> None:
+    """Let a removal go on where somebody else was faster."""
+    if not isinstance(error[1], FileNotFoundError):
+        raise error[1]

@@ -1,0 +1,1 @@
+"""What callers reach: the RPCs, their validation, and errors as statuses."""

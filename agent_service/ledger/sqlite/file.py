@@ -1,0 +1,164 @@
+"""The ledger's file: taking its directory, opening it, bringing it to this version, copying it."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from agent_service.ledger.sqlite import schema
+
+log = logging.getLogger(__name__)
+
+FILE = "ledger.db"
+LOCK = "lock"
+READING_KIB, WRITING_KIB = 2048, 4096
+"""What each connection caches. The host caches the file anyway, and more of our own was no faster."""
+
+
+class LedgerUnusable(Exception):
+    """The ledger's directory cannot be used: it is taken, damaged, or of a newer version. The text says what to do."""
+
+
+def open_directory(directory: Path) -> tuple[int, sqlite3.Connection]:
+    """Take a directory and open the ledger in it: the lock's descriptor, to be closed last, and a connection to write.
+
+    Raises LedgerUnusable.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = _lock(directory / LOCK)
+    except OSError as error:
+        raise LedgerUnusable(f"{directory} cannot be used: {error}") from error
+    try:
+        return lock, _open(directory / FILE)
+    except BaseException:
+        os.close(lock)
+        raise
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        db = connect(path)
+        try:
+            _prepare(db, path)
+        except BaseException:
+            db.close()
+            raise
+    except (OSError, sqlite3.Error) as error:
+        raise unusable(path, error) from error
+    return db
+
+
+def unusable(path: Path, error: Exception) -> LedgerUnusable:
+    """Say of an error what it means for the one who starts the service."""
+    if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+        return LedgerUnusable(f"{path} is damaged, or no ledger: {error}. Put a backup in its place.")
+    return LedgerUnusable(f"{path} cannot be used: {error}")
+
+
+def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """Open a connection that commits by itself."""
+    db = sqlite3.connect(
+        f"{path.resolve().as_uri()}?mode={'ro' if read_only else 'rw'}",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=10,
+    )
+    db.execute(f"PRAGMA cache_size = -{READING_KIB if read_only else WRITING_KIB}")
+    return db
+
+
+def _prepare(db: sqlite3.Connection, path: Path) -> None:
+    """Bring the file to this version. Raises LedgerUnusable."""
+    version = value(db, "PRAGMA user_version")
+    if version > schema.VERSION:
+        raise LedgerUnusable(
+            f"{path} was written by a newer version of agent-service (schema {version}, this one knows "
+            f"{schema.VERSION}). Use that version, or another directory."
+        )
+    known = value(db, "PRAGMA application_id") == schema.APPLICATION_ID
+    if not known and (version or value(db, "SELECT COUNT(*) FROM sqlite_master")):
+        raise LedgerUnusable(f"{path} is a database of something else. Use another directory.")
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    db.execute("PRAGMA wal_autocheckpoint = 4000")
+    db.execute("PRAGMA journal_size_limit = 67108864")
+    for number in range(version, schema.VERSION):
+        _migrate(db, number)
+
+
+def _migrate(db: sqlite3.Connection, number: int) -> None:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        for statement in schema.MIGRATIONS[number]:
+            db.execute(statement)
+        db.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+        db.execute(f"PRAGMA user_version = {number + 1}")
+        db.execute("COMMIT")
+    except sqlite3.Error:
+        rollback(db)
+        raise
+
+
+def _lock(path: Path) -> int:
+    """Take the directory's lock, for as long as the descriptor is open. Raises LedgerUnusable."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
+        os.close(descriptor)
+        raise LedgerUnusable(
+            f"{path.parent} is in use by another agent-service (process {holder}). "
+            "Stop that one, or use another directory."
+        ) from error
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"{os.getpid()}\n".encode())
+    return descriptor
+
+
+def copy_ledger(directory: Path, destination: Path) -> None:
+    """Copy the ledger of one directory, which may be in use, into another. Raises LedgerUnusable."""
+    try:
+        backup(directory / FILE, destination / FILE)
+    except sqlite3.Error as error:
+        raise LedgerUnusable(f"{directory / FILE} cannot be copied: {error}") from error
+
+
+def backup(source: Path, path: Path) -> None:
+    """Copy a ledger into a new file."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    with closing(connect(source, read_only=True)) as db, closing(connect(path)) as copy:
+        db.backup(copy)
+
+
+@contextmanager
+def snapshot(db: sqlite3.Connection) -> Iterator[None]:
+    """See one state of the file for as long as it lasts."""
+    db.execute("BEGIN")
+    try:
+        yield
+    finally:
+        db.execute("COMMIT")
+
+
+def rollback(db: sqlite3.Connection) -> None:
+    """Undo a transaction, as far as that is still possible."""
+    try:
+        db.execute("ROLLBACK")
+    except sqlite3.Error as error:
+        log.critical("rollback failed: %s", error)
+
+
+def value(db: sqlite3.Connection, sql: str, *parameters: object) -> Any:
+    """The first column of the first row; None when there is none."""
+    row = db.execute(sql, parameters).fetchone()
+    return row[0] if row is not None else None

@@ -1,0 +1,133 @@
+"""Where sessions stand: a session's record and the turn that brought it there, read together.
+
+A hop to another thread costs more than the reading, so all who ask while others are being answered are answered
+together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Sequence
+from operator import add
+from typing import NamedTuple
+
+from agentpb import agent_pb2 as pb
+
+from agent_service.ledger.commits import fail
+from agent_service.ledger.sqlite import schema
+from agent_service.ledger.sqlite.file import snapshot, value
+from agent_service.ledger.sqlite.reader import Readers, read_session
+
+MOST = max(schema.STANDINGS)
+"""So many sessions are read at once."""
+CROWD = 4
+"""Who is answered together with so many is one of a crowd: more will ask in a moment."""
+LINGER = 0.002
+"""Seconds that a crowd is waited for: two hops between threads for each of four cost more than two for all of them."""
+
+
+class Standing(NamedTuple):
+    """A session and its current turn; at rest the one that brought it to its state, which need not be the newest."""
+
+    session: pb.Session
+    turn: pb.Turn | None
+
+
+class _Question(NamedTuple):
+    session_id: str
+    answer: asyncio.Future[Standing | None]
+
+
+class Standings:
+    """Answers who asks where a session stands."""
+
+    def __init__(self, readers: Readers) -> None:
+        """Read by `readers`."""
+        self._readers = readers
+        self._asked: list[_Question] = []
+        self._answering: asyncio.Task[None] | None = None
+        self._crowded = False
+
+    async def ask(self, session_id: str) -> Standing | None:
+        """Where a session stands, as of some moment after the call. Raises StoreUnavailable."""
+        answer: asyncio.Future[Standing | None] = asyncio.get_running_loop().create_future()
+        self._asked.append(_Question(session_id, answer))
+        if self._answering is None:
+            self._answering = asyncio.create_task(self._answer_all(), name="ledger standings")
+        return await answer
+
+    async def finished(self) -> None:
+        """Wait until all who asked have been answered."""
+        if self._answering is not None:
+            await self._answering
+
+    async def _answer_all(self) -> None:
+        try:
+            while self._asked:
+                if self._crowded and len(self._asked) < MOST:
+                    await asyncio.sleep(LINGER)
+                asked, self._asked = self._asked[:MOST], self._asked[MOST:]
+                self._crowded = len(asked) >= CROWD
+                await self._answer([each for each in asked if not each.answer.done()])
+        finally:
+            self._answering = None
+
+    async def _answer(self, asked: Sequence[_Question]) -> None:
+        ids = [each.session_id for each in asked]
+        try:
+            found = await self._readers.run(lambda db: read_standings(db, ids)) if ids else {}
+        except Exception as error:  # noqa: BLE001 - whatever it is, those who asked must hear of it
+            for each in asked:
+                fail(each.answer, error)
+            return
+        for each in asked:
+            if not each.answer.done():
+                each.answer.set_result(found.get(each.session_id))
+
+
+def read_standings(db: sqlite3.Connection, ids: Sequence[str]) -> dict[str, Standing]:
+    """Read where sessions stand, up to `MOST` of them, by their ids."""
+    wanted = next(count for count in schema.STANDINGS if count >= len(ids))
+    with snapshot(db):
+        notes, *blobs = db.execute(schema.STANDINGS[wanted], (*ids, *[ids[-1]] * (wanted - len(ids)))).fetchone()
+        fields = iter(notes.split(" ") if notes is not None else ())
+        ends = [0] * len(blobs)
+        found = {}
+        for session_id, *noted in zip(*[fields] * 9, strict=True):
+            key, last, since, moved, *sizes = map(int, noted)
+            ends = list(map(add, ends, sizes))
+            record, *rest = (blob[end - size : end] for blob, end, size in zip(blobs, ends, sizes, strict=True))
+            session = read_session(record, last, since)
+            at_work = session.HasField("current_turn")
+            found[session_id] = Standing(session, session.current_turn if at_work else _turn(db, key, moved, *rest))
+    return found
+
+
+def read_turn_at(db: sqlite3.Connection, session_id: str, sequence: int) -> pb.Turn | None:
+    """Read the turn of a session as it stood right after an event."""
+    with snapshot(db):
+        key = value(db, schema.KEY, session_id)
+        moved, move = _move_before(db, key, sequence + 1)
+        return _turn(db, key, moved, move, b"", value(db, schema.LAST_TURN, session_id) or b"")
+
+
+def _turn(db: sqlite3.Connection, key: int, moved: int, move: bytes, before: bytes, newest: bytes) -> pb.Turn | None:
+    """The turn that the last move names, or the one before: a move to where no turn brought it names none."""
+    turn_id = _turn_id(move) or _turn_id(before)
+    if not turn_id and moved:
+        turn_id = _turn_id(_move_before(db, key, moved)[1])
+    turn = pb.Turn.FromString(newest) if newest else None
+    if turn is None or turn_id in ("", turn.turn_id):
+        return turn
+    named = value(db, schema.TURN, turn_id)
+    return pb.Turn.FromString(named) if named is not None else None
+
+
+def _move_before(db: sqlite3.Connection, key: int | None, sequence: int) -> tuple[int, bytes]:
+    found: tuple[int, bytes] | None = db.execute(schema.MOVE_BEFORE, (key, sequence)).fetchone()
+    return found or (0, b"")
+
+
+def _turn_id(move: bytes) -> str:
+    return pb.SessionEvent.FromString(move).turn_id

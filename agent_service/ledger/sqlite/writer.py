@@ -1,0 +1,261 @@
+"""The thread that writes: it takes whatever waits, writes it in one transaction, and tells the event loop once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import astuple
+from itertools import chain
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from agent_service.ledger.commits import FINISHED, Append, Job, Record
+from agent_service.ledger.sqlite import schema
+from agent_service.ledger.sqlite.file import rollback, value
+from agent_service.ledger.tail import Tail, weight
+
+log = logging.getLogger(__name__)
+
+GROUP = 1024
+"""Commits in one transaction, at most."""
+REQUEST_ID_SECONDS = 24 * 3600
+SWEEP_ROWS = 500
+SWEEP_PAUSE = 0.02
+PURGE_PAUSE = 3600.0
+
+Committed = Callable[[Sequence["Append | Job[Any]"], Exception | None], None]
+_NEW = object()
+
+
+class Writer:
+    """The thread that writes. Everything but `queue` and the counters is its own."""
+
+    def __init__(self, db: sqlite3.Connection, clock: Callable[[], float]) -> None:
+        self.queue: SimpleQueue[Append | Job[Any] | None] = SimpleQueue()
+        self.failure: Exception | None = None
+        self.sessions: int | None = None
+        self.commits = self.groups = self.events = self.bytes = 0
+        self.dead = deque(key for (key,) in db.execute(schema.DELETIONS))
+        self._db = db
+        self._clock = clock
+        self._next_key: int = 1 + max(key or 0 for (key,) in db.execute(schema.LAST_KEYS))
+        self._swept = 0.0
+        self._purged = 0.0
+        self._purging = True
+        self._open = True
+        self._pending = Pending()
+        self._thread: threading.Thread | None = None
+
+    def start(self, loop: asyncio.AbstractEventLoop, committed: Committed) -> None:
+        """Begin to write; `committed` is called on the loop, once per group."""
+        self._thread = threading.Thread(target=self._run, args=(loop, committed), name="ledger-writer")
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Write what waits, then close."""
+        self.queue.put(None)
+        if self._thread is not None:
+            self._thread.join()
+        self._db.close()
+
+    def bury(self, tail: Tail) -> bool:
+        """Take a session's row away and leave a note of what is to be swept. A job."""
+        self._pending.flush(self._db)
+        row = self._db.execute(schema.FIND_SESSION, (tail.session_id,)).fetchone()
+        if row is None:
+            return False
+        tail.broken = ValueError(f"session {tail.session_id} has been deleted")
+        self._db.execute(schema.DELETE_SESSION, row[:1])
+        self._db.execute(schema.INSERT_DELETION, row[:1])
+        self.dead.append(row[0])
+        if self.sessions is not None:
+            self.sessions -= 1
+        return True
+
+    def count(self) -> int:
+        """How many sessions there are; counted once, since that takes longer the more there are. A job."""
+        if self.sessions is None:
+            self._pending.flush(self._db)
+            self.sessions = value(self._db, schema.COUNT)
+        return self.sessions or 0
+
+    def _run(self, loop: asyncio.AbstractEventLoop, committed: Committed) -> None:
+        while self._open:
+            group = self._take()
+            if group:
+                self._guarded(self._write, group)
+                loop.call_soon_threadsafe(committed, group, self.failure)
+                del group  # or the last tail would live until the next commit comes
+            had = self.failure
+            self._guarded(self._sweep)
+            if self.failure is not had:
+                loop.call_soon_threadsafe(committed, (), self.failure)
+
+    def _take(self) -> list[Append | Job[Any]]:
+        """Whatever waits; without unfinished sweeping, wait for the first."""
+        group: list[Append | Job[Any]] = []
+        idle = (self.dead or self._purging) and self.failure is None
+        try:
+            item = self.queue.get(timeout=SWEEP_PAUSE / 10) if idle else self.queue.get()
+            while item is not None:
+                group.append(item)
+                if len(group) == GROUP:
+                    return group
+                item = self.queue.get_nowait()
+            self._open = False
+        except Empty:
+            pass
+        return group
+
+    def _guarded(self, do: Callable[..., None], *arguments: object) -> None:
+        """Do something in a transaction; what goes wrong there is the ledger's end."""
+        if self.failure is not None:
+            return
+        try:
+            do(*arguments)
+        except Exception as error:
+            log.critical("the ledger cannot be written: %s", error, exc_info=error)
+            self.failure = error
+            self._pending = Pending()
+            if self._db.in_transaction:
+                rollback(self._db)
+
+    def _write(self, group: Sequence[Append | Job[Any]]) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+        for item in group:
+            if isinstance(item, Job):
+                item.result.append(item.run())
+            else:
+                self._add(item)
+        self._pending.flush(self._db)
+        self._db.execute("COMMIT")
+        self.groups += 1
+
+    def _add(self, item: Append) -> None:
+        item.refused = self._refusal(item)
+        if item.refused is not None:
+            item.tail.broken = item.refused
+            log.error("%s", item.refused)
+            return
+        item.tail.stored += len(item.events)
+        self._pending.add(item)
+        self.commits += 1
+        self.events += len(item.events)
+        self.bytes += sum(weight(event, True) for event in item.events)
+
+    def _refusal(self, item: Append) -> Exception | None:
+        """Why a commit does not fit the file; learns what the file holds of its session."""
+        tail = item.tail
+        if tail.broken is not None:
+            return tail.broken
+        if tail.key is None:
+            row = self._db.execute(schema.FIND_SESSION, (tail.session_id,)).fetchone()
+            if row is not None:
+                tail.key, tail.stored = row
+            elif item.record is None:
+                return ValueError(f"session {tail.session_id} does not exist")
+        if item.events and item.events[0].sequence != tail.stored + 1:
+            return ValueError(
+                f"session {tail.session_id}: event {item.events[0].sequence} where {tail.stored + 1} is due"
+            )
+        if tail.key is None:
+            tail.key, tail.searched = self._next_key, _NEW
+            self._next_key += 1
+            if self.sessions is not None:
+                self.sessions += 1
+        return None
+
+    def _sweep(self) -> None:
+        """Delete a few rows of what is gone; rarely enough that commits hardly notice."""
+        now = time.monotonic()
+        if now - self._purged > PURGE_PAUSE:
+            self._purging = True
+        if not (self.dead or self._purging) or (now - self._swept < SWEEP_PAUSE and not self.queue.empty()):
+            return
+        self._db.execute("BEGIN IMMEDIATE")
+        swept = self._sweep_session(self.dead[0]) if self.dead else False
+        if self._purging:
+            self._purge(now)
+        self._db.execute("COMMIT")
+        if swept:
+            self.dead.popleft()
+        self._swept = time.monotonic()
+
+    def _sweep_session(self, key: int) -> bool:
+        if self._db.execute(schema.SWEEP_EVENTS, (key, key, SWEEP_ROWS)).rowcount:
+            return False
+        for sql in (*schema.SWEEP_REST, schema.DELETE_DELETION):
+            self._db.execute(sql, (key,))
+        return True
+
+    def _purge(self, now: float) -> None:
+        oldest = round((self._clock() - REQUEST_ID_SECONDS) * 1_000_000)
+        self._purging = self._db.execute(schema.SWEEP_REQUEST_IDS, (oldest, SWEEP_ROWS)).rowcount == SWEEP_ROWS
+        self._purged = now
+
+
+class Pending:
+    """What a group writes: of a record that changed often, only its last state."""
+
+    def __init__(self) -> None:
+        self._records: dict[Tail, Record] = {}
+        self._events: list[tuple[object, ...]] = []
+        self._turns: dict[str, tuple[object, ...]] = {}
+        self._requests: dict[str, tuple[object, ...]] = {}
+        self._finished: list[tuple[str]] = []
+        self._request_ids: list[tuple[object, ...]] = []
+
+    def add(self, item: Append) -> None:
+        """Take a commit that fits."""
+        key = item.tail.key
+        if item.record is not None:
+            self._records[item.tail] = item.record
+        self._events += [(key, *event) for event in item.events]
+        for turn_id, number, state, body in item.turns:
+            self._turns[turn_id] = (turn_id, key, number, state, body)
+            if state in FINISHED:
+                self._finished.append((turn_id,))
+        for turn_id, body in item.requests:
+            self._requests[turn_id] = (turn_id, key, body)
+        if item.request_id is not None:
+            self._request_ids.append(astuple(item.request_id))
+
+    def flush(self, db: sqlite3.Connection) -> None:
+        """Write it all, and be empty."""
+        for tail, record in self._records.items():
+            _write_record(db, tail, record)
+        _write_events(db, self._events)
+        db.executemany(schema.UPSERT_TURN, self._turns.values())
+        db.executemany(schema.UPSERT_TURN_REQUEST, self._requests.values())
+        db.executemany(schema.DELETE_TURN_REQUEST, self._finished)
+        db.executemany(schema.UPSERT_REQUEST_ID, self._request_ids)
+        for rows in (self._records, self._events, self._turns, self._requests, self._finished, self._request_ids):
+            rows.clear()
+
+
+def _write_record(db: sqlite3.Connection, tail: Tail, record: Record) -> None:
+    if tail.searched == record.searched:
+        db.execute(schema.TOUCH_SESSION, (record.update_time, record.last_sequence, record.body, tail.key))
+        return
+    row = (*record[:5], record.update_time, record.rest_time, record.expire_time, record.last_sequence, record.body)
+    if tail.searched is _NEW:
+        db.execute(schema.INSERT_SESSION, (tail.key, tail.session_id, *row))
+    else:
+        db.execute(schema.UPDATE_SESSION, (*row, tail.key))
+        db.execute(schema.DELETE_LABELS, (tail.key,))
+    made = (record.owner, record.create_time)
+    db.executemany(schema.INSERT_LABEL, [(tail.key, *label, *made) for label in record.labels])
+    tail.searched = record.searched
+
+
+def _write_events(db: sqlite3.Connection, rows: Sequence[tuple[object, ...]]) -> None:
+    start = 0
+    for count, sql in schema.INSERT_EVENTS.items():
+        while len(rows) - start >= count:
+            db.execute(sql, tuple(chain.from_iterable(rows[start : start + count])))
+            start += count

@@ -1,0 +1,1 @@
+"""Process trees: how they are started, found and ended."""

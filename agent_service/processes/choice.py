@@ -1,0 +1,135 @@
+"""The choice of a guard: which one works on this host, found out with real process trees."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from agent_service.processes.guards import GUARDS, GuardUnavailable, ProcessGuard, SubreaperGuard
+from agent_service.processes.table import gone
+from agent_service.processes.tags import MARKER, session_marker
+from agent_service.processes.tree import ProcessTree
+
+
+class Refusal(NamedTuple):
+    """A guard that does not work here."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The strongest guard that works here, and why each stronger one was refused."""
+
+    guard: ProcessGuard
+    refused: tuple[Refusal, ...] = ()
+
+
+async def choose_guard(preferred: str = "auto") -> Choice:
+    """Try guards on real process trees, strongest first, and take the first that leaves nothing behind.
+
+    `preferred` names one guard, or with "pidns" either kind of it. Raises GuardUnavailable when none passed.
+    """
+    wished = [guard for guard in GUARDS if preferred == "auto" or _is_wished(guard, preferred)]
+    if not wished:
+        names = ", ".join(guard.name for guard in GUARDS)
+        raise GuardUnavailable(f"no process guard is called {preferred!r}; there are: auto, {names}")
+    refused: list[Refusal] = []
+    for kind in wished:
+        try:
+            return Choice(await probe(kind), tuple(refused))
+        except GuardUnavailable as error:
+            refused.append(Refusal(kind.name, str(error)))
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in refused)
+    raise GuardUnavailable(f"process guard {preferred!r} does not work on this host: {reasons}")
+
+
+def _is_wished(guard: type[ProcessGuard], preferred: str) -> bool:
+    return guard.name == preferred or guard.name.startswith(f"{preferred}-")
+
+
+_PROBE_TREE = '(sleep 60 &) ; setsid sh -c "sleep 60 & echo ready; exec sleep 60" & wait'
+_ITSELF = 'export "$1"; shift; exec "$@"'
+_STAND_IN = 'export "$1"; shift; "$@"; exit $?'
+"""Both give the trial its marker beside the environment of the service, which nobody has to read for that."""
+_PROBE_PATIENCE = 3.0
+_PARENT_DEATH_PATIENCE = 1.0
+
+
+async def probe(kind: type[ProcessGuard]) -> ProcessGuard:
+    """A guard of this kind that has just killed a tree with daemons in it. Raises GuardUnavailable with the reason."""
+    if sys.platform != "linux":
+        raise GuardUnavailable("process trees can only be held on Linux; run the service in a container")
+    try:
+        guard = kind()
+        trials = [_try_kill(guard)]
+        if guard.dies_with_service:
+            trials.append(_try_parent_death(guard))
+        for outcome in await asyncio.gather(*trials, return_exceptions=True):
+            if outcome is not None:
+                raise outcome
+    except OSError as error:
+        raise GuardUnavailable(str(error)) from error
+    return guard
+
+
+async def _try_kill(guard: ProcessGuard) -> None:
+    async with _trial(guard, "kill", _ITSELF) as tree:
+        reaped = await tree.kill()
+    if reaped.survivors or len(reaped.process_ids) < 4:
+        raise GuardUnavailable(f"a kill saw the processes {reaped.process_ids} and left {reaped.survivors}")
+
+
+async def _try_parent_death(guard: ProcessGuard) -> None:
+    """Let a shell stand in for the service, kill that one alone, and see its tree die."""
+    if isinstance(guard, SubreaperGuard):
+        guard = replace(guard, parent=0)
+    async with _trial(guard, "parent", _STAND_IN) as tree:
+        assert tree.pid is not None
+        before = tree.processes()
+        os.kill(tree.pid, signal.SIGKILL)
+        deadline = asyncio.get_running_loop().time() + _PARENT_DEATH_PATIENCE
+        for process in before:
+            await gone(process, deadline)
+        if left := tree.processes():
+            raise GuardUnavailable(f"the death of the service would leave {[process.name for process in left]}")
+
+
+@asynccontextmanager
+async def _trial(guard: ProcessGuard, name: str, starter: str) -> AsyncIterator[ProcessTree]:
+    """A small tree with two daemons, running; nothing of it is left afterwards."""
+    marker = session_marker("probe", f"{os.getpid()}-{time.monotonic_ns()}", f"{guard.name}-{name}")
+    command, keywords = guard.spawn(["sh", "-c", _PROBE_TREE], marker=marker)
+    argv = ["sh", "-c", starter, "starter", f"{MARKER}={marker}", *command]
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        *argv, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe, **keywords
+    )
+    tree = ProcessTree(guard, process.pid, marker)
+    try:
+        await _until_ready(process)
+        yield tree
+    finally:
+        await tree.kill()
+        await process.communicate()
+
+
+async def _until_ready(process: asyncio.subprocess.Process) -> None:
+    assert process.stdout is not None
+    assert process.stderr is not None
+    try:
+        async with asyncio.timeout(_PROBE_PATIENCE):
+            if await process.stdout.readline() == b"ready\n":
+                return
+            said = (await process.stderr.read()).decode(errors="replace").strip()
+    except TimeoutError:
+        said = "a trial did not start in time"
+    raise GuardUnavailable(said.splitlines()[-1] if said else f"a trial ended with status {process.returncode}")

@@ -1,0 +1,1 @@
+"""All sessions: which are in memory, and what callers do with them."""

@@ -1,0 +1,250 @@
+"""Starting: what Execute does. All is read first, then decided and handed to the ledger without a pause in between."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from uuid import uuid4
+
+from agentpb import agent_pb2 as pb
+
+from agent_service import errors
+from agent_service import options as translate
+from agent_service.agents.pool import AgentPool
+from agent_service.agents.workspace import Workspaces
+from agent_service.events.text import cut
+from agent_service.events.wire import MAX_STRING
+from agent_service.ledger import Ledger, RequestId
+from agent_service.ledger.journal import Journal, now_us
+from agent_service.options.live import missing_directories
+from agent_service.registry.drain import Drain
+from agent_service.registry.idempotency import Claims, RequestKey
+from agent_service.registry.live import Roster
+from agent_service.session.admission import Admission
+from agent_service.session.outcomes import StopCause
+from agent_service.session.session import Session
+from agent_service.session.turn import Work
+
+MAX_LABELS = 64
+MAX_PENDING_TURNS = 100
+"""Turns that may wait in one session."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """What `start` did."""
+
+    session: pb.Session
+    turn: pb.Turn
+    watch_after_sequence: int
+    deduplicated: bool
+
+
+class Starting:
+    """Gives sessions their turns, or says why not."""
+
+    def __init__(
+        self,
+        roster: Roster,
+        *,
+        ledger: Ledger,
+        pool: AgentPool,
+        workspaces: Workspaces,
+        admission: Admission,
+        claims: Claims,
+        drain: Drain,
+        max_queued: int,
+    ) -> None:
+        """Let `max_queued` turns wait for the places of `admission`."""
+        self._roster = roster
+        self._ledger = ledger
+        self._pool = pool
+        self._workspaces = workspaces
+        self._admission = admission
+        self._claims = claims
+        self._drain = drain
+        self._max_queued = max_queued
+        self._open_turns = 0
+
+    async def start(self, request: pb.ExecuteRequest, owner: str) -> Started:
+        """Give a session, new or existing, its next turn. Raises what the contract's table says of Execute.
+
+        A caller who leaves does not end it: a request id is claimed until what it did is durable.
+        """
+        self._drain.check()
+        key = RequestKey.of(request, owner)
+        if key is None:
+            return await self._start(request, owner, None)
+        starting = asyncio.create_task(self._start_once(request, owner, key), name=f"execute {key.request_id}")
+        return await asyncio.shield(starting)
+
+    async def _start_once(self, request: pb.ExecuteRequest, owner: str, key: RequestKey) -> Started:
+        async with self._claims.claim(key) as earlier:
+            if earlier is not None:
+                return await self._started_before(earlier)
+            return await self._start(request, owner, key)
+
+    async def _started_before(self, earlier: RequestId) -> Started:
+        response = pb.ExecuteResponse.FromString(earlier.response)
+        session = await self._roster.get(earlier.session_id, earlier.owner)
+        turn = await self._ledger.turn(earlier.turn_id)
+        return Started(session, turn or response.turn, response.watch_after_sequence, True)
+
+    async def _start(self, request: pb.ExecuteRequest, owner: str, key: RequestKey | None) -> Started:
+        parent = await self._parent(request, owner) if request.fork_from else None
+        session = await self._roster.open(request.session_id, owner) if request.session_id else None
+        if session is not None:
+            self._check_resumable(session, request)
+        self._drain.check()
+        if session is None:
+            session = self._new_session(request, owner, parent)
+        self._check_capacity(session, request)
+        return await self._submit(session, request, key, parent)
+
+    async def check_start(self, request: pb.ExecuteRequest, owner: str) -> pb.Session | None:
+        """Raise what `start` would raise, and start nothing; the session that would be resumed."""
+        self._drain.check()
+        key = RequestKey.of(request, owner)
+        if key is not None:
+            async with self._claims.claim(key) as earlier:
+                if earlier is not None:
+                    return await self._roster.get(earlier.session_id, owner)
+        parent = await self._parent(request, owner) if request.fork_from else None
+        session = await self._roster.open(request.session_id, owner) if request.session_id else None
+        if session is not None:
+            self._check_resumable(session, request)
+            self._check_capacity(session, request)
+            return session.journal.snapshot()
+        self._check_capacity(self._new_session(request, owner, parent), request)
+        return None
+
+    async def _parent(self, request: pb.ExecuteRequest, owner: str) -> pb.Session:
+        parent = await self._roster.get(request.fork_from, owner)
+        if self._workspaces.transcript(parent) is None:
+            raise errors.ResumeRejected(
+                f"session {request.fork_from} has no conversation that could be continued", resource=request.fork_from
+            )
+        return parent
+
+    def _new_session(self, request: pb.ExecuteRequest, owner: str, parent: pb.Session | None) -> Session:
+        if request.session_id and request.mode == pb.EXECUTE_MODE_RESUME:
+            raise errors.SessionNotFound(request.session_id)
+        if not request.session_id and request.mode == pb.EXECUTE_MODE_RESUME:
+            raise errors.InvalidField.of("session_id", "must name the session when mode is EXECUTE_MODE_RESUME")
+        record = pb.Session(
+            session_id=request.session_id or str(uuid4()),
+            owner=owner,
+            first_available_sequence=1,
+            parent_session_id=request.fork_from,
+        )
+        record.create_time.FromMicroseconds(now_us())
+        if parent is not None:
+            record.options.CopyFrom(parent.options)
+            record.permission_mode = parent.permission_mode
+            self._check_merged(record, request)
+        return self._roster.make(Journal(record, self._ledger, new=True))
+
+    def _check_resumable(self, session: Session, request: pb.ExecuteRequest) -> None:
+        record = session.journal.record
+        if request.mode == pb.EXECUTE_MODE_CREATE or request.fork_from:
+            raise errors.SessionAlreadyExists(f"session {record.session_id} exists already", resource=record.session_id)
+        busy = not session.journal.at_rest
+        if busy and request.on_busy in (pb.ON_BUSY_UNSPECIFIED, pb.ON_BUSY_REJECT):
+            raise errors.SessionBusy(
+                f"session {record.session_id} is at work ({pb.SessionPhase.Name(record.phase)}); "
+                "wait for it, cancel it, or set on_busy to ENQUEUE or INTERRUPT",
+                resource=record.session_id,
+            )
+        self._check_merged(record, request)
+        options = translate.merge(record.options, request.options, request.clear_options)
+        missing = missing_directories(options)
+        if missing:
+            raise errors.WorkspaceMissing(f"the session's {missing[0].field} is gone: {missing[0].description}")
+        if not busy and record.model and self._workspaces.transcript(record) is None:
+            raise errors.ResumeRejected(
+                f"the transcript of session {record.session_id} is missing; start a new session",
+                resource=record.session_id,
+            )
+
+    @staticmethod
+    def _check_merged(record: pb.Session, request: pb.ExecuteRequest) -> None:
+        """Raise InvalidField when what was given and what is inherited are too much together."""
+        options = translate.merge(record.options, request.options, request.clear_options)
+        if problem := translate.too_large(options):
+            raise errors.InvalidField.of("options", f"with what is inherited, they {problem}")
+        count = len(set(record.labels) | set(request.labels))
+        if count > MAX_LABELS:
+            raise errors.InvalidField.of("labels", f"with the session's own there would be {count} of {MAX_LABELS}")
+
+    def _check_capacity(self, session: Session, request: pb.ExecuteRequest) -> None:
+        # Places are taken a moment after a turn was accepted: whoever is on the way to one is counted too.
+        limit = self._admission.places + self._max_queued
+        # All sessions are asked only when it may be too much: an admission must not take longer the more wait.
+        most = self._open_turns + self._admission.running
+        if most >= limit and sum(each.load for each in self._roster.sessions.values()) >= limit:
+            waiting = sum(each.waiting for each in self._roster.sessions.values())
+            raise errors.QueueFull(f"{waiting} turns wait already, the most this service lets wait", retry_after=1.0)
+        if session.waiting >= MAX_PENDING_TURNS:
+            raise errors.QueueFull(
+                f"{session.waiting} turns of this session wait already, the most it may have", retry_after=1.0
+            )
+
+    async def _submit(
+        self, session: Session, request: pb.ExecuteRequest, key: RequestKey | None, parent: pb.Session | None
+    ) -> Started:
+        record = session.journal.record
+        after = record.last_sequence
+        turn = pb.Turn(turn_id=str(uuid4()), prompt=cut(request.prompt, MAX_STRING))
+        turn.create_time.FromMicroseconds(now_us())
+        record.labels.update(request.labels)
+        record.title = request.title or record.title
+        if record.turn_count == 0:
+            self._assign_agent(record, request, parent)
+        interrupting = request.on_busy == pb.ON_BUSY_INTERRUPT and not session.journal.at_rest
+        response = pb.ExecuteResponse(session_id=record.session_id, turn=turn, watch_after_sequence=after)
+        kept = key.kept(record.session_id, turn.turn_id, response) if key is not None else None
+        work = Work(turn, request, fork_of=parent.agent_session_id if parent is not None else None)
+        running = session.running_turn
+        self.count(work)
+        durable = session.submit(work, request_id=kept, next_up=interrupting)
+        accepted = pb.Turn()
+        accepted.CopyFrom(work.turn)
+        self._roster.hold(session)
+        if interrupting and running is not None:
+            session.stop(StopCause.INTERRUPT, grace=5.0, reason="another turn takes its place")
+        await asyncio.shield(durable)
+        shown = self._shown(session)
+        current = shown.current_turn if shown.current_turn.turn_id == turn.turn_id else accepted
+        return Started(shown, current, after, False)
+
+    def count(self, work: Work) -> None:
+        """Count a turn as open until it has ended."""
+        self._open_turns += 1
+        work.done.add_done_callback(self._turn_closed)
+
+    def _turn_closed(self, _: object) -> None:
+        self._open_turns -= 1
+
+    def _assign_agent(self, record: pb.Session, request: pb.ExecuteRequest, parent: pb.Session | None) -> None:
+        """Name a new session's conversation: a warm agent's, if it can begin at once; who must wait gets one then."""
+        if parent is not None:
+            record.agent_session_id = str(uuid4())
+        elif self._admission.has_room:
+            record.agent_session_id = self._pool.reserve(request.options, record.owner)
+
+    async def wait_turn(self, session_id: str, turn_id: str, seconds: float) -> bool:
+        """Wait until the turn has ended; False when `seconds` were over first."""
+        session = self._roster.sessions.get(session_id)
+        work = session.find(turn_id) if session is not None else None
+        if work is None:
+            if session is not None:
+                await session.journal.flushed()
+            return True
+        waits = [work.done, self._drain.over]
+        await asyncio.wait(waits, timeout=max(0.0, seconds), return_when=asyncio.FIRST_COMPLETED)
+        return work.done.done()
+
+    def _shown(self, session: Session) -> pb.Session:
+        shown = session.journal.snapshot()
+        assert shown is not None, "its first commit is durable"
+        return shown

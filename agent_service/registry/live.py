@@ -1,0 +1,147 @@
+"""Roster: the sessions that are held in memory, those at work or with a warm process, and never two objects of one.
+
+All others are rows in the ledger and cost nothing. What is found here may be decided upon as long as the caller does
+not pause.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from agentpb import agent_pb2 as pb
+
+from agent_service import errors
+from agent_service.ledger import Ledger, Standing
+from agent_service.ledger.journal import Journal
+from agent_service.registry.status_cache import Heads
+from agent_service.session.session import Session
+
+MakeSession = Callable[[Journal, Callable[[Session], None]], Session]
+"""Makes a session's object from its journal, and what it calls when it has come to rest."""
+
+
+class Roster:
+    """Who is here: sessions by id, those being read from the ledger, those being deleted."""
+
+    def __init__(self, ledger: Ledger, make_session: MakeSession) -> None:
+        """Read the others from `ledger`; make objects of them with `make_session`."""
+        self.sessions: dict[str, Session] = {}
+        self.deleting: dict[str, asyncio.Future[None]] = {}
+        self.heads = Heads()
+        self._ledger = ledger
+        self._make_session = make_session
+        self._opening: dict[str, asyncio.Task[Session | None]] = {}
+        self._deletions = 0
+
+    async def get(self, session_id: str, owner: str) -> pb.Session:
+        """A session as of its last durable commit. Raises SessionNotFound."""
+        shown = await self._snapshot(session_id)
+        if shown is None and session_id not in self.deleting:
+            shown = await self._ledger.session(session_id)
+        return self._checked(shown, session_id, owner)
+
+    async def standing(self, session_id: str, owner: str) -> Standing:
+        """A session as of its last durable commit, and its turn. Raises SessionNotFound."""
+        shown = await self._snapshot(session_id)
+        if shown is None and session_id not in self.deleting:
+            found = await self._ledger.standing(session_id)
+            if found is not None:
+                self._checked(found.session, session_id, owner)
+                return found
+        session = self._checked(shown, session_id, owner)
+        return Standing(session, await self.turn_of(session))
+
+    async def turn_of(self, session: pb.Session) -> pb.Turn | None:
+        """The session's current turn; at rest the one that brought it to this state, which need not be the newest."""
+        if session.HasField("current_turn"):
+            return session.current_turn
+        return await self._ledger.turn_at(session.session_id, session.last_sequence)
+
+    async def _snapshot(self, session_id: str) -> pb.Session | None:
+        """A session that is held here, as of its last durable commit."""
+        session = self.sessions.get(session_id)
+        if session is not None and session.journal.is_behind:
+            await asyncio.sleep(0)  # never show less than the events that were sent already
+        return session.journal.snapshot() if session is not None else None
+
+    def _checked(self, shown: pb.Session | None, session_id: str, owner: str) -> pb.Session:
+        if shown is None or shown.owner != owner or session_id in self.deleting:
+            raise errors.SessionNotFound(session_id)
+        return shown
+
+    async def open(self, session_id: str, owner: str) -> Session | None:
+        """The session's object, made from the ledger when it is at rest there; None when there is no such session.
+
+        It is the one object of that session as long as the caller does not pause before it decides.
+        """
+        while True:
+            before = self._deletions
+            session = await self._found(session_id)
+            if session_id in self.deleting:
+                await asyncio.wait([self.deleting[session_id]])
+            elif before == self._deletions or session is None or session_id in self.sessions:
+                break  # otherwise what was read may have been deleted while it was read
+        if session is not None and session.journal.record.owner != owner:
+            raise errors.SessionAlreadyExists(f"session {session_id} cannot be used", resource=session_id)
+        return session
+
+    async def _found(self, session_id: str) -> Session | None:
+        if session_id in self.sessions:
+            return self.sessions[session_id]
+        opening = self._opening.get(session_id)
+        if opening is None:
+            opening = self._opening[session_id] = asyncio.create_task(self._load(session_id))
+            opening.add_done_callback(lambda _: self._opening.pop(session_id, None))
+        loaded = await asyncio.shield(opening)
+        return self.sessions.get(session_id, loaded)
+
+    async def _load(self, session_id: str) -> Session | None:
+        record = await self._ledger.session(session_id)
+        if session_id in self.sessions:
+            return self.sessions[session_id]
+        return self.make(Journal(record, self._ledger, new=False)) if record is not None else None
+
+    def make(self, journal: Journal) -> Session:
+        """An object for a session that has none."""
+        return self._make_session(journal, self.forget_if_idle)
+
+    def adopt(self, journal: Journal) -> Session:
+        """Make and hold a session that the service's last run left at work."""
+        session = self.make(journal)
+        self.hold(session)
+        return session
+
+    def forget_if_idle(self, session: Session) -> None:
+        """Hold a session no longer than there is something to hold; its journal must be in the ledger first."""
+        if session.idle and not session.journal.is_flushed:
+            session.journal.when_flushed(lambda: self.forget_if_idle(session))
+        elif session.idle and self.sessions.get(session.session_id) is session:
+            del self.sessions[session.session_id]
+            self.heads.forget(session.session_id)
+
+    def live(self, session_id: str) -> Session | None:
+        """The session's object while it is at work or keeps a warm process."""
+        return self.sessions.get(session_id)
+
+    def hold(self, session: Session) -> None:
+        """Keep a session's object from now on: it has a turn."""
+        self.heads.forget(session.session_id)
+        self.sessions[session.session_id] = session
+
+    @contextmanager
+    def removing(self, session_id: str) -> Iterator[None]:
+        """Let nobody open the session while the block lasts; whoever tries waits for its end."""
+        gone = self.deleting[session_id] = asyncio.get_running_loop().create_future()
+        try:
+            yield
+        finally:
+            del self.deleting[session_id]
+            gone.set_result(None)
+
+    def removed(self, session_id: str) -> None:
+        """Forget a session that is no longer stored."""
+        self.sessions.pop(session_id, None)
+        self.heads.forget(session_id)
+        self._deletions += 1

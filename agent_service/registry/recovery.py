@@ -1,0 +1,115 @@
+"""Recovery: what the service does at its start with sessions that its last run left at work.
+
+Queued turns are kept and run. A running turn ends as ERROR/INTERRUPTED, unless its restart policy lets it continue. No
+cursor, no request id and no cost is lost: all of that was in the ledger before anybody was told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from agentpb import agent_pb2 as pb
+
+from agent_service import events
+from agent_service.ledger import Ledger
+from agent_service.ledger.journal import Journal
+from agent_service.session import outcomes
+from agent_service.session.turn import Work, end_turn, may_continue, requeue, set_expiry
+
+log = logging.getLogger(__name__)
+
+
+async def recover(ledger: Ledger) -> list[tuple[Journal, list[Work]]]:
+    """End or queue again what was left at work; the sessions that have turns to run, oldest turn first."""
+    left, commits = [], []
+    for record in await ledger.unfinished():
+        journal, works = await _recover_session(ledger, record)
+        commits.append(journal.commit())
+        if works:
+            left.append((journal, works))
+    await asyncio.gather(*commits)
+    left.sort(key=lambda each: each[1][0].turn.create_time.ToMicroseconds())
+    if left:
+        log.info("%d sessions go on after the restart", len(left))
+    return left
+
+
+async def _recover_session(ledger: Ledger, record: pb.Session) -> tuple[Journal, list[Work]]:
+    record.last_sequence, record.message_count = await ledger.log_counts(record.session_id)
+    journal = Journal(record, ledger, new=False)
+    if record.phase == pb.SESSION_PHASE_IDLE:
+        journal.move(pb.SESSION_STATE_COMPLETED, pb.SESSION_PHASE_DORMANT, reason="the service was restarted")
+        return journal, []
+    del record.pending_interactions[:]
+    await _withdraw_interactions(ledger, journal)
+    turns = await ledger.turns(record.session_id, states=(pb.TURN_STATE_QUEUED, pb.TURN_STATE_RUNNING))
+    works = [Work(turn, await _request_of(ledger, turn), await _fork_of(ledger, record)) for turn in turns]
+    running = next((work for work in works if work.turn.state == pb.TURN_STATE_RUNNING), None)
+    what = "the turn ran" if running is not None else "background tasks were at work"
+    outcome = outcomes.interrupted(f"the service ended while {what}; the next Execute resumes the conversation")
+    if running is not None:
+        works.remove(running)
+        works = _continued(journal, running, outcome) + works
+    await _note_recorded(ledger, record.session_id, works)
+    record.ClearField("current_turn")
+    record.queued_turn_count = len(works)
+    journal.changed()
+    if not works:
+        journal.move(outcome.state, outcome.phase, error=outcome.error, reason="the service was restarted")
+        set_expiry(record, running.request if running is not None else pb.ExecuteRequest())
+    return journal, works
+
+
+def _continued(journal: Journal, work: Work, outcome: outcomes.Outcome) -> list[Work]:
+    """The interrupted turn again when its policy says so, otherwise nothing: it has ended."""
+    turn = work.turn
+    if may_continue(work):
+        requeue(turn)
+        journal.turn_changed(turn)
+        return [work]
+    end_turn(turn, outcome, None)
+    journal.turn_changed(turn)
+    journal.add(events.turn_completed(turn), turn_id=turn.turn_id)
+    return []
+
+
+async def _note_recorded(ledger: Ledger, session_id: str, works: list[Work]) -> None:
+    """Mark the turns whose prompt is in the log: they had begun before."""
+    restarted = {work.turn.turn_id: work for work in works if work.turn.restart_count}
+    if not restarted:
+        return
+    for event in await ledger.read(session_id, 0, limit=10_000, types=("turn.started",), newest_first=True):
+        turn_id = pb.SessionEvent.FromString(event.body).turn_started.turn.turn_id
+        if turn_id in restarted:
+            restarted[turn_id].recorded = True
+
+
+async def _withdraw_interactions(ledger: Ledger, journal: Journal) -> None:
+    """Resolve what the agent had asked and nobody answered: its process is gone."""
+    asked = await ledger.read(
+        journal.session_id, 0, limit=10_000, types=("interaction.requested", "interaction.resolved")
+    )
+    open_ones: dict[str, pb.Interaction] = {}
+    for event in asked:
+        payload = pb.SessionEvent.FromString(event.body)
+        if event.type == "interaction.requested":
+            interaction = payload.interaction_requested.interaction
+            open_ones[interaction.interaction_id] = interaction
+        else:
+            open_ones.pop(payload.interaction_resolved.interaction.interaction_id, None)
+    for interaction in open_ones.values():
+        interaction.state = pb.INTERACTION_STATE_WITHDRAWN
+        interaction.resolved_by = "restart"
+        interaction.resolve_time.GetCurrentTime()
+        journal.add(events.interaction_resolved(interaction), turn_id=interaction.turn_id)
+
+
+async def _request_of(ledger: Ledger, turn: pb.Turn) -> pb.ExecuteRequest:
+    request = await ledger.turn_request(turn.turn_id)
+    return request if request is not None else pb.ExecuteRequest(prompt=turn.prompt)
+
+
+async def _fork_of(ledger: Ledger, record: pb.Session) -> str | None:
+    parent = await ledger.session(record.parent_session_id) if record.parent_session_id else None
+    return parent.agent_session_id if parent is not None else None

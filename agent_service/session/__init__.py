@@ -1,0 +1,1 @@
+"""One session: its turns, one after the other, each with a recorded end."""

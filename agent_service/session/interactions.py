@@ -1,0 +1,305 @@
+"""Interactions: what the agent asks of people, from the question to the one answer that counts.
+
+A pending interaction is a future the agent waits on. Whoever resolves it first wins: an answer, the deadline, the
+turn's end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from agentpb import agent_pb2 as pb
+
+from agent_service import errors, events
+from agent_service.agents.agent import Answer, PermissionContext
+from agent_service.events.text import cut_json
+from agent_service.events.wire import MAX_STRING
+from agent_service.ledger import RequestId
+from agent_service.ledger.journal import Journal, now_us
+
+QUESTION_TOOL = "AskUserQuestion"
+CLOSED_KEPT = 256
+"""Resolved interactions that are remembered; the log knows the older ones."""
+
+UPDATE_TYPES = frozenset({"addRules", "replaceRules", "removeRules", "setMode", "addDirectories", "removeDirectories"})
+UPDATE_BEHAVIORS = frozenset({"", "allow", "deny", "ask"})
+
+
+@dataclass
+class _Pending:
+    interaction: pb.Interaction
+    tool_input: dict[str, Any]
+    answer: asyncio.Future[Answer]
+    timer: asyncio.TimerHandle | None = None
+
+
+class Interactions:
+    """The interactions of one session. Every change goes through its journal."""
+
+    def __init__(self, journal: Journal, changed: Callable[[], None]) -> None:
+        """Call `changed` whenever the set of pending ones did, before the commit."""
+        self._journal = journal
+        self._changed = changed
+        self._pending: dict[str, _Pending] = {}
+        self._closed: dict[str, pb.Interaction] = {}
+        self._keys: dict[str, str] = {}
+
+    def __contains__(self, interaction_id: str) -> bool:
+        """Whether it is remembered, pending or not."""
+        return interaction_id in self._pending or interaction_id in self._closed
+
+    def __len__(self) -> int:
+        """How many await an answer."""
+        return len(self._pending)
+
+    @property
+    def phase(self) -> pb.SessionPhase.ValueType | None:
+        """The phase the pending ones put their session in; None when there are none."""
+        kinds = {pending.interaction.kind for pending in self._pending.values()}
+        if pb.INTERACTION_KIND_PERMISSION in kinds:
+            return pb.SESSION_PHASE_AWAITING_PERMISSION
+        return pb.SESSION_PHASE_AWAITING_INPUT if kinds else None
+
+    async def ask(
+        self, interaction: pb.Interaction, tool_input: dict[str, Any], policy: pb.InteractionPolicy
+    ) -> Answer:
+        """Put the question into the log and wait for its answer; a cancelled wait withdraws the question."""
+        pending = self._open(interaction, tool_input, policy)
+        try:
+            return await pending.answer
+        finally:
+            self._resolve(interaction.interaction_id, pb.INTERACTION_STATE_WITHDRAWN, by="cancel")
+
+    def _open(self, interaction: pb.Interaction, tool_input: dict[str, Any], policy: pb.InteractionPolicy) -> _Pending:
+        loop = asyncio.get_running_loop()
+        interaction.interaction_id = str(uuid4())
+        interaction.state = pb.INTERACTION_STATE_PENDING
+        interaction.create_time.FromMicroseconds(now_us())
+        pending = _Pending(interaction, tool_input, loop.create_future())
+        if policy.HasField("timeout"):
+            seconds = policy.timeout.ToMicroseconds() / 1e6
+            interaction.expire_time.FromMicroseconds(now_us() + policy.timeout.ToMicroseconds())
+            pending.timer = loop.call_later(seconds, self._expire, interaction.interaction_id, policy.on_timeout)
+        self._pending[interaction.interaction_id] = pending
+        self._journal.add(events.interaction_requested(interaction), turn_id=interaction.turn_id)
+        self._record()
+        self._changed()
+        self._journal.commit()
+        return pending
+
+    def respond(
+        self, request: pb.RespondToInteractionRequest, *, by: str, key: RequestId | None
+    ) -> tuple[pb.Interaction, bool]:
+        """Resolve with a caller's answer; the interaction, and whether the same `key` had resolved it before.
+
+        It counts once the journal is flushed. Raises InteractionClosed (with `resolved_by`), InvalidField,
+        InteractionKindMismatch.
+        """
+        pending = self._pending.get(request.interaction_id)
+        if pending is None:
+            closed = self._closed[request.interaction_id]
+            if key is None or self._keys.get(request.interaction_id) != key.request_id:
+                raise closed_error(closed)
+            return closed, True
+        answer = answer_of(request, pending.interaction, pending.tool_input)
+        interaction = pending.interaction
+        interaction.message = answer.message
+        interaction.updated_input_json = request.allow.updated_input_json
+        interaction.answers.update(request.allow.answers)
+        if key is not None:
+            self._keys[request.interaction_id] = key.request_id
+        state = pb.INTERACTION_STATE_ALLOWED if answer.allowed else pb.INTERACTION_STATE_DENIED
+        self._resolve(request.interaction_id, state, by=by, answer=answer, key=key)
+        return interaction, False
+
+    def _expire(self, interaction_id: str, on_timeout: pb.OnTimeout.ValueType) -> None:
+        interrupt = on_timeout == pb.ON_TIMEOUT_INTERRUPT
+        answer = Answer(False, message="Nobody answered in time.", interrupt=interrupt)
+        self._pending[interaction_id].interaction.message = answer.message
+        self._resolve(interaction_id, pb.INTERACTION_STATE_EXPIRED, by="timeout", answer=answer)
+
+    def withdraw(self, by: str) -> None:
+        """Resolve all that are pending, as the work is over; the caller says where the session goes, and commits."""
+        for interaction_id in list(self._pending):
+            self._resolve(interaction_id, pb.INTERACTION_STATE_WITHDRAWN, by=by, over=True)
+
+    def _resolve(
+        self,
+        interaction_id: str,
+        state: pb.InteractionState.ValueType,
+        *,
+        by: str,
+        answer: Answer | None = None,
+        key: RequestId | None = None,
+        over: bool = False,
+    ) -> None:
+        pending = self._pending.pop(interaction_id, None)
+        if pending is None:
+            return
+        if pending.timer is not None:
+            pending.timer.cancel()
+        interaction = pending.interaction
+        interaction.state = state
+        interaction.resolved_by = by
+        interaction.resolve_time.FromMicroseconds(now_us())
+        self._remember(interaction)
+        self._journal.add(events.interaction_resolved(interaction), turn_id=interaction.turn_id)
+        self._record()
+        if not over:
+            self._changed()
+            self._journal.commit(request_id=key)
+        if not pending.answer.done():
+            if answer is None:
+                pending.answer.cancel()
+            else:
+                pending.answer.set_result(answer)
+
+    def _remember(self, interaction: pb.Interaction) -> None:
+        self._closed[interaction.interaction_id] = interaction
+        while len(self._closed) > CLOSED_KEPT:
+            oldest = next(iter(self._closed))
+            del self._closed[oldest]
+            self._keys.pop(oldest, None)
+
+    def _record(self) -> None:
+        record = self._journal.record
+        del record.pending_interactions[:]
+        record.pending_interactions.extend(shown(pending.interaction) for pending in self._pending.values())
+        self._journal.changed()
+
+
+def shown(interaction: pb.Interaction) -> pb.Interaction:
+    """A copy that fits into a response, however long the tool's input is."""
+    copy = pb.Interaction()
+    copy.CopyFrom(interaction)
+    copy.input_json = cut_json(copy.input_json, MAX_STRING)
+    copy.updated_input_json = cut_json(copy.updated_input_json, MAX_STRING)
+    return copy
+
+
+def closed_error(closed: pb.Interaction) -> errors.InteractionClosed:
+    """What whoever comes too late is told: who was first."""
+    return errors.InteractionClosed(
+        f"interaction {closed.interaction_id} was resolved by {closed.resolved_by or 'another caller'}",
+        resource=closed.interaction_id,
+        metadata={"resolved_by": closed.resolved_by, "state": pb.InteractionState.Name(closed.state)},
+    )
+
+
+async def ask_people(
+    interactions: Interactions,
+    tool: str,
+    tool_input: dict[str, Any],
+    context: PermissionContext,
+    policy: pb.InteractionPolicy,
+    *,
+    turn_id: str,
+) -> Answer:
+    """Ask about a tool call when the policy lets people be asked; otherwise the answer is no."""
+    may_ask = policy.questions if tool == QUESTION_TOOL else policy.permissions
+    if not may_ask:
+        return Answer(False, message="Nobody can be asked: this session takes no such interactions.")
+    return await interactions.ask(interaction_of(tool, tool_input, context, turn_id=turn_id), tool_input, policy)
+
+
+def interaction_of(
+    tool: str, tool_input: Mapping[str, Any], context: PermissionContext, *, turn_id: str
+) -> pb.Interaction:
+    """What the agent asks, from the SDK's callback: a question for the question tool, otherwise leave to use `tool`."""
+    interaction = pb.Interaction(
+        kind=pb.INTERACTION_KIND_QUESTION if tool == QUESTION_TOOL else pb.INTERACTION_KIND_PERMISSION,
+        turn_id=turn_id,
+        tool_name=events.clean(tool),
+        tool_use_id=context.tool_use_id or "",
+        input_json=json.dumps(tool_input),
+        title=events.clean(context.title or context.display_name or tool),
+        description=events.clean(context.description or ""),
+        reason=events.clean(context.decision_reason or ""),
+        blocked_path=events.clean(context.blocked_path or ""),
+        suggestions=[_suggestion(suggestion) for suggestion in context.suggestions],
+    )
+    if interaction.kind == pb.INTERACTION_KIND_QUESTION:
+        interaction.questions.extend(_questions(tool_input))
+    return interaction
+
+
+def _suggestion(update: Any) -> pb.PermissionUpdate:
+    return pb.PermissionUpdate(
+        type=update.type,
+        rules=[
+            pb.PermissionRule(tool_name=rule.tool_name, rule_content=rule.rule_content) for rule in update.rules or ()
+        ],
+        behavior=update.behavior or "",
+        mode=update.mode or "",
+        directories=update.directories or (),
+        destination=update.destination or "",
+    )
+
+
+def _questions(tool_input: Mapping[str, Any]) -> list[pb.Question]:
+    asked = tool_input.get("questions")
+    return [
+        pb.Question(
+            question=events.clean(str(question.get("question", ""))),
+            header=events.clean(str(question.get("header", ""))),
+            multi_select=bool(question.get("multiSelect")),
+            options=[
+                pb.QuestionOption(
+                    label=events.clean(str(option.get("label", ""))),
+                    description=events.clean(str(option.get("description", ""))),
+                )
+                for option in question.get("options") or ()
+                if isinstance(option, dict)
+            ],
+        )
+        for question in (asked if isinstance(asked, list) else ())
+        if isinstance(question, dict)
+    ]
+
+
+def answer_of(
+    request: pb.RespondToInteractionRequest, interaction: pb.Interaction, tool_input: dict[str, Any]
+) -> Answer:
+    """The answer in a request, checked against what was asked. Unset is an error, never a yes."""
+    which = request.WhichOneof("answer")
+    if which is None:
+        raise errors.InvalidField.of("answer", "set exactly one of allow and deny")
+    if which == "deny":
+        return Answer(False, message=request.deny.message or "Denied.", interrupt=request.deny.interrupt)
+    allow = request.allow
+    question = interaction.kind == pb.INTERACTION_KIND_QUESTION
+    if allow.answers and not question:
+        raise errors.InteractionKindMismatch("answers are for questions; this interaction asks for leave to use a tool")
+    if question and not allow.answers and not allow.updated_input_json:
+        raise errors.InteractionKindMismatch("this interaction is a question: set allow.answers, or deny it")
+    _check_updates(allow.updated_permissions)
+    updated = _updated_input(allow.updated_input_json)
+    if question:
+        updated = {**(updated or tool_input), "answers": dict(allow.answers)}
+    return Answer(True, updated_input=updated, updated_permissions=tuple(allow.updated_permissions))
+
+
+def _check_updates(updates: Iterable[pb.PermissionUpdate]) -> None:
+    for index, update in enumerate(updates):
+        where = f"allow.updated_permissions[{index}]"
+        if update.type not in UPDATE_TYPES:
+            raise errors.InvalidField.of(f"{where}.type", f"must be one of {', '.join(sorted(UPDATE_TYPES))}")
+        if update.behavior not in UPDATE_BEHAVIORS:
+            raise errors.InvalidField.of(f"{where}.behavior", "must be allow, deny or ask")
+
+
+def _updated_input(text: str) -> dict[str, Any] | None:
+    if not text:
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise errors.InvalidField.of("allow.updated_input_json", f"must be a JSON object: {error}") from None
+    if not isinstance(value, dict):
+        raise errors.InvalidField.of("allow.updated_input_json", "must be a JSON object")
+    return value

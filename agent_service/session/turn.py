@@ -1,0 +1,149 @@
+"""Turns: what a session keeps of each prompt it was given, and the small translations around one."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from agentpb import agent_pb2 as pb
+
+from agent_service import events
+from agent_service.events.accounting import add_usage
+from agent_service.events.text import cut
+from agent_service.events.wire import MAX_STRING
+from agent_service.ledger.journal import Journal, now_us
+from agent_service.session.outcomes import Outcome
+
+MAX_RESTARTS = 3
+CONTINUE_PROMPT = "The service was restarted while you were at work. Continue where you left off."
+
+
+def _new_future() -> asyncio.Future[None]:
+    return asyncio.get_running_loop().create_future()
+
+
+@dataclass(eq=False)
+class Work:
+    """A turn that waits or runs, the request that asked for it, and a future that is done when its end is durable."""
+
+    turn: pb.Turn
+    request: pb.ExecuteRequest
+    fork_of: str | None = None
+    recorded: bool = False
+    """Whether the log has the prompt already: a restart of the service cut the turn short."""
+    done: asyncio.Future[None] = field(default_factory=_new_future)
+    timer: asyncio.TimerHandle | None = None
+
+    def cancel_timer(self) -> None:
+        """Stop waiting for the queue timeout."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def done_when(self, durable: asyncio.Future[None]) -> None:
+        """Be done once `durable` is, or fails."""
+
+        def finish(future: asyncio.Future[None]) -> None:
+            if not self.done.done() and not future.cancelled():
+                future.exception()
+                self.done.set_result(None)
+
+        durable.add_done_callback(finish)
+
+
+def sent_work(uuid: str, sent: pb.SendMessageRequest, into: Work, *, number: int) -> Work:
+    """A turn of a message that was sent into another one, whose bounds hold for it as well."""
+    turn = pb.Turn(turn_id=uuid, number=number, state=pb.TURN_STATE_QUEUED, prompt=cut(sent.text, MAX_STRING))
+    turn.create_time.FromMicroseconds(now_us())
+    request = pb.ExecuteRequest(
+        prompt=sent.text, attachments=sent.attachments, restart_policy=into.request.restart_policy
+    )
+    if into.request.HasField("execution_timeout"):
+        request.execution_timeout.CopyFrom(into.request.execution_timeout)
+    return Work(turn, request)
+
+
+def end_turn(turn: pb.Turn, outcome: Outcome, result: pb.TurnResult | None) -> None:
+    """Write a turn's ending into its record."""
+    turn.state = outcome.turn_state
+    turn.end_time.FromMicroseconds(now_us())
+    if result is not None:
+        turn.result.CopyFrom(result)
+    if outcome.turn_state == pb.TURN_STATE_ERROR and outcome.error is not None:
+        turn.error.CopyFrom(outcome.error)
+
+
+def record_end(
+    journal: Journal, work: Work, outcome: Outcome, result: pb.TurnResult | None = None, raw: bytes | None = None
+) -> None:
+    """Put a turn's one turn.completed into the log, with its figures into the session's totals; the caller commits."""
+    work.cancel_timer()
+    end_turn(work.turn, outcome, result)
+    add_to_totals(journal, result)
+    journal.turn_changed(work.turn)
+    raw = raw if result is not None else None
+    journal.add(events.turn_completed(work.turn), turn_id=work.turn.turn_id, raw=raw)
+
+
+def add_to_totals(journal: Journal, result: pb.TurnResult | None) -> None:
+    """Count what a result cost."""
+    if result is not None:
+        record = journal.record
+        record.total_cost_usd += result.cost_usd
+        add_usage(record.total_usage, result.usage)
+        journal.changed()
+
+
+def may_continue(work: Work) -> bool:
+    """Whether the turn goes on by itself after a restart of the service, by its policy."""
+    return work.request.restart_policy == pb.RESTART_POLICY_RESUME and work.turn.restart_count < MAX_RESTARTS
+
+
+def requeue(turn: pb.Turn) -> None:
+    """Let a turn that a restart cut short wait for its continuation."""
+    turn.restart_count += 1
+    turn.state = pb.TURN_STATE_QUEUED
+    turn.ClearField("start_time")
+
+
+def set_expiry(record: pb.Session, request: pb.ExecuteRequest) -> None:
+    """Say of a session that has come to rest when it will be deleted, if its last turn asked for a time to live."""
+    if request.HasField("ttl") and record.HasField("rest_time"):
+        record.expire_time.FromMicroseconds(record.rest_time.ToMicroseconds() + request.ttl.ToMicroseconds())
+
+
+def seconds(request: pb.ExecuteRequest, name: Literal["execution_timeout", "queue_timeout"], default: float) -> float:
+    """A duration of the request in seconds, or the operator's; 0 means no bound."""
+    if request.HasField(name):
+        return float(getattr(request, name).ToMicroseconds()) / 1e6
+    return default
+
+
+def prompt_content(request: pb.ExecuteRequest) -> str | list[dict[str, Any]]:
+    """The prompt as the Messages API takes it."""
+    return message_content(request.prompt, request.attachments)
+
+
+def message_content(text: str, attachments: Any) -> str | list[dict[str, Any]]:
+    """A text and its attachments as the Messages API takes them."""
+    if not attachments:
+        return text
+    blocks = [_attachment(attachment) for attachment in attachments]
+    return [*blocks, {"type": "text", "text": text}] if text.strip() else blocks
+
+
+def _attachment(attachment: pb.Attachment) -> dict[str, Any]:
+    kind = "image" if attachment.media_type.startswith("image/") else "document"
+    if attachment.WhichOneof("source") == "url":
+        source: dict[str, Any] = {"type": "url", "url": attachment.url}
+    elif attachment.media_type == "text/plain":
+        source = {"type": "text", "media_type": "text/plain", "data": attachment.data.decode("utf-8", "replace")}
+    else:
+        data = base64.b64encode(attachment.data).decode("ascii")
+        source = {"type": "base64", "media_type": attachment.media_type, "data": data}
+    block: dict[str, Any] = {"type": kind, "source": source}
+    if attachment.title and kind == "document":
+        block["title"] = attachment.title
+    return block
