@@ -307,7 +307,7 @@ async def _sweep(registry: SessionRegistry, retention: float) -> None:
     """Delete what has been kept for long enough, once a minute."""
     while True:
         try:
-            if deleted := await registry.removal.expire(retention):
+            if deleted := await registry.deletion.expire(retention):
                 log.info("%d sessions were deleted after their time", deleted)
         except Exception:
             log.exception("the retention sweep failed; it is tried again")

@@ -16,7 +16,7 @@ from agent_service.api import pages
 from agent_service.api.validation import check
 from agent_service.ledger import Event
 from agent_service.registry.registry import SessionRegistry
-from agent_service.registry.status_cache import Head
+from agent_service.registry.status_cache import CachedStatus
 from agent_service.registry.watcher import Wanted, check_sequence
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -52,12 +52,12 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         """Start a session or its next turn; answer once it is durable, or once it is at rest, with `wait`."""
         check(request)
         if request.validate_only:
-            return self._checked(request, await self._registry.starting.check_start(request, NOBODY))
+            return self._checked(request, await self._registry.execution.check_start(request, NOBODY))
         started = await self._registry.start(request, NOBODY)
         session, turn, expired = started.session, started.turn, False
         if request.HasField("wait") and request.wait.ToNanoseconds():
             patience = _bounded(context, request.wait.ToMicroseconds() / 1e6)
-            expired = not await self._registry.starting.wait_turn(session.session_id, turn.turn_id, patience)
+            expired = not await self._registry.execution.wait_turn(session.session_id, turn.turn_id, patience)
             session = await self._registry.get(session.session_id, NOBODY)
             turn = await self._registry.ledger.turn(turn.turn_id) or turn
         return pb.ExecuteResponse(
@@ -89,13 +89,13 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
             patience = _bounded(context, request.wait.ToMicroseconds() / 1e6)
             session, met = await self._registry.wait_until(request.session_id, NOBODY, patience, wanted)
             body = _head(session, await self._registry.turn_of(session))
-            head = Head(NOBODY, 0, body, session.message_count > 0)
+            head = CachedStatus(NOBODY, 0, body, session.message_count > 0)
             return await self._with_messages(request, head, expired=not met)
         return await self._with_messages(
             request, await self._registry.head(request.session_id, NOBODY, _head), expired=False
         )
 
-    async def _with_messages(self, request: pb.GetStatusRequest, head: Head, *, expired: bool) -> bytes:
+    async def _with_messages(self, request: pb.GetStatusRequest, head: CachedStatus, *, expired: bool) -> bytes:
         """A status with its newest messages, as the stored bytes."""
         limit = request.history_limit if request.HasField("history_limit") else DEFAULT_HISTORY
         if not limit:
@@ -159,12 +159,12 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         """Delete what has been at rest for long enough."""
         check(request)
         older_than = request.older_than.ToMicroseconds() / 1e6 if request.HasField("older_than") else self._retention
-        return await self._registry.removal.cleanup(request, NOBODY, older_than=older_than)
+        return await self._registry.deletion.cleanup(request, NOBODY, older_than=older_than)
 
     async def DeleteSession(self, request: pb.DeleteSessionRequest, context: Context) -> pb.DeleteSessionResponse:
         """Delete one session."""
         check(request)
-        session = await self._registry.removal.delete_one(request, NOBODY)
+        session = await self._registry.deletion.delete_one(request, NOBODY)
         return pb.DeleteSessionResponse(session=_shown(session) if session is not None else None)
 
     async def ListEvents(self, request: pb.ListEventsRequest, context: Context) -> bytes:  # type: ignore[override]
@@ -214,14 +214,14 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
     async def SendMessage(self, request: pb.SendMessageRequest, context: Context) -> pb.SendMessageResponse:
         """Send a message into the running turn."""
         check(request)
-        sent = await self._registry.steering.send(request, NOBODY)
+        sent = await self._registry.control.send(request, NOBODY)
         sent.session.CopyFrom(_shown(sent.session))
         return sent
 
     async def Interrupt(self, request: pb.InterruptRequest, context: Context) -> pb.InterruptResponse:
         """Stop the running turn and keep the session."""
         check(request)
-        session, interrupted = await self._registry.steering.interrupt(request.session_id, NOBODY, request.turn_id)
+        session, interrupted = await self._registry.control.interrupt(request.session_id, NOBODY, request.turn_id)
         return pb.InterruptResponse(session=_shown(session), interrupted=interrupted)
 
     async def RespondToInteraction(
@@ -229,7 +229,7 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
     ) -> pb.RespondToInteractionResponse:
         """Answer what the agent asks; the first answer wins."""
         check(request)
-        interaction, session, repeated = await self._registry.steering.respond(
+        interaction, session, repeated = await self._registry.control.respond(
             request, NOBODY, by=context.peer() or "", key=_metadata(context, "agent-request-id")
         )
         return pb.RespondToInteractionResponse(interaction=interaction, session=_shown(session), deduplicated=repeated)

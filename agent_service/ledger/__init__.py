@@ -14,7 +14,7 @@ from agent_service.ledger.ledger import Ledger, Messages
 from agent_service.ledger.sqlite.check import fsck, stored_sessions
 from agent_service.ledger.sqlite.file import LedgerUnusable, copy_ledger
 from agent_service.ledger.sqlite.reader import PageCursor
-from agent_service.ledger.sqlite.standings import Standing
+from agent_service.ledger.sqlite.status_reader import StoredStatus
 from agent_service.ledger.tail import Event, Position, Tail
 
 __all__ = [
@@ -26,7 +26,7 @@ __all__ = [
     "PageCursor",
     "Position",
     "RequestId",
-    "Standing",
+    "StoredStatus",
     "Tail",
     "copy_ledger",
     "fsck",

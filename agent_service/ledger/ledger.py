@@ -29,7 +29,7 @@ from agent_service.ledger.sqlite.reader import (
     read_responses,
     read_session,
 )
-from agent_service.ledger.sqlite.standings import Standing, Standings, read_turn_at
+from agent_service.ledger.sqlite.status_reader import StatusReader, StoredStatus, read_turn_at
 from agent_service.ledger.sqlite.writer import REQUEST_ID_SECONDS, Writer
 from agent_service.ledger.tail import BATCH_BYTES, BATCH_EVENTS, Event, Position, Tail
 
@@ -58,7 +58,7 @@ class Ledger:
         self._lock: int
         self._writer: Writer
         self._readers: Readers
-        self._standings: Standings
+        self._standings: StatusReader
 
     async def __aenter__(self) -> Self:
         """Open the ledger. Raises LedgerUnusable."""
@@ -252,7 +252,7 @@ class Ledger:
         rows = await self._rows(schema.TURN_REQUEST, turn_id)
         return pb.ExecuteRequest.FromString(rows[0][0]) if rows else None
 
-    async def standing(self, session_id: str) -> Standing | None:
+    async def standing(self, session_id: str) -> StoredStatus | None:
         """A session as it is stored, and its turn: at rest the one that brought it there. Made to be asked often."""
         return await self._standings.ask(session_id)
 
@@ -367,7 +367,7 @@ class Ledger:
             os.close(self._lock)
             raise unusable(self._directory / FILE, error) from error
         self._readers = Readers(self._directory / FILE)
-        self._standings = Standings(self._readers)
+        self._standings = StatusReader(self._readers)
 
     def _close(self) -> None:
         self._writer.stop()

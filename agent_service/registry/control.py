@@ -1,4 +1,4 @@
-"""Steering: what callers do to a session at work: cancel, interrupt, tell it something, answer what it asks."""
+"""Control: what callers do to a session at work: cancel, interrupt, tell it something, answer what it asks."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from agentpb import agent_pb2 as pb
 
 from agent_service import errors
 from agent_service.ledger import Ledger, RequestId
-from agent_service.registry.idempotency import Claims, RequestKey, answer_key
-from agent_service.registry.live import Roster
+from agent_service.registry.idempotency import InFlightRequests, RequestKey, answer_key
+from agent_service.registry.live import LiveSessions
 from agent_service.session.interactions import closed_error, shown
 from agent_service.session.outcomes import StopCause
 from agent_service.session.session import Session
@@ -27,10 +27,10 @@ class Cancelled:
     receipt: pb.CancelReceipt | None
 
 
-class Steering:
+class Control:
     """Reaches sessions at work; of those at rest it says so."""
 
-    def __init__(self, roster: Roster, ledger: Ledger, claims: Claims) -> None:
+    def __init__(self, roster: LiveSessions, ledger: Ledger, claims: InFlightRequests) -> None:
         """Steer the sessions of `roster`."""
         self._roster = roster
         self._ledger = ledger

@@ -1,4 +1,4 @@
-"""Removal: how sessions go: one by one, by age and filter, and by themselves when their time is over."""
+"""Deletion: how sessions go: one by one, by age and filter, and by themselves when their time is over."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from agent_service import errors
 from agent_service.agents.workspace import Workspaces
 from agent_service.ledger import Ledger
 from agent_service.ledger.journal import now_us
-from agent_service.registry.control import Steering
-from agent_service.registry.live import Roster
+from agent_service.registry.control import Control
+from agent_service.registry.live import LiveSessions
 from agent_service.session.session import Session
 
 MAX_LISTED = 1000
@@ -24,10 +24,10 @@ EXPIRED_AT_ONCE = 500
 log = logging.getLogger(__name__)
 
 
-class Removal:
+class Deletion:
     """Deletes sessions at rest: their files, their transcript, their rows."""
 
-    def __init__(self, roster: Roster, ledger: Ledger, workspaces: Workspaces, steering: Steering) -> None:
+    def __init__(self, roster: LiveSessions, ledger: Ledger, workspaces: Workspaces, steering: Control) -> None:
         """Cancel by `steering` what must be cancelled first."""
         self._roster = roster
         self._ledger = ledger

@@ -1,4 +1,4 @@
-"""Starting: what Execute does. All is read first, then decided and handed to the ledger without a pause in between."""
+"""Execution: what Execute does. All is read first, then decided and handed to the ledger without a pause in between."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from agent_service.ledger import Ledger, RequestId
 from agent_service.ledger.journal import Journal, now_us
 from agent_service.options.live import missing_directories
 from agent_service.registry.drain import Drain
-from agent_service.registry.idempotency import Claims, RequestKey
-from agent_service.registry.live import Roster
+from agent_service.registry.idempotency import InFlightRequests, RequestKey
+from agent_service.registry.live import LiveSessions
 from agent_service.session.admission import Admission
 from agent_service.session.outcomes import StopCause
 from agent_service.session.session import Session
-from agent_service.session.turn import Work
+from agent_service.session.turn import QueuedTurn
 
 MAX_LABELS = 64
 MAX_PENDING_TURNS = 100
@@ -40,18 +40,18 @@ class Started:
     deduplicated: bool
 
 
-class Starting:
+class Execution:
     """Gives sessions their turns, or says why not."""
 
     def __init__(
         self,
-        roster: Roster,
+        roster: LiveSessions,
         *,
         ledger: Ledger,
         pool: AgentPool,
         workspaces: Workspaces,
         admission: Admission,
-        claims: Claims,
+        claims: InFlightRequests,
         drain: Drain,
         max_queued: int,
     ) -> None:
@@ -203,7 +203,7 @@ class Starting:
         interrupting = request.on_busy == pb.ON_BUSY_INTERRUPT and not session.journal.at_rest
         response = pb.ExecuteResponse(session_id=record.session_id, turn=turn, watch_after_sequence=after)
         kept = key.kept(record.session_id, turn.turn_id, response) if key is not None else None
-        work = Work(turn, request, fork_of=parent.agent_session_id if parent is not None else None)
+        work = QueuedTurn(turn, request, fork_of=parent.agent_session_id if parent is not None else None)
         running = session.running_turn
         self.count(work)
         durable = session.submit(work, request_id=kept, next_up=interrupting)
@@ -217,7 +217,7 @@ class Starting:
         current = shown.current_turn if shown.current_turn.turn_id == turn.turn_id else accepted
         return Started(shown, current, after, False)
 
-    def count(self, work: Work) -> None:
+    def count(self, work: QueuedTurn) -> None:
         """Count a turn as open until it has ended."""
         self._open_turns += 1
         work.done.add_done_callback(self._turn_closed)

@@ -74,7 +74,7 @@ def answer_key(request: pb.RespondToInteractionRequest, owner: str, request_id: 
     )
 
 
-class Claims:
+class InFlightRequests:
     """The request ids in flight."""
 
     def __init__(self, ledger: Ledger) -> None:

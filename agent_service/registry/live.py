@@ -1,4 +1,4 @@
-"""Roster: the sessions that are held in memory, those at work or with a warm process, and never two objects of one.
+"""LiveSessions: sessions held in memory, at work or with a warm process; at most one object per session.
 
 All others are rows in the ledger and cost nothing. What is found here may be decided upon as long as the caller does
 not pause.
@@ -13,23 +13,23 @@ from contextlib import contextmanager
 from agentpb import agent_pb2 as pb
 
 from agent_service import errors
-from agent_service.ledger import Ledger, Standing
+from agent_service.ledger import Ledger, StoredStatus
 from agent_service.ledger.journal import Journal
-from agent_service.registry.status_cache import Heads
+from agent_service.registry.status_cache import StatusCache
 from agent_service.session.session import Session
 
 MakeSession = Callable[[Journal, Callable[[Session], None]], Session]
 """Makes a session's object from its journal, and what it calls when it has come to rest."""
 
 
-class Roster:
+class LiveSessions:
     """Who is here: sessions by id, those being read from the ledger, those being deleted."""
 
     def __init__(self, ledger: Ledger, make_session: MakeSession) -> None:
         """Read the others from `ledger`; make objects of them with `make_session`."""
         self.sessions: dict[str, Session] = {}
         self.deleting: dict[str, asyncio.Future[None]] = {}
-        self.heads = Heads()
+        self.status_cache = StatusCache()
         self._ledger = ledger
         self._make_session = make_session
         self._opening: dict[str, asyncio.Task[Session | None]] = {}
@@ -42,7 +42,7 @@ class Roster:
             shown = await self._ledger.session(session_id)
         return self._checked(shown, session_id, owner)
 
-    async def standing(self, session_id: str, owner: str) -> Standing:
+    async def standing(self, session_id: str, owner: str) -> StoredStatus:
         """A session as of its last durable commit, and its turn. Raises SessionNotFound."""
         shown = await self._snapshot(session_id)
         if shown is None and session_id not in self.deleting:
@@ -51,7 +51,7 @@ class Roster:
                 self._checked(found.session, session_id, owner)
                 return found
         session = self._checked(shown, session_id, owner)
-        return Standing(session, await self.turn_of(session))
+        return StoredStatus(session, await self.turn_of(session))
 
     async def turn_of(self, session: pb.Session) -> pb.Turn | None:
         """The session's current turn; at rest the one that brought it to this state, which need not be the newest."""
@@ -119,7 +119,7 @@ class Roster:
             session.journal.when_flushed(lambda: self.forget_if_idle(session))
         elif session.idle and self.sessions.get(session.session_id) is session:
             del self.sessions[session.session_id]
-            self.heads.forget(session.session_id)
+            self.status_cache.forget(session.session_id)
 
     def live(self, session_id: str) -> Session | None:
         """The session's object while it is at work or keeps a warm process."""
@@ -127,7 +127,7 @@ class Roster:
 
     def hold(self, session: Session) -> None:
         """Keep a session's object from now on: it has a turn."""
-        self.heads.forget(session.session_id)
+        self.status_cache.forget(session.session_id)
         self.sessions[session.session_id] = session
 
     @contextmanager
@@ -143,5 +143,5 @@ class Roster:
     def removed(self, session_id: str) -> None:
         """Forget a session that is no longer stored."""
         self.sessions.pop(session_id, None)
-        self.heads.forget(session_id)
+        self.status_cache.forget(session_id)
         self._deletions += 1

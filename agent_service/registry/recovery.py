@@ -15,12 +15,12 @@ from agent_service import events
 from agent_service.ledger import Ledger
 from agent_service.ledger.journal import Journal
 from agent_service.session import outcomes
-from agent_service.session.turn import Work, end_turn, may_continue, requeue, set_expiry
+from agent_service.session.turn import QueuedTurn, end_turn, may_continue, requeue, set_expiry
 
 log = logging.getLogger(__name__)
 
 
-async def recover(ledger: Ledger) -> list[tuple[Journal, list[Work]]]:
+async def recover(ledger: Ledger) -> list[tuple[Journal, list[QueuedTurn]]]:
     """End or queue again what was left at work; the sessions that have turns to run, oldest turn first."""
     left, commits = [], []
     for record in await ledger.unfinished():
@@ -35,7 +35,7 @@ async def recover(ledger: Ledger) -> list[tuple[Journal, list[Work]]]:
     return left
 
 
-async def _recover_session(ledger: Ledger, record: pb.Session) -> tuple[Journal, list[Work]]:
+async def _recover_session(ledger: Ledger, record: pb.Session) -> tuple[Journal, list[QueuedTurn]]:
     record.last_sequence, record.message_count = await ledger.log_counts(record.session_id)
     journal = Journal(record, ledger, new=False)
     if record.phase == pb.SESSION_PHASE_IDLE:
@@ -44,7 +44,7 @@ async def _recover_session(ledger: Ledger, record: pb.Session) -> tuple[Journal,
     del record.pending_interactions[:]
     await _withdraw_interactions(ledger, journal)
     turns = await ledger.turns(record.session_id, states=(pb.TURN_STATE_QUEUED, pb.TURN_STATE_RUNNING))
-    works = [Work(turn, await _request_of(ledger, turn), await _fork_of(ledger, record)) for turn in turns]
+    works = [QueuedTurn(turn, await _request_of(ledger, turn), await _fork_of(ledger, record)) for turn in turns]
     running = next((work for work in works if work.turn.state == pb.TURN_STATE_RUNNING), None)
     what = "the turn ran" if running is not None else "background tasks were at work"
     outcome = outcomes.interrupted(f"the service ended while {what}; the next Execute resumes the conversation")
@@ -61,7 +61,7 @@ async def _recover_session(ledger: Ledger, record: pb.Session) -> tuple[Journal,
     return journal, works
 
 
-def _continued(journal: Journal, work: Work, outcome: outcomes.Outcome) -> list[Work]:
+def _continued(journal: Journal, work: QueuedTurn, outcome: outcomes.Outcome) -> list[QueuedTurn]:
     """The interrupted turn again when its policy says so, otherwise nothing: it has ended."""
     turn = work.turn
     if may_continue(work):
@@ -74,7 +74,7 @@ def _continued(journal: Journal, work: Work, outcome: outcomes.Outcome) -> list[
     return []
 
 
-async def _note_recorded(ledger: Ledger, session_id: str, works: list[Work]) -> None:
+async def _note_recorded(ledger: Ledger, session_id: str, works: list[QueuedTurn]) -> None:
     """Mark the turns whose prompt is in the log: they had begun before."""
     restarted = {work.turn.turn_id: work for work in works if work.turn.restart_count}
     if not restarted:

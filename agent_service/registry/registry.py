@@ -18,14 +18,14 @@ from agentpb import agent_pb2 as pb
 from agent_service.agents.pool import AgentPool
 from agent_service.agents.workspace import Workspaces
 from agent_service.ledger import Event, Ledger
-from agent_service.registry.control import Cancelled, Steering
-from agent_service.registry.deletion import Removal
+from agent_service.registry.control import Cancelled, Control
+from agent_service.registry.deletion import Deletion
 from agent_service.registry.drain import Drain
-from agent_service.registry.execute import Started, Starting
-from agent_service.registry.idempotency import Claims
-from agent_service.registry.live import Roster
+from agent_service.registry.execute import Execution, Started
+from agent_service.registry.idempotency import InFlightRequests
+from agent_service.registry.live import LiveSessions
 from agent_service.registry.recovery import recover
-from agent_service.registry.status_cache import Head, Page
+from agent_service.registry.status_cache import CachedMessages, CachedStatus
 from agent_service.registry.watcher import Wanted, Watcher
 from agent_service.session.admission import Admission
 from agent_service.session.session import Limits, Session
@@ -55,12 +55,12 @@ class SessionRegistry:
         self._admission = admission = Admission(max_sessions)
         self._drain = Drain()
         self._watchers = 0
-        claims = Claims(ledger)
-        self.roster = Roster(
+        claims = InFlightRequests(ledger)
+        self.roster = LiveSessions(
             ledger,
             lambda journal, on_rest: Session(journal, pool=pool, admission=admission, limits=limits, on_rest=on_rest),
         )
-        self.starting = Starting(
+        self.execution = Execution(
             self.roster,
             ledger=ledger,
             pool=pool,
@@ -70,8 +70,8 @@ class SessionRegistry:
             drain=self._drain,
             max_queued=max_queued,
         )
-        self.steering = Steering(self.roster, ledger, claims)
-        self.removal = Removal(self.roster, ledger, workspaces, self.steering)
+        self.control = Control(self.roster, ledger, claims)
+        self.deletion = Deletion(self.roster, ledger, workspaces, self.control)
 
     @property
     def draining(self) -> bool:
@@ -88,7 +88,7 @@ class SessionRegistry:
         for journal, works in await recover(self.ledger):
             session = self.roster.adopt(journal)
             for work in works:
-                self.starting.count(work)
+                self.execution.count(work)
             session.restore(works)
         await self._expect_the_usual()
         return self
@@ -111,13 +111,13 @@ class SessionRegistry:
 
     async def start(self, request: pb.ExecuteRequest, owner: str) -> Started:
         """Give a session, new or existing, its next turn. Raises what the contract's table says of Execute."""
-        return await self.starting.start(request, owner)
+        return await self.execution.start(request, owner)
 
     async def cancel(
         self, session_id: str, owner: str, *, grace: float, force: bool, reason: str, wait: float | None
     ) -> Cancelled:
         """End a session's work for good. Raises SessionNotFound."""
-        return await self.steering.cancel(session_id, owner, grace=grace, force=force, reason=reason, wait=wait)
+        return await self.control.cancel(session_id, owner, grace=grace, force=force, reason=reason, wait=wait)
 
     async def get(self, session_id: str, owner: str) -> pb.Session:
         """A session as of its last durable commit. Raises SessionNotFound."""
@@ -129,33 +129,40 @@ class SessionRegistry:
 
     # ---------------------------------------------------------------------------------------------------------- reading
 
-    async def head(self, session_id: str, owner: str, encode: Callable[[pb.Session, pb.Turn | None], bytes]) -> Head:
+    async def head(
+        self, session_id: str, owner: str, encode: Callable[[pb.Session, pb.Turn | None], bytes]
+    ) -> CachedStatus:
         """What `encode` makes of the session and its turn, made once for as long as both stay the same."""
         session = self.roster.sessions.get(session_id)
         if session is not None and session.journal.is_behind:
             await asyncio.sleep(0)
         version = session.journal.version if session is not None else 0
-        known = self.roster.heads.get(session_id, owner, version)
+        known = self.roster.status_cache.get(session_id, owner, version)
         if known is not None and session_id not in self.roster.deleting:
             return known
-        changes = self.roster.heads.changes
+        changes = self.roster.status_cache.changes
         shown, turn = await self.roster.standing(session_id, owner)
-        head = Head(owner, version, encode(shown, turn), shown.message_count > 0)
-        if changes == self.roster.heads.changes and (session is None or session.journal.version == version):
-            self.roster.heads.put(session_id, head)
+        head = CachedStatus(owner, version, encode(shown, turn), shown.message_count > 0)
+        if changes == self.roster.status_cache.changes and (session is None or session.journal.version == version):
+            self.roster.status_cache.put(session_id, head)
         return head
 
     async def newest_messages(
-        self, session_id: str, head: Head, limit: int, max_bytes: int, encode: Callable[[Sequence[Event]], bytes]
-    ) -> Page:
+        self,
+        session_id: str,
+        head: CachedStatus,
+        limit: int,
+        max_bytes: int,
+        encode: Callable[[Sequence[Event]], bytes],
+    ) -> CachedMessages:
         """What `encode` makes of the newest messages of a session, oldest first; made once for as long as `head` is."""
         if head.page is not None and head.page.limit == limit:
             return head.page
         found, truncated = await self.ledger.messages(session_id, limit, max_bytes)
-        page = Page(limit, encode(found), truncated)
+        page = CachedMessages(limit, encode(found), truncated)
         session = self.roster.sessions.get(session_id)
         if session is None or session.journal.version == head.version:
-            self.roster.heads.put_page(session_id, head, page)
+            self.roster.status_cache.put_page(session_id, head, page)
         return page
 
     async def turn_of(self, session: pb.Session) -> pb.Turn | None:

@@ -1,4 +1,4 @@
-"""Heads: answers about sessions that were encoded once, for as long as nothing in them changes."""
+"""StatusCache: answers about sessions that were encoded once, for as long as nothing in them changes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_PAGE = 16 << 10
 """Bytes of messages that are kept with a head, at most."""
 
 
-class Page(NamedTuple):
+class CachedMessages(NamedTuple):
     """A session's newest messages, `limit` at most, as the bytes that are sent; and whether there are older ones."""
 
     limit: int
@@ -21,14 +21,14 @@ class Page(NamedTuple):
     truncated: bool
 
 
-class Head(NamedTuple):
+class CachedStatus(NamedTuple):
     """What a session's status says besides its messages, as the bytes that are sent; and messages asked for lately."""
 
     owner: str
     version: int
     body: bytes
     has_messages: bool
-    page: Page | None = None
+    page: CachedMessages | None = None
 
     @property
     def size(self) -> int:
@@ -36,35 +36,35 @@ class Head(NamedTuple):
         return len(self.body) + (len(self.page.body) if self.page is not None else 0) + ENTRY
 
 
-class Heads:
-    """A bounded number of heads, by session. `version` is the journal's, or 0 for a session only the ledger has."""
+class StatusCache:
+    """A bounded number of encoded statuses by session. `version` is the journal's; 0 for a session only on disk."""
 
     def __init__(self) -> None:
         """Keep none yet."""
-        self._heads: OrderedDict[str, Head] = OrderedDict()
+        self._status_cache: OrderedDict[str, CachedStatus] = OrderedDict()
         self._size = 0
         self.changes = 0
         """How often a session was forgotten: what was read before and is put after that may be of yesterday."""
 
-    def get(self, session_id: str, owner: str, version: int) -> Head | None:
+    def get(self, session_id: str, owner: str, version: int) -> CachedStatus | None:
         """The head of a session, if it is still true and this owner's."""
-        head = self._heads.get(session_id)
+        head = self._status_cache.get(session_id)
         if head is None or head.version != version or head.owner != owner:
             return None
-        self._heads.move_to_end(session_id)
+        self._status_cache.move_to_end(session_id)
         return head
 
-    def put(self, session_id: str, head: Head) -> None:
+    def put(self, session_id: str, head: CachedStatus) -> None:
         """Keep a head."""
         self._drop(session_id)
-        self._heads[session_id] = head
+        self._status_cache[session_id] = head
         self._size += head.size
         while self._size > MAX_BYTES:
-            self._drop(next(iter(self._heads)))
+            self._drop(next(iter(self._status_cache)))
 
-    def put_page(self, session_id: str, head: Head, page: Page) -> None:
+    def put_page(self, session_id: str, head: CachedStatus, page: CachedMessages) -> None:
         """Keep messages that were read after `head`, unless they are many or something has changed since."""
-        if self._heads.get(session_id) is head and len(page.body) <= MAX_PAGE:
+        if self._status_cache.get(session_id) is head and len(page.body) <= MAX_PAGE:
             self.put(session_id, head._replace(page=page))
 
     def forget(self, session_id: str) -> None:
@@ -73,6 +73,6 @@ class Heads:
         self._drop(session_id)
 
     def _drop(self, session_id: str) -> None:
-        head = self._heads.pop(session_id, None)
+        head = self._status_cache.pop(session_id, None)
         if head is not None:
             self._size -= head.size

@@ -1,4 +1,4 @@
-"""Keeper: the one agent a session has, from turn to turn: obtained, adjusted, resumed, closed."""
+"""AgentLease: the one agent a session has, from turn to turn: obtained, adjusted, resumed, closed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from agent_service.agents.pool import AgentPool, Resume
 from agent_service.agents.workspace import holds_message, holds_messages
 from agent_service.events import RunningTotals, restored_totals
 from agent_service.options.live import live_settings
-from agent_service.session.turn import Work
+from agent_service.session.turn import QueuedTurn
 
 
-class Keeper:
+class AgentLease:
     """Keeps a session's agent, never more than one process on a conversation: two would each go their own way."""
 
     def __init__(self, pool: AgentPool, on_closed: Callable[[], None]) -> None:
@@ -50,7 +50,7 @@ class Keeper:
         """Start no agent for this turn any more."""
         self._stopped = True
 
-    async def obtain(self, record: pb.Session, work: Work, sink: Sink) -> bool:
+    async def obtain(self, record: pb.Session, work: QueuedTurn, sink: Sink) -> bool:
         """Have a connected agent for the turn; whether it was connected already. Raises AgentFailed."""
         options = record.options
         resume_at = work.request.options.resume_at_message_uuid
@@ -111,14 +111,14 @@ class Keeper:
         mode = wanted.permission_mode
         return mode is None or mode == agent.permission_mode or await agent.set_permission_mode(mode)
 
-    def _prepare(self, record: pb.Session, work: Work, resume_at: str) -> AgentSpec:
+    def _prepare(self, record: pb.Session, work: QueuedTurn, resume_at: str) -> AgentSpec:
         """What to start, and what the conversation it continues has in it. Reads and writes files."""
         transcript, resume = self._resume(record, work, resume_at)
         self.totals = restored_totals(transcript) if transcript is not None else RunningTotals()
         self.knows_prompt = transcript is not None and holds_message(transcript, work.turn.turn_id)
         return self.pool.spec(record, record.options, resume)
 
-    def _resume(self, record: pb.Session, work: Work, resume_at: str) -> tuple[Path | None, Resume | None]:
+    def _resume(self, record: pb.Session, work: QueuedTurn, resume_at: str) -> tuple[Path | None, Resume | None]:
         """The conversation the turn continues; without, it begins one. Raises AgentFailed when it should and cannot."""
         transcript = self.pool.transcript(record)
         if transcript is not None and not record.model and not holds_messages(transcript):

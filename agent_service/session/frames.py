@@ -1,4 +1,4 @@
-"""Hearing: puts what the agent reports into the log as it comes, and alone decides what a frame means for the turn."""
+"""FrameHandler: writes the agent's frames to the log, and decides what each frame means for the turn."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from agent_service.events.accounting import unsolicited_result
 from agent_service.session import outcomes
 from agent_service.session.interactions import ask_people
 from agent_service.session.messages import Messages
-from agent_service.session.run import Course
+from agent_service.session.run import Run
 from agent_service.session.timers import Activity, is_signal
 from agent_service.session.turn import add_to_totals
 
@@ -27,12 +27,12 @@ PATIENCE_WITH_SENT = 5.0
 """Seconds after a result in which an agent that was sent a message is sure to begin it."""
 
 
-class Hearing:
+class FrameHandler:
     """The sink of a session's agent (see agent.Sink): it records what it hears, and settles the course by it."""
 
     def __init__(
         self,
-        course: Course,
+        course: Run,
         messages: Messages,
         *,
         on_handover: Callable[[str, pb.SendMessageRequest], None],

@@ -1,4 +1,4 @@
-"""Resting: where a session with no turn left goes: into the background, to rest with a warm process, or without one."""
+"""IdlePolicy: what becomes of a session without turns: background work, rest with a warm process, or rest without."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Callable
 from agentpb import agent_pb2 as pb
 
 from agent_service.session.outcomes import Outcome
-from agent_service.session.run import Course
+from agent_service.session.run import Run
 from agent_service.session.timers import Activity
 from agent_service.session.turn import set_expiry
 
 
-class Resting:
+class IdlePolicy:
     """The only place that keeps a process for the next turn, and gives it up again."""
 
-    def __init__(self, course: Course, activity: Activity, *, idle_timeout: float, on_rest: Callable[[], None]) -> None:
+    def __init__(self, course: Run, activity: Activity, *, idle_timeout: float, on_rest: Callable[[], None]) -> None:
         """Keep a process for `idle_timeout` seconds, 0 for none at all; tell `on_rest` when it is given up."""
         self._course = course
         self._activity = activity

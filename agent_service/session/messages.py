@@ -10,14 +10,14 @@ from agentpb import agent_pb2 as pb
 from agent_service import errors, events
 from agent_service.agents.agent import AgentFailed
 from agent_service.ledger import RequestId
-from agent_service.session.run import Course
+from agent_service.session.run import Run
 from agent_service.session.turn import message_content
 
 
 class Messages:
     """The messages of one session that its agent has not begun with, by their uuids."""
 
-    def __init__(self, course: Course) -> None:
+    def __init__(self, course: Run) -> None:
         """Send them into the turn that `course` is at."""
         self._course = course
         self._journal = course.journal

@@ -1,4 +1,4 @@
-"""Course: what a session is at, from the start of its agent's work to its end: begun and stopped here and nowhere else.
+"""Run: what a session is at, from the start of its agent's work to its end: begun and stopped here and nowhere else.
 
 The work is on the turn at the session's head, or goes on in the background after one. It ends with an outcome; who
 settles it first decides, unless a stop is under way (see stopping.py).
@@ -16,23 +16,23 @@ from agent_service.agents.agent import Agent, Ended
 from agent_service.agents.pool import AgentPool
 from agent_service.ledger.journal import Journal, now_us
 from agent_service.session import outcomes
-from agent_service.session.agent_lease import Keeper
+from agent_service.session.agent_lease import AgentLease
 from agent_service.session.interactions import Interactions
 from agent_service.session.outcomes import Outcome, StopCause
 from agent_service.session.stop import Stop
 from agent_service.session.timers import StallWatch, Timers
-from agent_service.session.turn import CONTINUE_PROMPT, Work, prompt_content, record_end, seconds
+from agent_service.session.turn import CONTINUE_PROMPT, QueuedTurn, prompt_content, record_end, seconds
 
 
-class Course:
+class Run:
     """The work of a session's agent. Public attributes are what the session and those who listen to the agent share."""
 
-    def __init__(self, journal: Journal, keeper: Keeper, *, execution_timeout: float, stall_timeout: float) -> None:
+    def __init__(self, journal: Journal, keeper: AgentLease, *, execution_timeout: float, stall_timeout: float) -> None:
         """Work with the agent of `keeper`; stop what takes too long, unless its limit (in seconds) is 0."""
         self.journal = journal
         self.keeper = keeper
         self._execution_timeout = execution_timeout
-        self.head: Work | None = None
+        self.head: QueuedTurn | None = None
         """The turn that runs, or is the next to run."""
         self.ended: asyncio.Future[Outcome] | None = None
         """Done with the outcome of what the agent is at; None when it is at nothing."""
@@ -58,7 +58,7 @@ class Course:
 
     # ------------------------------------------------------------------------------------------------ from start to end
 
-    def prepare(self, work: Work) -> None:
+    def prepare(self, work: QueuedTurn) -> None:
         """Begin to obtain an agent for a turn."""
         work.cancel_timer()
         self.ended = asyncio.get_running_loop().create_future()
@@ -73,7 +73,7 @@ class Course:
             self.journal.move(pb.SESSION_STATE_PENDING, pb.SESSION_PHASE_STARTING, turn_id=work.turn.turn_id)
         self.journal.commit()
 
-    def begin(self, work: Work, warm: bool) -> None:
+    def begin(self, work: QueuedTurn, warm: bool) -> None:
         """Record that the turn has its agent, and watch over it."""
         turn = work.turn
         turn.start_time.FromMicroseconds(now_us())
@@ -93,7 +93,7 @@ class Course:
         self.prompted = True
         self.watch_over(work)
 
-    async def give_prompt(self, work: Work) -> None:
+    async def give_prompt(self, work: QueuedTurn) -> None:
         """Give the agent the turn's prompt; where a restart cut the turn short behind it, tell it to go on."""
         assert self.agent is not None
         if self.keeper.knows_prompt:
@@ -101,7 +101,7 @@ class Course:
         else:
             await self.agent.prompt(self.prompt_uuid, prompt_content(work.request))
 
-    def go_on(self, work: Work) -> None:
+    def go_on(self, work: QueuedTurn) -> None:
         """Record that the agent has begun a turn by itself, of a message that it was sent; the caller commits."""
         self.head = work
         turn = work.turn
@@ -114,7 +114,7 @@ class Course:
         self.journal.turn_changed(turn)
         self.journal.add(events.turn_started(turn, warm=True), turn_id=turn.turn_id)
 
-    def watch_over(self, work: Work) -> None:
+    def watch_over(self, work: QueuedTurn) -> None:
         """Stop the turn when it runs too long, or when its agent is silent for too long."""
         timeout = seconds(work.request, "execution_timeout", self._execution_timeout)
         if timeout:
@@ -147,7 +147,7 @@ class Course:
         self.result = self.result_raw = self.outcome = None
         self.result_in = asyncio.Event()
 
-    def record_end(self, work: Work, outcome: Outcome) -> None:
+    def record_end(self, work: QueuedTurn, outcome: Outcome) -> None:
         """Put the turn's end into the log, with the result that is in."""
         record_end(self.journal, work, outcome, self.result, self.result_raw)
 

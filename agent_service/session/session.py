@@ -23,15 +23,15 @@ from agent_service.ledger import RequestId
 from agent_service.ledger.journal import Journal
 from agent_service.session import outcomes
 from agent_service.session.admission import Admission
-from agent_service.session.agent_lease import Keeper
-from agent_service.session.frames import Hearing
-from agent_service.session.idle import Resting
+from agent_service.session.agent_lease import AgentLease
+from agent_service.session.frames import FrameHandler
+from agent_service.session.idle import IdlePolicy
 from agent_service.session.messages import Messages
 from agent_service.session.outcomes import Outcome, StopCause
-from agent_service.session.run import Course
+from agent_service.session.run import Run
 from agent_service.session.stop import Stop
-from agent_service.session.turn import Work, add_to_totals, may_continue, record_end, requeue, sent_work
-from agent_service.session.turn_queue import Backlog
+from agent_service.session.turn import QueuedTurn, add_to_totals, may_continue, record_end, requeue, sent_work
+from agent_service.session.turn_queue import TurnQueue
 
 log = logging.getLogger(__name__)
 
@@ -66,17 +66,17 @@ class Session:
         self._on_rest = on_rest
         self._task: asyncio.Task[None] | None = None
         self._place: asyncio.Future[bool] | None = None
-        self._keeper = Keeper(pool, self._came_to_rest)
-        self._course = Course(
+        self._keeper = AgentLease(pool, self._came_to_rest)
+        self._course = Run(
             journal, self._keeper, execution_timeout=limits.execution_timeout, stall_timeout=limits.stall_timeout
         )
         self.interactions = self._course.interactions
-        self._backlog = Backlog(journal, limits.queue_timeout, self._queue_timed_out)
+        self._backlog = TurnQueue(journal, limits.queue_timeout, self._queue_timed_out)
         self._messages = Messages(self._course)
-        self._hearing = Hearing(
+        self._hearing = FrameHandler(
             self._course, self._messages, on_handover=self._hand_over, on_gone=lambda: self._resting.cool_down()
         )
-        self._resting = Resting(
+        self._resting = IdlePolicy(
             self._course, self._hearing.activity, idle_timeout=limits.idle_timeout, on_rest=self._came_to_rest
         )
 
@@ -125,7 +125,7 @@ class Session:
         no_process = self._keeper.agent is None and not self._keeper.closing
         return self._course.head is None and no_process and self.task is None
 
-    def submit(self, work: Work, *, request_id: RequestId | None, next_up: bool = False) -> asyncio.Future[None]:
+    def submit(self, work: QueuedTurn, *, request_id: RequestId | None, next_up: bool = False) -> asyncio.Future[None]:
         """Take a turn: it runs at once or waits its turn. The future is done when that is durable."""
         record, turn = self.journal.record, work.turn
         turn.number = record.turn_count = record.turn_count + 1
@@ -145,7 +145,7 @@ class Session:
         self._start()
         return durable
 
-    def restore(self, works: list[Work]) -> None:
+    def restore(self, works: list[QueuedTurn]) -> None:
         """Queue turns that an earlier run of the service left waiting, and go on with the first."""
         self._backlog.restore(works)
         if self._course.head is None and self._backlog:
@@ -154,7 +154,7 @@ class Session:
         self.journal.commit()
         self._start()
 
-    def find(self, turn_id: str) -> Work | None:
+    def find(self, turn_id: str) -> QueuedTurn | None:
         """A turn of the session that has not ended."""
         works = ([self._course.head] if self._course.head else []) + list(self._backlog)
         return next((work for work in works if work.turn.turn_id == turn_id), None)
@@ -215,7 +215,7 @@ class Session:
 
     # ------------------------------------------------------------------------------------------------------- the queue
 
-    def _promote(self, work: Work) -> None:
+    def _promote(self, work: QueuedTurn) -> None:
         """Make `work` the next to run; from now on its options are those in force."""
         record = self.journal.record
         self._course.head = work
@@ -234,7 +234,7 @@ class Session:
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(), name=f"session {self.session_id}")
 
-    def _queue_timed_out(self, work: Work, outcome: Outcome) -> None:
+    def _queue_timed_out(self, work: QueuedTurn, outcome: Outcome) -> None:
         if work is self._course.head and self._course.ended is None:
             self._conclude_waiting(outcome)
         elif work in self._backlog:
@@ -246,7 +246,7 @@ class Session:
         if self._place is not None:
             self._admission.withdraw(self._place)
 
-    def _commit(self, ended: list[Work]) -> None:
+    def _commit(self, ended: list[QueuedTurn]) -> None:
         """Commit, and let those who wait for the end of these turns know once it is durable."""
         durable = self.journal.commit()
         for work in ended:
@@ -273,7 +273,7 @@ class Session:
     def _came_to_rest(self) -> None:
         self._on_rest(self)
 
-    async def _run_turn(self, work: Work) -> None:
+    async def _run_turn(self, work: QueuedTurn) -> None:
         """Run one turn from its start to its recorded end."""
         course = self._course
         course.prepare(work)
@@ -323,7 +323,7 @@ class Session:
 
     # ------------------------------------------------------------------------------------------------------ the endings
 
-    def _conclude(self, work: Work, outcome: Outcome) -> None:
+    def _conclude(self, work: QueuedTurn, outcome: Outcome) -> None:
         """Record the turn's end, and where the session goes: the next turn, background work, or rest. One commit."""
         self._course.timers.disarm()
         if not self._resting.goes_on(outcome):
@@ -337,14 +337,14 @@ class Session:
             self._resting.come_to_rest(outcome, work.turn.turn_id)
         self._commit(ended)
 
-    def _record_end(self, work: Work, outcome: Outcome) -> list[Work]:
+    def _record_end(self, work: QueuedTurn, outcome: Outcome) -> list[QueuedTurn]:
         """Record the turn's end, and that of the turns behind it when it takes them along; all that have ended."""
         self._course.record_end(work, outcome)
         if outcome.keeps_queue:
             return [work]
         return [work, *self._backlog.drop("the turn before it did not complete")]
 
-    def _put_off(self, work: Work) -> None:
+    def _put_off(self, work: QueuedTurn) -> None:
         """Leave a turn that a shutdown has stopped to the next start, which continues it: its policy says so."""
         self._course.timers.disarm()
         self.interactions.withdraw("restart")

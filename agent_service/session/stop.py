@@ -20,7 +20,7 @@ from agent_service.session import outcomes
 from agent_service.session.outcomes import Outcome, StopCause
 
 if TYPE_CHECKING:
-    from agent_service.session.run import Course
+    from agent_service.session.run import Run
 
 log = logging.getLogger(__name__)
 
@@ -49,13 +49,13 @@ class Stop:
         self._task: asyncio.Task[None] | None = None
 
     @classmethod
-    def of_waiting(cls, course: Course, outcome: Outcome, durable: asyncio.Future[None]) -> Stop:
+    def of_waiting(cls, course: Run, outcome: Outcome, durable: asyncio.Future[None]) -> Stop:
         """A stop of work that had not begun. What is left to do is to see the process of an earlier turn dead."""
         stop = cls(StopCause.CANCEL, deadline=0, force=False, reason=outcome.reason)
         stop._task = asyncio.create_task(stop._see_off(course, durable), name=f"stop {course.session_id}")
         return stop
 
-    async def _see_off(self, course: Course, durable: asyncio.Future[None]) -> None:
+    async def _see_off(self, course: Run, durable: asyncio.Future[None]) -> None:
         self.receipt = _receipt(await course.agents_closed())
         self._measure()
         await asyncio.wait([durable])
@@ -77,11 +77,11 @@ class Stop:
         self._nudge.set()
         return at_once
 
-    def begin(self, course: Course) -> None:
+    def begin(self, course: Run) -> None:
         """Climb the ladder, in a task of its own."""
         self._task = asyncio.create_task(self._run(course), name=f"stop {course.session_id}")
 
-    async def _run(self, course: Course) -> None:
+    async def _run(self, course: Run) -> None:
         try:
             self.receipt = await self._climb(course)
         except Exception:
@@ -93,7 +93,7 @@ class Stop:
     def _measure(self) -> None:
         self.receipt.duration.FromMicroseconds(round((asyncio.get_running_loop().time() - self._begun) * 1e6))
 
-    async def finished(self, course: Course) -> Outcome:
+    async def finished(self, course: Run) -> Outcome:
         """How the turn ended, once the ladder is climbed. It does not pause after its last look at the cause.
 
         A stronger stop may have joined when an interrupt had left the agent alive: then there is more to climb.
@@ -105,7 +105,7 @@ class Stop:
                 return self._outcome(course)
             self.begin(course)
 
-    def _outcome(self, course: Course) -> Outcome:
+    def _outcome(self, course: Run) -> Outcome:
         """Who comes too late did not stop anything: the turn's own end stands. A cancel holds in any case."""
         own = course.own_outcome
         if self.cause < StopCause.DRAIN and own is not None:
@@ -113,7 +113,7 @@ class Stop:
         self.stopped_turn = True
         return outcomes.of_stop(self.cause, self.reason)
 
-    async def _climb(self, course: Course) -> pb.CancelReceipt:
+    async def _climb(self, course: Run) -> pb.CancelReceipt:
         seen = course.agent.process_ids() if course.agent is not None else set()
         if course.can_be_asked and not self.force:
             await self._ask(course)
@@ -126,7 +126,7 @@ class Stop:
         course.release_agent()
         return _receipt(ended, started=started, seen=seen)
 
-    async def _ask(self, course: Course) -> None:
+    async def _ask(self, course: Run) -> None:
         """Interrupt, and wait for the turn's result until the deadline, or until somebody is in more of a hurry.
 
         An interrupt that comes before the agent has the prompt is acknowledged and does nothing: ask again. One that
@@ -146,16 +146,16 @@ class Stop:
         if asking is not None:
             asking.cancel()
 
-    def _agent_stopped(self, course: Course) -> bool:
+    def _agent_stopped(self, course: Run) -> bool:
         """Whether the agent has said, by a result or by giving the prompt back, that it works on it no more."""
         return course.result_in.is_set() or self._withdrawn
 
-    async def _interrupt(self, course: Course, agent: Agent) -> None:
+    async def _interrupt(self, course: Run, agent: Agent) -> None:
         if course.prompt_uuid in await agent.interrupt(cancel_queued=True):
             self._withdrawn = True
             self._nudge.set()
 
-    async def _pause(self, course: Course, seconds: float) -> None:
+    async def _pause(self, course: Run, seconds: float) -> None:
         """Wait for the result, for a stronger stop, or for a moment."""
         self._nudge.clear()
         waits = [asyncio.create_task(event.wait()) for event in (course.result_in, self._nudge)]
@@ -163,7 +163,7 @@ class Stop:
         for wait in waits:
             wait.cancel()
 
-    async def _end(self, course: Course) -> Ended:
+    async def _end(self, course: Run) -> Ended:
         agent = course.agent
         assert agent is not None
         polite = self._agent_stopped(course) and not self.force

@@ -25,7 +25,7 @@ def _new_future() -> asyncio.Future[None]:
 
 
 @dataclass(eq=False)
-class Work:
+class QueuedTurn:
     """A turn that waits or runs, the request that asked for it, and a future that is done when its end is durable."""
 
     turn: pb.Turn
@@ -53,7 +53,7 @@ class Work:
         durable.add_done_callback(finish)
 
 
-def sent_work(uuid: str, sent: pb.SendMessageRequest, into: Work, *, number: int) -> Work:
+def sent_work(uuid: str, sent: pb.SendMessageRequest, into: QueuedTurn, *, number: int) -> QueuedTurn:
     """A turn of a message that was sent into another one, whose bounds hold for it as well."""
     turn = pb.Turn(turn_id=uuid, number=number, state=pb.TURN_STATE_QUEUED, prompt=cut(sent.text, MAX_STRING))
     turn.create_time.FromMicroseconds(now_us())
@@ -62,7 +62,7 @@ def sent_work(uuid: str, sent: pb.SendMessageRequest, into: Work, *, number: int
     )
     if into.request.HasField("execution_timeout"):
         request.execution_timeout.CopyFrom(into.request.execution_timeout)
-    return Work(turn, request)
+    return QueuedTurn(turn, request)
 
 
 def end_turn(turn: pb.Turn, outcome: Outcome, result: pb.TurnResult | None) -> None:
@@ -76,7 +76,7 @@ def end_turn(turn: pb.Turn, outcome: Outcome, result: pb.TurnResult | None) -> N
 
 
 def record_end(
-    journal: Journal, work: Work, outcome: Outcome, result: pb.TurnResult | None = None, raw: bytes | None = None
+    journal: Journal, work: QueuedTurn, outcome: Outcome, result: pb.TurnResult | None = None, raw: bytes | None = None
 ) -> None:
     """Put a turn's one turn.completed into the log, with its figures into the session's totals; the caller commits."""
     work.cancel_timer()
@@ -96,7 +96,7 @@ def add_to_totals(journal: Journal, result: pb.TurnResult | None) -> None:
         journal.changed()
 
 
-def may_continue(work: Work) -> bool:
+def may_continue(work: QueuedTurn) -> bool:
     """Whether the turn goes on by itself after a restart of the service, by its policy."""
     return work.request.restart_policy == pb.RESTART_POLICY_RESUME and work.turn.restart_count < MAX_RESTARTS
 

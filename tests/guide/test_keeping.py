@@ -218,8 +218,8 @@ async def test_a_session_says_when_its_time_is_over(service: Service) -> None:
     done = await service.run("say: hi", ttl={"seconds": 60})
     session = done.session
     assert session.expire_time.ToMilliseconds() - session.rest_time.ToMilliseconds() == 60_000
-    assert await service.running.registry.removal.expire(0) == 0
+    assert await service.running.registry.deletion.expire(0) == 0
     short = await service.run("say: hi", session_id=done.session_id, ttl={"nanos": 1000})
     assert short.session.HasField("expire_time")
-    assert await service.running.registry.removal.expire(0) == 1
+    assert await service.running.registry.deletion.expire(0) == 1
     assert await listed(service) == []

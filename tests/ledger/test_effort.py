@@ -17,7 +17,7 @@ from agent_service.ledger import Ledger
 from agent_service.ledger.sqlite import reader, schema
 from agent_service.ledger.sqlite.file import connect
 from agent_service.ledger.sqlite.listing import Listing
-from agent_service.ledger.sqlite.standings import read_standings, read_turn_at
+from agent_service.ledger.sqlite.status_reader import read_standings, read_turn_at
 from tests.ledger.logs import DORMANT, START_US, begin, session
 
 FEW, MANY = 40, 2400

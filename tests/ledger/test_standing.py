@@ -13,8 +13,7 @@ from agentpb import agent_pb2 as pb
 
 from agent_service.errors import StoreUnavailable
 from agent_service.ledger import Commit, Event, Ledger
-from agent_service.ledger.sqlite import standings
-from agent_service.ledger.sqlite.standings import Standing, read_standings
+from agent_service.ledger.sqlite.status_reader import StoredStatus, read_standings
 from tests.ledger.logs import DORMANT, WORKING, begin, event, session
 
 
@@ -92,7 +91,7 @@ async def test_many_who_ask_at_once_get_each_their_own(ledger: Ledger) -> None:
 async def test_a_crowd_is_answered_together(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[int] = []
 
-    def counting(db: sqlite3.Connection, ids: Sequence[str]) -> dict[str, Standing]:
+    def counting(db: sqlite3.Connection, ids: Sequence[str]) -> dict[str, StoredStatus]:
         reads.append(len(ids))
         return read_standings(db, ids)
 
@@ -101,7 +100,7 @@ async def test_a_crowd_is_answered_together(ledger: Ledger, monkeypatch: pytest.
             await asyncio.sleep(number / 16_000)
             assert await ledger.standing(str(number)) is not None
 
-    monkeypatch.setattr(standings, "read_standings", counting)
+    monkeypatch.setattr(status_reader, "read_standings", counting)
     for number in range(32):
         await stored(ledger, [], [], str(number))
     await asyncio.gather(*map(ask_often, range(32)))
@@ -111,7 +110,7 @@ async def test_a_crowd_is_answered_together(ledger: Ledger, monkeypatch: pytest.
 
 async def test_who_asks_alone_waits_for_nobody(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     await stored(ledger, [], [])
-    monkeypatch.setattr(standings, "LINGER", 3600.0)
+    monkeypatch.setattr(status_reader, "LINGER", 3600.0)
     for _ in range(3):
         assert await asyncio.gather(ledger.standing("s"), ledger.standing("s"), ledger.standing("s"))
 

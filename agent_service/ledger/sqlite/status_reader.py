@@ -27,7 +27,7 @@ LINGER = 0.002
 """Seconds that a crowd is waited for: two hops between threads for each of four cost more than two for all of them."""
 
 
-class Standing(NamedTuple):
+class StoredStatus(NamedTuple):
     """A session and its current turn; at rest the one that brought it to its state, which need not be the newest."""
 
     session: pb.Session
@@ -36,10 +36,10 @@ class Standing(NamedTuple):
 
 class _Question(NamedTuple):
     session_id: str
-    answer: asyncio.Future[Standing | None]
+    answer: asyncio.Future[StoredStatus | None]
 
 
-class Standings:
+class StatusReader:
     """Answers who asks where a session stands."""
 
     def __init__(self, readers: Readers) -> None:
@@ -49,9 +49,9 @@ class Standings:
         self._answering: asyncio.Task[None] | None = None
         self._crowded = False
 
-    async def ask(self, session_id: str) -> Standing | None:
+    async def ask(self, session_id: str) -> StoredStatus | None:
         """Where a session stands, as of some moment after the call. Raises StoreUnavailable."""
-        answer: asyncio.Future[Standing | None] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[StoredStatus | None] = asyncio.get_running_loop().create_future()
         self._asked.append(_Question(session_id, answer))
         if self._answering is None:
             self._answering = asyncio.create_task(self._answer_all(), name="ledger standings")
@@ -86,7 +86,7 @@ class Standings:
                 each.answer.set_result(found.get(each.session_id))
 
 
-def read_standings(db: sqlite3.Connection, ids: Sequence[str]) -> dict[str, Standing]:
+def read_standings(db: sqlite3.Connection, ids: Sequence[str]) -> dict[str, StoredStatus]:
     """Read where sessions stand, up to `MOST` of them, by their ids."""
     wanted = next(count for count in schema.STANDINGS if count >= len(ids))
     with snapshot(db):
@@ -100,7 +100,7 @@ def read_standings(db: sqlite3.Connection, ids: Sequence[str]) -> dict[str, Stan
             record, *rest = (blob[end - size : end] for blob, end, size in zip(blobs, ends, sizes, strict=True))
             session = read_session(record, last, since)
             at_work = session.HasField("current_turn")
-            found[session_id] = Standing(session, session.current_turn if at_work else _turn(db, key, moved, *rest))
+            found[session_id] = StoredStatus(session, session.current_turn if at_work else _turn(db, key, moved, *rest))
     return found
 
 
