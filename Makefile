@@ -66,7 +66,7 @@ imports: setup ## Check which way imports go (import-linter)
 
 .PHONY: contract
 contract: $(BUF) ## Check the contract: style, comments, nothing broken (buf)
-	$(BUF) lint
+	@tools/contract_lint.sh $(BUF)
 	$(BUF) format --diff --exit-code
 	@tools/contract_unbroken.sh $(BUF)
 

@@ -132,7 +132,7 @@ def cli() -> None:
 )
 @_config_options
 def serve_command(config_file: Path | None, **values: Any) -> None:
-    """Serve agent.v1. When ready, prints one line: agent-service listening on HOST:PORT. Logs go to stderr.
+    """Serve agentservice.v1. When ready, prints one line: agent-service listening on HOST:PORT. Logs go to stderr.
 
     The first SIGTERM or SIGINT drains, the second one ends at once.
     """

@@ -10,7 +10,7 @@ from typing import ClassVar, NamedTuple
 
 from grpc import StatusCode
 
-DOMAIN = "agent.v1"
+DOMAIN = "agentservice.v1"
 
 
 class FieldViolation(NamedTuple):
@@ -100,7 +100,7 @@ class SessionNotFound(RequestError):
 
     code = StatusCode.NOT_FOUND
     reason = "SESSION_NOT_FOUND"
-    resource_type = "agent.v1.Session"
+    resource_type = "agentservice.v1.Session"
 
     def __init__(self, session_id: str) -> None:
         """Name the session that is missing."""
@@ -112,7 +112,7 @@ class TurnNotFound(RequestError):
 
     code = StatusCode.NOT_FOUND
     reason = "TURN_NOT_FOUND"
-    resource_type = "agent.v1.Turn"
+    resource_type = "agentservice.v1.Turn"
 
 
 class InteractionNotFound(RequestError):
@@ -120,7 +120,7 @@ class InteractionNotFound(RequestError):
 
     code = StatusCode.NOT_FOUND
     reason = "INTERACTION_NOT_FOUND"
-    resource_type = "agent.v1.Interaction"
+    resource_type = "agentservice.v1.Interaction"
 
 
 class SessionAlreadyExists(RequestError):
@@ -128,7 +128,7 @@ class SessionAlreadyExists(RequestError):
 
     code = StatusCode.ALREADY_EXISTS
     reason = "SESSION_ALREADY_EXISTS"
-    resource_type = "agent.v1.Session"
+    resource_type = "agentservice.v1.Session"
 
 
 class RequestIdReused(RequestError):
@@ -143,7 +143,7 @@ class SessionBusy(RequestError):
 
     code = StatusCode.FAILED_PRECONDITION
     reason = "SESSION_BUSY"
-    resource_type = "agent.v1.Session"
+    resource_type = "agentservice.v1.Session"
 
 
 class SessionNotActive(RequestError):
@@ -151,7 +151,7 @@ class SessionNotActive(RequestError):
 
     code = StatusCode.FAILED_PRECONDITION
     reason = "SESSION_NOT_ACTIVE"
-    resource_type = "agent.v1.Session"
+    resource_type = "agentservice.v1.Session"
 
 
 class SessionActive(RequestError):
@@ -159,7 +159,7 @@ class SessionActive(RequestError):
 
     code = StatusCode.FAILED_PRECONDITION
     reason = "SESSION_ACTIVE"
-    resource_type = "agent.v1.Session"
+    resource_type = "agentservice.v1.Session"
 
 
 class InteractionClosed(RequestError):
@@ -167,7 +167,7 @@ class InteractionClosed(RequestError):
 
     code = StatusCode.FAILED_PRECONDITION
     reason = "INTERACTION_CLOSED"
-    resource_type = "agent.v1.Interaction"
+    resource_type = "agentservice.v1.Interaction"
 
 
 class WorkspaceMissing(RequestError):
@@ -182,7 +182,7 @@ class ResumeRejected(RequestError):
 
     code = StatusCode.FAILED_PRECONDITION
     reason = "RESUME_REJECTED"
-    resource_type = "agent.v1.Session"
+    resource_type = "agentservice.v1.Session"
 
 
 class SequenceCompacted(RequestError):

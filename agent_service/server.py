@@ -317,7 +317,7 @@ async def _sweep(registry: SessionRegistry, retention: float) -> None:
 def _server_info(config: Config, backend: str, guard: Choice, instance: str) -> pb.GetServerInfoResponse:
     info = pb.GetServerInfoResponse(
         server_version=importlib.metadata.version("agent-service"),
-        api_version="agent.v1",
+        api_version="agentservice.v1",
         sdk_version=sdk_version,
         cli_version=cli_version,
         model_backend=backend,

@@ -12,7 +12,7 @@ from agentpb import agent_pb2_grpc
 from benchmarks.fill import fill, session_id
 from benchmarks.harness import Bench, Program, median
 
-SERVICE = "/agent.v1.AgentService/"
+SERVICE = "/agentservice.v1.AgentService/"
 MANY = 20_000
 """So many that the service keeps the status of a few only."""
 

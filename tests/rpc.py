@@ -12,7 +12,7 @@ from agentpb import agent_pb2 as pb
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
-SERVICE = "/agent.v1.AgentService/"
+SERVICE = "/agentservice.v1.AgentService/"
 UNARY = {
     "Execute": pb.ExecuteRequest,
     "GetStatus": pb.GetStatusRequest,
@@ -26,7 +26,7 @@ UNARY = {
     "RespondToInteraction": pb.RespondToInteractionRequest,
     "GetServerInfo": pb.GetServerInfoRequest,
 }
-STREAMING = {"WatchSession": pb.WatchSessionRequest}
+STREAMING = {"WatchSession": pb.WatchSessionRequest, "ReadField": pb.ReadFieldRequest}
 ALL = {**UNARY, **STREAMING}
 
 

@@ -15,7 +15,7 @@ from agent_service.server import running
 from tests.conftest import Service, make_config
 from tests.rpc import ALL
 
-NAME = "agent.v1.AgentService"
+NAME = "agentservice.v1.AgentService"
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -63,7 +63,7 @@ async def test_reflection_lists_the_services_and_gives_the_contract(service: Ser
 async def test_the_server_says_what_runs_here(start: Any) -> None:
     service: Service = await start(max_sessions=3, max_queued=5, retention=3600.0, execution_timeout=60.0)
     info = await service.stub.GetServerInfo(pb.GetServerInfoRequest())
-    assert (info.api_version, info.model_backend, info.draining) == ("agent.v1", "offline", False)
+    assert (info.api_version, info.model_backend, info.draining) == ("agentservice.v1", "offline", False)
     assert all((info.server_version, info.sdk_version, info.cli_version, info.process_guard, info.instance_id))
     assert (info.limits.max_sessions, info.limits.max_queued) == (3, 5)
     assert (info.limits.retention.seconds, info.limits.execution_timeout.seconds) == (3600, 60)

@@ -16,6 +16,12 @@ if [ -z "$base" ] || ! git cat-file -e "$base:proto/agent.proto" 2>/dev/null; th
     exit 0
 fi
 
+package() { sed -n 's/^package \(.*\);$/\1/p'; }
+if [ "$(git show "$base:proto/agent.proto" | package)" != "$(package <proto/agent.proto)" ]; then
+    echo "The contract begins anew: its package is $(package <proto/agent.proto) since $(git rev-parse --short "$base")."
+    exit 0
+fi
+
 before=$(mktemp -d)
 trap 'rm -rf "$before"' EXIT
 mkdir "$before/proto"

@@ -14,6 +14,7 @@ from agent_service import events
 from agent_service import options as translate
 from agent_service.api import pages
 from agent_service.api.validation import check
+from agent_service.errors import InvalidField
 from agent_service.ledger import Event
 from agent_service.registry.registry import SessionRegistry
 from agent_service.registry.status_cache import CachedStatus
@@ -34,7 +35,7 @@ NOBODY = ""
 
 
 class AgentService(agent_pb2_grpc.AgentServiceServicer):
-    """The twelve RPCs of agent.v1."""
+    """The twelve RPCs of agentservice.v1."""
 
     def __init__(
         self,
@@ -111,7 +112,7 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
             NOBODY,
             request.after_sequence,
             follow=request.follow,
-            types=tuple(request.types),
+            types=tuple(request.event_types),
             partials=not request.skip_partials,
             with_raw=request.include_raw,
         )
@@ -179,7 +180,7 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
             request.after_sequence if cursor is None or request.newest_first else int(cursor),
             limit=limit + 1,
             max_bytes=PAGE_BYTES,
-            types=tuple(request.types),
+            types=tuple(request.event_types),
             newest_first=request.newest_first,
             before_sequence=int(cursor) if cursor is not None and request.newest_first else None,
             with_raw=request.include_raw,
@@ -205,11 +206,17 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
             session.session_id,
             request.after_sequence if backwards else last,
             limit=1,
-            types=tuple(request.types),
+            types=tuple(request.event_types),
             newest_first=backwards,
             before_sequence=last if backwards else None,
         )
         return bool(further)
+
+    async def ReadField(self, request: pb.ReadFieldRequest, context: Context) -> None:  # type: ignore[override]
+        """Read the whole of a field that was cut."""
+        check(request)
+        await self._registry.get(request.session_id, NOBODY)
+        raise InvalidField.of("field", "names no field that was cut")
 
     async def SendMessage(self, request: pb.SendMessageRequest, context: Context) -> pb.SendMessageResponse:
         """Send a message into the running turn."""

@@ -180,21 +180,21 @@ def _check_cursor(after_sequence: int) -> Iterable[FieldViolation]:
 
 
 def _check_types(types: Sequence[str]) -> Iterable[FieldViolation]:
-    yield from _check_count("types", types)
+    yield from _check_count("event_types", types)
     for index, name in enumerate(types):
         if name not in EVENT_TYPES and name not in _TYPE_GROUPS:
             accepted = ", ".join(sorted(EVENT_TYPES | _TYPE_GROUPS))
-            yield FieldViolation(f"types[{index}]", f"{name[:64]!r} is no event type; accepted are {accepted}")
+            yield FieldViolation(f"event_types[{index}]", f"{name[:64]!r} is no event type; accepted are {accepted}")
 
 
 def _check_watch(request: pb.WatchSessionRequest) -> Iterable[FieldViolation]:
     yield from _check_cursor(request.after_sequence)
-    yield from _check_types(request.types)
+    yield from _check_types(request.event_types)
 
 
 def _check_list_events(request: pb.ListEventsRequest) -> Iterable[FieldViolation]:
     yield from _check_cursor(request.after_sequence)
-    yield from _check_types(request.types)
+    yield from _check_types(request.event_types)
     yield from _check_page_size(request.page_size)
 
 

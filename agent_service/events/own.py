@@ -54,7 +54,7 @@ def interaction_resolved(interaction: pb.Interaction) -> pb.SessionEvent:
 
 def stderr(text: str) -> pb.SessionEvent:
     """The agent's process wrote to stderr."""
-    return pb.SessionEvent(type="stderr", stderr=pb.Stderr(text=clean(text)))
+    return pb.SessionEvent(type="stderr", stderr_output=pb.StderrOutput(text=clean(text)))
 
 
 def user_prompt(text: str, attachments: Iterable[pb.Attachment], uuid: str) -> pb.SessionEvent:

@@ -245,7 +245,7 @@ def _questions(tool_input: Mapping[str, Any]) -> list[pb.Question]:
     asked = tool_input.get("questions")
     return [
         pb.Question(
-            question=events.clean(str(question.get("question", ""))),
+            text=events.clean(str(question.get("question", ""))),
             header=events.clean(str(question.get("header", ""))),
             multi_select=bool(question.get("multiSelect")),
             options=[

@@ -1,7 +1,7 @@
 // Load for the benchmarks, from outside Python: calls and streams of raw bytes, counted and timed. Prints one line of JSON.
 //
-//	load unary  -addr HOST:PORT -method /agent.v1.AgentService/GetStatus -data HEX -workers 32 -channels 4 -seconds 3
-//	load stream -addr HOST:PORT -method /agent.v1.AgentService/WatchSession -data HEX -streams 500 -channels 8 -events 2 -time 3
+//	load unary  -addr HOST:PORT -method /agentservice.v1.AgentService/GetStatus -data HEX -workers 32 -channels 4 -seconds 3
+//	load stream -addr HOST:PORT -method /agentservice.v1.AgentService/WatchSession -data HEX -streams 500 -channels 8 -events 2 -time 3
 package main
 
 import (

@@ -101,7 +101,7 @@ class AgentClient:
         after_sequence: int = 0,
         *,
         follow: bool = False,
-        types: Sequence[str] = (),
+        event_types: Sequence[str] = (),
         partials: bool = True,
         include_raw: bool = False,
     ) -> SessionWatch:
@@ -110,7 +110,7 @@ class AgentClient:
             session_id=session_id,
             after_sequence=after_sequence,
             follow=follow,
-            types=types,
+            event_types=event_types,
             skip_partials=not partials,
             include_raw=include_raw,
         )
@@ -152,7 +152,7 @@ class AgentClient:
         session_id: str,
         *,
         after_sequence: int = 0,
-        types: Sequence[str] = (),
+        event_types: Sequence[str] = (),
         newest_first: bool = False,
         include_raw: bool = False,
         page_size: int = 0,
@@ -162,7 +162,7 @@ class AgentClient:
         request = pb.ListEventsRequest(
             session_id=session_id,
             after_sequence=after_sequence,
-            types=types,
+            event_types=event_types,
             newest_first=newest_first,
             include_raw=include_raw,
             page_size=page_size,

@@ -18,7 +18,7 @@ from grpc_status import rpc_status
 if TYPE_CHECKING:
     from agent_client.results import RunResult
 
-DOMAIN = "agent.v1"
+DOMAIN = "agentservice.v1"
 PUSHBACK = "grpc-retry-pushback-ms"
 
 _Detail = TypeVar("_Detail")

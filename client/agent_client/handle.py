@@ -39,7 +39,7 @@ class SessionHandle:
         after_sequence: int | None = None,
         *,
         follow: bool = False,
-        types: Sequence[str] = (),
+        event_types: Sequence[str] = (),
         partials: bool = True,
         include_raw: bool = False,
     ) -> SessionWatch:
@@ -48,7 +48,7 @@ class SessionHandle:
             self.session_id,
             self.after_sequence if after_sequence is None else after_sequence,
             follow=follow,
-            types=types,
+            event_types=event_types,
             partials=partials,
             include_raw=include_raw,
         )
@@ -139,7 +139,7 @@ class SessionHandle:
         self,
         *,
         after_sequence: int = 0,
-        types: Sequence[str] = (),
+        event_types: Sequence[str] = (),
         newest_first: bool = False,
         include_raw: bool = False,
         limit: int | None = None,
@@ -148,7 +148,7 @@ class SessionHandle:
         return self._client.list_events(
             self.session_id,
             after_sequence=after_sequence,
-            types=types,
+            event_types=event_types,
             newest_first=newest_first,
             include_raw=include_raw,
             limit=limit,
@@ -156,7 +156,7 @@ class SessionHandle:
 
     async def _completed_turn(self) -> pb.Turn:
         last = pb.Turn()
-        async with self.watch(types=("turn.completed",), partials=False) as watch:
+        async with self.watch(event_types=("turn.completed",), partials=False) as watch:
             async for event in watch:
                 last = event.turn_completed.turn
                 if last.turn_id == self.turn_id:

@@ -298,12 +298,12 @@ def _attachment(value: Any) -> Any:
 
 
 _SHAPES: dict[str, Callable[[Any], Any]] = {
-    "agent.v1.Attachment": _attachment,
-    "agent.v1.InteractionPolicy": _interactions,
-    "agent.v1.McpServer": _mcp_server,
-    "agent.v1.StringList": _string_list,
-    "agent.v1.SystemPrompt": _system_prompt,
-    "agent.v1.Thinking": _thinking,
+    "agentservice.v1.Attachment": _attachment,
+    "agentservice.v1.InteractionPolicy": _interactions,
+    "agentservice.v1.McpServer": _mcp_server,
+    "agentservice.v1.StringList": _string_list,
+    "agentservice.v1.SystemPrompt": _system_prompt,
+    "agentservice.v1.Thinking": _thinking,
     "google.protobuf.Duration": _duration,
     "google.protobuf.Timestamp": _timestamp,
 }

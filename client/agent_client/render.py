@@ -210,8 +210,8 @@ class EventPrinter:
         elif event.HasField("rate_limit") and event.rate_limit.status != "allowed":
             limit = event.rate_limit
             self.line(f"· rate limit {clean_line(limit.status)} ({clean_line(limit.rate_limit_type)})", "yellow")
-        elif event.HasField("stderr"):
-            self.line(clean(event.stderr.text).rstrip("\n"), "dim red")
+        elif event.HasField("stderr_output"):
+            self.line(clean(event.stderr_output.text).rstrip("\n"), "dim red")
         elif event.HasField("system_message") and event.system_message.subtype in {"api_retry", "compact_boundary"}:
             self.line(f"· {clean_line(event.system_message.subtype).replace('_', ' ')}", "dim")
         elif event.HasField("interaction_resolved"):
@@ -244,7 +244,7 @@ def _choices(number: int, asked: pb.Question) -> str:
         + (f" - {clean_line(option.description)}" if option.description not in {"", option.label} else "")
         for index, option in enumerate(asked.options, 1)
     ]
-    return "\n".join([f"? {number}. {clean_line(asked.question)}", *options])
+    return "\n".join([f"? {number}. {clean_line(asked.text)}", *options])
 
 
 def summary(result: RunResult) -> Text:

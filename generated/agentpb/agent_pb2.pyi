@@ -442,6 +442,377 @@ TURN_STATE_CANCELLED: TurnState.ValueType  # 5
 """It was cancelled or interrupted."""
 Global___TurnState: _TypeAlias = TurnState  # noqa: Y015
 
+class _ErrorReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
+    """Never sent."""
+    ERROR_REASON_INVALID_FIELD: _ErrorReason.ValueType  # 1
+    """Fields of the request are not acceptable; BadRequest names each with what would be.
+    Code: INVALID_ARGUMENT. Metadata: none. Retry: no.
+    """
+    ERROR_REASON_MALFORMED_REQUEST: _ErrorReason.ValueType  # 2
+    """The bytes are no message of the RPC's request type.
+    Code: INVALID_ARGUMENT. Metadata: none. Retry: no.
+    """
+    ERROR_REASON_INVALID_PAGE_TOKEN: _ErrorReason.ValueType  # 3
+    """The page token was not made by this RPC for these arguments.
+    Code: INVALID_ARGUMENT. Metadata: none. Retry: no.
+    """
+    ERROR_REASON_INTERACTION_KIND_MISMATCH: _ErrorReason.ValueType  # 4
+    """The answer does not fit the kind of the interaction.
+    Code: INVALID_ARGUMENT. Metadata: none. Retry: no.
+    """
+    ERROR_REASON_OPTION_NOT_ALLOWED: _ErrorReason.ValueType  # 5
+    """The operator's policy forbids an option.
+    Code: PERMISSION_DENIED. Metadata: none. Retry: no.
+    """
+    ERROR_REASON_PATH_NOT_ALLOWED: _ErrorReason.ValueType  # 6
+    """The operator's policy forbids a directory.
+    Code: PERMISSION_DENIED. Metadata: none. Retry: no.
+    """
+    ERROR_REASON_SESSION_NOT_FOUND: _ErrorReason.ValueType  # 7
+    """There is no such session, or none that the caller may know of.
+    Code: NOT_FOUND. Metadata: none. Retry: no.
+    """
+    ERROR_REASON_TURN_NOT_FOUND: _ErrorReason.ValueType  # 8
+    """The session has no such turn.
+    Code: NOT_FOUND. Metadata: none. Retry: no.
+    """
+    ERROR_REASON_INTERACTION_NOT_FOUND: _ErrorReason.ValueType  # 9
+    """The session has no such interaction.
+    Code: NOT_FOUND. Metadata: none. Retry: no.
+    """
+    ERROR_REASON_SESSION_ALREADY_EXISTS: _ErrorReason.ValueType  # 10
+    """EXECUTE_MODE_CREATE met an existing session.
+    Code: ALREADY_EXISTS. Metadata: none. Retry: no.
+    """
+    ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 11
+    """The request id was used before, for a request with other content.
+    Code: ALREADY_EXISTS. Metadata: none. Retry: no.
+    """
+    ERROR_REASON_SESSION_BUSY: _ErrorReason.ValueType  # 12
+    """The session is at work, and `on_busy` is ON_BUSY_REJECT.
+    Code: FAILED_PRECONDITION. Metadata: turn_id, phase. Retry: later.
+    """
+    ERROR_REASON_SESSION_NOT_ACTIVE: _ErrorReason.ValueType  # 13
+    """The session is at rest, and the request needs a running turn.
+    Code: FAILED_PRECONDITION. Metadata: none. Retry: no.
+    """
+    ERROR_REASON_SESSION_ACTIVE: _ErrorReason.ValueType  # 14
+    """The session is at work, and the request needs it at rest.
+    Code: FAILED_PRECONDITION. Metadata: none. Retry: later.
+    """
+    ERROR_REASON_INTERACTION_CLOSED: _ErrorReason.ValueType  # 15
+    """The interaction was resolved already.
+    Code: FAILED_PRECONDITION. Metadata: resolved_by, state. Retry: no.
+    """
+    ERROR_REASON_WORKSPACE_MISSING: _ErrorReason.ValueType  # 16
+    """A directory that the session works in is gone.
+    Code: FAILED_PRECONDITION. Metadata: none. Retry: no.
+    """
+    ERROR_REASON_RESUME_REJECTED: _ErrorReason.ValueType  # 17
+    """The conversation cannot be continued: its transcript is missing, or it never began. Also a run's.
+    Code: FAILED_PRECONDITION. Metadata: none. Retry: no.
+    """
+    ERROR_REASON_SEQUENCE_COMPACTED: _ErrorReason.ValueType  # 18
+    """Events after the given sequence are no longer stored.
+    Code: OUT_OF_RANGE. Metadata: first_available_sequence. Retry: no.
+    """
+    ERROR_REASON_SEQUENCE_IN_FUTURE: _ErrorReason.ValueType  # 19
+    """The given sequence is past the end of the log.
+    Code: OUT_OF_RANGE. Metadata: last_sequence. Retry: no.
+    """
+    ERROR_REASON_QUEUE_FULL: _ErrorReason.ValueType  # 20
+    """As many turns wait as the operator lets wait.
+    Code: RESOURCE_EXHAUSTED. Metadata: max_queued. Retry: later.
+    """
+    ERROR_REASON_REQUEST_TOO_LARGE: _ErrorReason.ValueType  # 21
+    """The request has more bytes than ServerLimits.max_message_bytes.
+    Code: RESOURCE_EXHAUSTED. Metadata: max_message_bytes. Retry: no.
+    """
+    ERROR_REASON_SERVER_DRAINING: _ErrorReason.ValueType  # 22
+    """The service is shutting down.
+    Code: UNAVAILABLE. Metadata: none. Retry: later.
+    """
+    ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 23
+    """The ledger cannot be read or written; nothing of the request was kept.
+    Code: UNAVAILABLE. Metadata: none. Retry: later.
+    """
+    ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 24
+    """A fault of the service; the log has it under the incident's id. Also a run's.
+    Code: INTERNAL. Metadata: incident. Retry: later.
+    """
+    ERROR_REASON_AGENT_UNAVAILABLE: _ErrorReason.ValueType  # 25
+    """The agent's program cannot be started on this host. Also a run's.
+    Code: INTERNAL. Metadata: none. Retry: no.
+    """
+    ERROR_REASON_AGENT_EXITED: _ErrorReason.ValueType  # 101
+    """The agent's process ended in mid-turn.
+    Code: none, a run's. Metadata: none. Retry: later.
+    """
+    ERROR_REASON_AGENT_FAILED: _ErrorReason.ValueType  # 102
+    """The agent could not be started, or broke.
+    Code: none, a run's. Metadata: none. Retry: later.
+    """
+    ERROR_REASON_AGENT_REFUSED: _ErrorReason.ValueType  # 103
+    """The agent refused its options.
+    Code: none, a run's. Metadata: none. Retry: no.
+    """
+    ERROR_REASON_AGENT_ERROR: _ErrorReason.ValueType  # 104
+    """The agent reported an error of its own.
+    Code: none, a run's. Metadata: none. Retry: later.
+    """
+    ERROR_REASON_START_TIMEOUT: _ErrorReason.ValueType  # 105
+    """The agent did not start in time.
+    Code: none, a run's. Metadata: none. Retry: later.
+    """
+    ERROR_REASON_STALLED: _ErrorReason.ValueType  # 106
+    """The agent was silent for longer than `stall_timeout`.
+    Code: none, a run's. Metadata: none. Retry: later.
+    """
+    ERROR_REASON_EXECUTION_TIMEOUT: _ErrorReason.ValueType  # 107
+    """The turn ran for longer than `execution_timeout`.
+    Code: none, a run's. Metadata: none. Retry: no.
+    """
+    ERROR_REASON_QUEUE_TIMEOUT: _ErrorReason.ValueType  # 108
+    """The turn waited for longer than `queue_timeout`.
+    Code: none, a run's. Metadata: none. Retry: later.
+    """
+    ERROR_REASON_MAX_TURNS: _ErrorReason.ValueType  # 109
+    """The turn reached `max_turns`.
+    Code: none, a run's. Metadata: none. Retry: no.
+    """
+    ERROR_REASON_MAX_BUDGET_USD: _ErrorReason.ValueType  # 110
+    """The turn reached `max_budget_usd`.
+    Code: none, a run's. Metadata: none. Retry: no.
+    """
+    ERROR_REASON_STRUCTURED_OUTPUT_INVALID: _ErrorReason.ValueType  # 111
+    """The final answer does not meet the schema that was asked for.
+    Code: none, a run's. Metadata: none. Retry: later.
+    """
+    ERROR_REASON_PROMPT_BLOCKED: _ErrorReason.ValueType  # 112
+    """A hook refused the prompt.
+    Code: none, a run's. Metadata: none. Retry: no.
+    """
+    ERROR_REASON_HOOK_STOPPED: _ErrorReason.ValueType  # 113
+    """A hook stopped the turn.
+    Code: none, a run's. Metadata: none. Retry: no.
+    """
+    ERROR_REASON_AUTHENTICATION_FAILED: _ErrorReason.ValueType  # 114
+    """The model's API refused the service's credentials.
+    Code: none, a run's. Metadata: none. Retry: no.
+    """
+    ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 115
+    """The model's API limits the rate.
+    Code: none, a run's. Metadata: none. Retry: later.
+    """
+    ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 116
+    """The model's API is overloaded.
+    Code: none, a run's. Metadata: none. Retry: later.
+    """
+    ERROR_REASON_API_ERROR: _ErrorReason.ValueType  # 117
+    """The model's API failed; `api_error_status` says how.
+    Code: none, a run's. Metadata: none. Retry: later.
+    """
+    ERROR_REASON_SERVICE_INTERRUPTED: _ErrorReason.ValueType  # 118
+    """The service crashed or was shut down in mid-turn.
+    Code: none, a run's. Metadata: none. Retry: later.
+    """
+    ERROR_REASON_STOPPED: _ErrorReason.ValueType  # 119
+    """The turn was stopped.
+    Code: none, a run's. Metadata: none. Retry: no.
+    """
+
+class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
+    """Why a call or a run failed: `google.rpc.ErrorInfo.reason` (domain "agentservice.v1") and `SessionError.reason` are these names
+    without ERROR_REASON_. May grow; read the status code when a reason is unknown. "Retry: later" means that the same request may
+    succeed later; RetryInfo says when, where it is known.
+    """
+
+ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
+"""Never sent."""
+ERROR_REASON_INVALID_FIELD: ErrorReason.ValueType  # 1
+"""Fields of the request are not acceptable; BadRequest names each with what would be.
+Code: INVALID_ARGUMENT. Metadata: none. Retry: no.
+"""
+ERROR_REASON_MALFORMED_REQUEST: ErrorReason.ValueType  # 2
+"""The bytes are no message of the RPC's request type.
+Code: INVALID_ARGUMENT. Metadata: none. Retry: no.
+"""
+ERROR_REASON_INVALID_PAGE_TOKEN: ErrorReason.ValueType  # 3
+"""The page token was not made by this RPC for these arguments.
+Code: INVALID_ARGUMENT. Metadata: none. Retry: no.
+"""
+ERROR_REASON_INTERACTION_KIND_MISMATCH: ErrorReason.ValueType  # 4
+"""The answer does not fit the kind of the interaction.
+Code: INVALID_ARGUMENT. Metadata: none. Retry: no.
+"""
+ERROR_REASON_OPTION_NOT_ALLOWED: ErrorReason.ValueType  # 5
+"""The operator's policy forbids an option.
+Code: PERMISSION_DENIED. Metadata: none. Retry: no.
+"""
+ERROR_REASON_PATH_NOT_ALLOWED: ErrorReason.ValueType  # 6
+"""The operator's policy forbids a directory.
+Code: PERMISSION_DENIED. Metadata: none. Retry: no.
+"""
+ERROR_REASON_SESSION_NOT_FOUND: ErrorReason.ValueType  # 7
+"""There is no such session, or none that the caller may know of.
+Code: NOT_FOUND. Metadata: none. Retry: no.
+"""
+ERROR_REASON_TURN_NOT_FOUND: ErrorReason.ValueType  # 8
+"""The session has no such turn.
+Code: NOT_FOUND. Metadata: none. Retry: no.
+"""
+ERROR_REASON_INTERACTION_NOT_FOUND: ErrorReason.ValueType  # 9
+"""The session has no such interaction.
+Code: NOT_FOUND. Metadata: none. Retry: no.
+"""
+ERROR_REASON_SESSION_ALREADY_EXISTS: ErrorReason.ValueType  # 10
+"""EXECUTE_MODE_CREATE met an existing session.
+Code: ALREADY_EXISTS. Metadata: none. Retry: no.
+"""
+ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 11
+"""The request id was used before, for a request with other content.
+Code: ALREADY_EXISTS. Metadata: none. Retry: no.
+"""
+ERROR_REASON_SESSION_BUSY: ErrorReason.ValueType  # 12
+"""The session is at work, and `on_busy` is ON_BUSY_REJECT.
+Code: FAILED_PRECONDITION. Metadata: turn_id, phase. Retry: later.
+"""
+ERROR_REASON_SESSION_NOT_ACTIVE: ErrorReason.ValueType  # 13
+"""The session is at rest, and the request needs a running turn.
+Code: FAILED_PRECONDITION. Metadata: none. Retry: no.
+"""
+ERROR_REASON_SESSION_ACTIVE: ErrorReason.ValueType  # 14
+"""The session is at work, and the request needs it at rest.
+Code: FAILED_PRECONDITION. Metadata: none. Retry: later.
+"""
+ERROR_REASON_INTERACTION_CLOSED: ErrorReason.ValueType  # 15
+"""The interaction was resolved already.
+Code: FAILED_PRECONDITION. Metadata: resolved_by, state. Retry: no.
+"""
+ERROR_REASON_WORKSPACE_MISSING: ErrorReason.ValueType  # 16
+"""A directory that the session works in is gone.
+Code: FAILED_PRECONDITION. Metadata: none. Retry: no.
+"""
+ERROR_REASON_RESUME_REJECTED: ErrorReason.ValueType  # 17
+"""The conversation cannot be continued: its transcript is missing, or it never began. Also a run's.
+Code: FAILED_PRECONDITION. Metadata: none. Retry: no.
+"""
+ERROR_REASON_SEQUENCE_COMPACTED: ErrorReason.ValueType  # 18
+"""Events after the given sequence are no longer stored.
+Code: OUT_OF_RANGE. Metadata: first_available_sequence. Retry: no.
+"""
+ERROR_REASON_SEQUENCE_IN_FUTURE: ErrorReason.ValueType  # 19
+"""The given sequence is past the end of the log.
+Code: OUT_OF_RANGE. Metadata: last_sequence. Retry: no.
+"""
+ERROR_REASON_QUEUE_FULL: ErrorReason.ValueType  # 20
+"""As many turns wait as the operator lets wait.
+Code: RESOURCE_EXHAUSTED. Metadata: max_queued. Retry: later.
+"""
+ERROR_REASON_REQUEST_TOO_LARGE: ErrorReason.ValueType  # 21
+"""The request has more bytes than ServerLimits.max_message_bytes.
+Code: RESOURCE_EXHAUSTED. Metadata: max_message_bytes. Retry: no.
+"""
+ERROR_REASON_SERVER_DRAINING: ErrorReason.ValueType  # 22
+"""The service is shutting down.
+Code: UNAVAILABLE. Metadata: none. Retry: later.
+"""
+ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 23
+"""The ledger cannot be read or written; nothing of the request was kept.
+Code: UNAVAILABLE. Metadata: none. Retry: later.
+"""
+ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 24
+"""A fault of the service; the log has it under the incident's id. Also a run's.
+Code: INTERNAL. Metadata: incident. Retry: later.
+"""
+ERROR_REASON_AGENT_UNAVAILABLE: ErrorReason.ValueType  # 25
+"""The agent's program cannot be started on this host. Also a run's.
+Code: INTERNAL. Metadata: none. Retry: no.
+"""
+ERROR_REASON_AGENT_EXITED: ErrorReason.ValueType  # 101
+"""The agent's process ended in mid-turn.
+Code: none, a run's. Metadata: none. Retry: later.
+"""
+ERROR_REASON_AGENT_FAILED: ErrorReason.ValueType  # 102
+"""The agent could not be started, or broke.
+Code: none, a run's. Metadata: none. Retry: later.
+"""
+ERROR_REASON_AGENT_REFUSED: ErrorReason.ValueType  # 103
+"""The agent refused its options.
+Code: none, a run's. Metadata: none. Retry: no.
+"""
+ERROR_REASON_AGENT_ERROR: ErrorReason.ValueType  # 104
+"""The agent reported an error of its own.
+Code: none, a run's. Metadata: none. Retry: later.
+"""
+ERROR_REASON_START_TIMEOUT: ErrorReason.ValueType  # 105
+"""The agent did not start in time.
+Code: none, a run's. Metadata: none. Retry: later.
+"""
+ERROR_REASON_STALLED: ErrorReason.ValueType  # 106
+"""The agent was silent for longer than `stall_timeout`.
+Code: none, a run's. Metadata: none. Retry: later.
+"""
+ERROR_REASON_EXECUTION_TIMEOUT: ErrorReason.ValueType  # 107
+"""The turn ran for longer than `execution_timeout`.
+Code: none, a run's. Metadata: none. Retry: no.
+"""
+ERROR_REASON_QUEUE_TIMEOUT: ErrorReason.ValueType  # 108
+"""The turn waited for longer than `queue_timeout`.
+Code: none, a run's. Metadata: none. Retry: later.
+"""
+ERROR_REASON_MAX_TURNS: ErrorReason.ValueType  # 109
+"""The turn reached `max_turns`.
+Code: none, a run's. Metadata: none. Retry: no.
+"""
+ERROR_REASON_MAX_BUDGET_USD: ErrorReason.ValueType  # 110
+"""The turn reached `max_budget_usd`.
+Code: none, a run's. Metadata: none. Retry: no.
+"""
+ERROR_REASON_STRUCTURED_OUTPUT_INVALID: ErrorReason.ValueType  # 111
+"""The final answer does not meet the schema that was asked for.
+Code: none, a run's. Metadata: none. Retry: later.
+"""
+ERROR_REASON_PROMPT_BLOCKED: ErrorReason.ValueType  # 112
+"""A hook refused the prompt.
+Code: none, a run's. Metadata: none. Retry: no.
+"""
+ERROR_REASON_HOOK_STOPPED: ErrorReason.ValueType  # 113
+"""A hook stopped the turn.
+Code: none, a run's. Metadata: none. Retry: no.
+"""
+ERROR_REASON_AUTHENTICATION_FAILED: ErrorReason.ValueType  # 114
+"""The model's API refused the service's credentials.
+Code: none, a run's. Metadata: none. Retry: no.
+"""
+ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 115
+"""The model's API limits the rate.
+Code: none, a run's. Metadata: none. Retry: later.
+"""
+ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 116
+"""The model's API is overloaded.
+Code: none, a run's. Metadata: none. Retry: later.
+"""
+ERROR_REASON_API_ERROR: ErrorReason.ValueType  # 117
+"""The model's API failed; `api_error_status` says how.
+Code: none, a run's. Metadata: none. Retry: later.
+"""
+ERROR_REASON_SERVICE_INTERRUPTED: ErrorReason.ValueType  # 118
+"""The service crashed or was shut down in mid-turn.
+Code: none, a run's. Metadata: none. Retry: later.
+"""
+ERROR_REASON_STOPPED: ErrorReason.ValueType  # 119
+"""The turn was stopped.
+Code: none, a run's. Metadata: none. Retry: no.
+"""
+Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
+
 class _PermissionMode:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -646,7 +1017,7 @@ class ExecuteRequest(_message.Message):
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     CLEAR_OPTIONS_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
-    """What the agent is to do. Must hold something besides white space, unless there are attachments."""
+    """What the agent is to do: at most 2 MiB of UTF-8. Must hold something besides white space, unless there are attachments."""
     session_id: _builtins.str
     """The session to create or resume: 1 to 128 of A-Z a-z 0-9 _ . - that begin with a letter or digit. Empty: the service
     makes a new one under a UUID.
@@ -697,7 +1068,9 @@ class ExecuteRequest(_message.Message):
 
     @_builtins.property
     def clear_options(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of fields of AgentOptions that return to their defaults instead of being inherited on resume, such as "allowed_tools"."""
+        """Names of fields of AgentOptions that return to their defaults instead of being inherited on resume, such as "allowed_tools".
+        "remembered_permissions" forgets the rules that earlier answers made.
+        """
 
     def __init__(
         self,
@@ -939,7 +1312,7 @@ class WatchSessionRequest(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
     FOLLOW_FIELD_NUMBER: _builtins.int
-    TYPES_FIELD_NUMBER: _builtins.int
+    EVENT_TYPES_FIELD_NUMBER: _builtins.int
     SKIP_PARTIALS_FIELD_NUMBER: _builtins.int
     INCLUDE_RAW_FIELD_NUMBER: _builtins.int
     HEARTBEAT_INTERVAL_FIELD_NUMBER: _builtins.int
@@ -954,7 +1327,7 @@ class WatchSessionRequest(_message.Message):
     include_raw: _builtins.bool
     """Fill `raw_json` with the agent's own message."""
     @_builtins.property
-    def types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+    def event_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Event types to send, such as "message.assistant" or "task.*". Empty: all."""
 
     @_builtins.property
@@ -967,14 +1340,14 @@ class WatchSessionRequest(_message.Message):
         session_id: _builtins.str = ...,
         after_sequence: _builtins.int = ...,
         follow: _builtins.bool = ...,
-        types: _abc.Iterable[_builtins.str] | None = ...,
+        event_types: _abc.Iterable[_builtins.str] | None = ...,
         skip_partials: _builtins.bool = ...,
         include_raw: _builtins.bool = ...,
         heartbeat_interval: _duration_pb2.Duration | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "follow", b"follow", "heartbeat_interval", b"heartbeat_interval", "include_raw", b"include_raw", "session_id", b"session_id", "skip_partials", b"skip_partials", "types", b"types"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "event_types", b"event_types", "follow", b"follow", "heartbeat_interval", b"heartbeat_interval", "include_raw", b"include_raw", "session_id", b"session_id", "skip_partials", b"skip_partials"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1124,7 +1497,7 @@ class ListEventsRequest(_message.Message):
     AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
-    TYPES_FIELD_NUMBER: _builtins.int
+    EVENT_TYPES_FIELD_NUMBER: _builtins.int
     NEWEST_FIRST_FIELD_NUMBER: _builtins.int
     INCLUDE_RAW_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
@@ -1140,7 +1513,7 @@ class ListEventsRequest(_message.Message):
     include_raw: _builtins.bool
     """Fill `raw_json` with the agent's own message."""
     @_builtins.property
-    def types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+    def event_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Event types to return, such as "message.assistant" or "task.*". Empty: all."""
 
     def __init__(
@@ -1150,13 +1523,13 @@ class ListEventsRequest(_message.Message):
         after_sequence: _builtins.int = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
-        types: _abc.Iterable[_builtins.str] | None = ...,
+        event_types: _abc.Iterable[_builtins.str] | None = ...,
         newest_first: _builtins.bool = ...,
         include_raw: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "include_raw", b"include_raw", "newest_first", b"newest_first", "page_size", b"page_size", "page_token", b"page_token", "session_id", b"session_id", "types", b"types"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "event_types", b"event_types", "include_raw", b"include_raw", "newest_first", b"newest_first", "page_size", b"page_size", "page_token", b"page_token", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1193,6 +1566,72 @@ class ListEventsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListEventsResponse: _TypeAlias = ListEventsResponse  # noqa: Y015
+
+@_typing.final
+class ReadFieldRequest(_message.Message):
+    """Which field to read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    TURN_ID_FIELD_NUMBER: _builtins.int
+    INTERACTION_ID_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """The session."""
+    sequence: _builtins.int
+    """In this event."""
+    turn_id: _builtins.str
+    """In this turn or its result."""
+    interaction_id: _builtins.str
+    """In this interaction."""
+    field: _builtins.str
+    """Its path, as `truncated_fields` names it; for a turn's result with "result." before it."""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        sequence: _builtins.int = ...,
+        turn_id: _builtins.str = ...,
+        interaction_id: _builtins.str = ...,
+        field: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["interaction_id", b"interaction_id", "record", b"record", "sequence", b"sequence", "turn_id", b"turn_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "interaction_id", b"interaction_id", "record", b"record", "sequence", b"sequence", "session_id", b"session_id", "turn_id", b"turn_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_record: _TypeAlias = _typing.Literal["sequence", "turn_id", "interaction_id"]  # noqa: Y015
+    _WhichOneofArgType_record: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_record) -> _WhichOneofReturnType_record | None: ...
+
+Global___ReadFieldRequest: _TypeAlias = ReadFieldRequest  # noqa: Y015
+
+@_typing.final
+class ReadFieldResponse(_message.Message):
+    """A piece of a field."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    total_bytes: _builtins.int
+    """Bytes of the whole. In the first response only."""
+    data: _builtins.bytes
+    """A piece of at most 1 MiB; text is UTF-8 and may be cut within a character."""
+    def __init__(
+        self,
+        *,
+        total_bytes: _builtins.int = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "total_bytes", b"total_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadFieldResponse: _TypeAlias = ReadFieldResponse  # noqa: Y015
 
 @_typing.final
 class ListSessionsRequest(_message.Message):
@@ -1357,12 +1796,15 @@ class CancelRequest(_message.Message):
     GRACE_FIELD_NUMBER: _builtins.int
     FORCE_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The session."""
     reason: _builtins.str
     """Why, for the log and for people; at most 1024 characters."""
     force: _builtins.bool
     """Kill at once, without asking the agent to stop."""
+    request_id: _builtins.str
+    """Idempotency key, as in Execute. A retry gets the receipt of the first attempt."""
     @_builtins.property
     def grace(self) -> _duration_pb2.Duration:
         """How long the agent may take to stop by itself before its processes are killed: default 5 s, at most 5 min."""
@@ -1379,10 +1821,11 @@ class CancelRequest(_message.Message):
         grace: _duration_pb2.Duration | None = ...,
         force: _builtins.bool = ...,
         wait: _duration_pb2.Duration | None = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["grace", b"grace", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "grace", b"grace", "reason", b"reason", "session_id", b"session_id", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "grace", b"grace", "reason", b"reason", "request_id", b"request_id", "session_id", b"session_id", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1397,8 +1840,11 @@ class CancelResponse(_message.Message):
     SESSION_FIELD_NUMBER: _builtins.int
     ALREADY_AT_REST_FIELD_NUMBER: _builtins.int
     RECEIPT_FIELD_NUMBER: _builtins.int
+    DEDUPLICATED_FIELD_NUMBER: _builtins.int
     already_at_rest: _builtins.bool
     """True when there was nothing to cancel."""
+    deduplicated: _builtins.bool
+    """True when an earlier request with the same `request_id` had cancelled it already."""
     @_builtins.property
     def session(self) -> Global___Session:
         """The session, at rest unless `wait` was over first."""
@@ -1413,10 +1859,11 @@ class CancelResponse(_message.Message):
         session: Global___Session | None = ...,
         already_at_rest: _builtins.bool = ...,
         receipt: Global___CancelReceipt | None = ...,
+        deduplicated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["already_at_rest", b"already_at_rest", "receipt", b"receipt", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["already_at_rest", b"already_at_rest", "deduplicated", b"deduplicated", "receipt", b"receipt", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1464,19 +1911,23 @@ class InterruptRequest(_message.Message):
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     TURN_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The session."""
     turn_id: _builtins.str
     """Only if this turn is the running one. Empty: whichever runs."""
+    request_id: _builtins.str
+    """Idempotency key, as in Execute. A retry stops no further turn."""
     def __init__(
         self,
         *,
         session_id: _builtins.str = ...,
         turn_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id", "turn_id", b"turn_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "session_id", b"session_id", "turn_id", b"turn_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1490,8 +1941,11 @@ class InterruptResponse(_message.Message):
 
     SESSION_FIELD_NUMBER: _builtins.int
     INTERRUPTED_FIELD_NUMBER: _builtins.int
+    DEDUPLICATED_FIELD_NUMBER: _builtins.int
     interrupted: _builtins.bool
     """True when a turn was stopped; false when none was running, or another than `turn_id`."""
+    deduplicated: _builtins.bool
+    """True when an earlier request with the same `request_id` was answered already; `interrupted` is of that one."""
     @_builtins.property
     def session(self) -> Global___Session:
         """The session after it."""
@@ -1501,10 +1955,11 @@ class InterruptResponse(_message.Message):
         *,
         session: Global___Session | None = ...,
         interrupted: _builtins.bool = ...,
+        deduplicated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["interrupted", b"interrupted", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deduplicated", b"deduplicated", "interrupted", b"interrupted", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1521,12 +1976,15 @@ class CleanupRequest(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
     KEEP_TRANSCRIPTS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
     """How many at most. 0: no limit."""
     dry_run: _builtins.bool
     """Tell what would be deleted and delete nothing."""
     keep_transcripts: _builtins.bool
     """Keep the agent's own transcripts, so that the conversations can be recovered by hand."""
+    request_id: _builtins.str
+    """Idempotency key, as in Execute. A retry deletes no further sessions."""
     @_builtins.property
     def older_than(self) -> _duration_pb2.Duration:
         """Those at rest for at least this long. Unset: the operator's retention, 24 hours by default. Zero: all at rest."""
@@ -1543,10 +2001,11 @@ class CleanupRequest(_message.Message):
         limit: _builtins.int = ...,
         dry_run: _builtins.bool = ...,
         keep_transcripts: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "older_than", b"older_than"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "filter", b"filter", "keep_transcripts", b"keep_transcripts", "limit", b"limit", "older_than", b"older_than"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "filter", b"filter", "keep_transcripts", b"keep_transcripts", "limit", b"limit", "older_than", b"older_than", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1562,10 +2021,13 @@ class CleanupResponse(_message.Message):
     SESSION_IDS_FIELD_NUMBER: _builtins.int
     FREED_BYTES_FIELD_NUMBER: _builtins.int
     FAILURES_FIELD_NUMBER: _builtins.int
+    DEDUPLICATED_FIELD_NUMBER: _builtins.int
     deleted_count: _builtins.int
     """How many sessions were deleted, or would be with `dry_run`."""
     freed_bytes: _builtins.int
     """Bytes of events and files that went with them."""
+    deduplicated: _builtins.bool
+    """True when an earlier request with the same `request_id` was answered already, and this is its answer."""
     @_builtins.property
     def session_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The first 1000 of them."""
@@ -1581,10 +2043,11 @@ class CleanupResponse(_message.Message):
         session_ids: _abc.Iterable[_builtins.str] | None = ...,
         freed_bytes: _builtins.int = ...,
         failures: _abc.Iterable[Global___CleanupFailure] | None = ...,
+        deduplicated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted_count", b"deleted_count", "failures", b"failures", "freed_bytes", b"freed_bytes", "session_ids", b"session_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deduplicated", b"deduplicated", "deleted_count", b"deleted_count", "failures", b"failures", "freed_bytes", b"freed_bytes", "session_ids", b"session_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1626,6 +2089,7 @@ class DeleteSessionRequest(_message.Message):
     FORCE_FIELD_NUMBER: _builtins.int
     ALLOW_MISSING_FIELD_NUMBER: _builtins.int
     KEEP_TRANSCRIPT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The session."""
     force: _builtins.bool
@@ -1634,6 +2098,8 @@ class DeleteSessionRequest(_message.Message):
     """Answer OK when there is no such session."""
     keep_transcript: _builtins.bool
     """Keep the agent's own transcript."""
+    request_id: _builtins.str
+    """Idempotency key, as in Execute. A retry gets the session as it was deleted."""
     def __init__(
         self,
         *,
@@ -1641,10 +2107,11 @@ class DeleteSessionRequest(_message.Message):
         force: _builtins.bool = ...,
         allow_missing: _builtins.bool = ...,
         keep_transcript: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_missing", b"allow_missing", "force", b"force", "keep_transcript", b"keep_transcript", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_missing", b"allow_missing", "force", b"force", "keep_transcript", b"keep_transcript", "request_id", b"request_id", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1657,6 +2124,9 @@ class DeleteSessionResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_FIELD_NUMBER: _builtins.int
+    DEDUPLICATED_FIELD_NUMBER: _builtins.int
+    deduplicated: _builtins.bool
+    """True when an earlier request with the same `request_id` had deleted it already."""
     @_builtins.property
     def session(self) -> Global___Session:
         """The session as it was. Unset when there was none."""
@@ -1665,10 +2135,11 @@ class DeleteSessionResponse(_message.Message):
         self,
         *,
         session: Global___Session | None = ...,
+        deduplicated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deduplicated", b"deduplicated", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1691,7 +2162,7 @@ class SendMessageRequest(_message.Message):
     session_id: _builtins.str
     """The session."""
     text: _builtins.str
-    """What to tell the agent."""
+    """What to tell the agent: at most 2 MiB of UTF-8. Must hold something besides white space, unless there are attachments."""
     request_id: _builtins.str
     """Idempotency key, as in Execute."""
     @_builtins.property
@@ -1760,10 +2231,13 @@ class RespondToInteractionRequest(_message.Message):
     INTERACTION_ID_FIELD_NUMBER: _builtins.int
     ALLOW_FIELD_NUMBER: _builtins.int
     DENY_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The session."""
     interaction_id: _builtins.str
     """The interaction."""
+    request_id: _builtins.str
+    """Idempotency key, as in Execute."""
     @_builtins.property
     def allow(self) -> Global___PermissionAllow:
         """Yes, perhaps with changes; for a question, the answers."""
@@ -1779,10 +2253,11 @@ class RespondToInteractionRequest(_message.Message):
         interaction_id: _builtins.str = ...,
         allow: Global___PermissionAllow | None = ...,
         deny: Global___PermissionDeny | None = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["allow", b"allow", "answer", b"answer", "deny", b"deny"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow", b"allow", "answer", b"answer", "deny", b"deny", "interaction_id", b"interaction_id", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow", b"allow", "answer", b"answer", "deny", b"deny", "interaction_id", b"interaction_id", "request_id", b"request_id", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_answer: _TypeAlias = _typing.Literal["allow", "deny"]  # noqa: Y015
     _WhichOneofArgType_answer: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
@@ -1880,9 +2355,7 @@ class RespondToInteractionResponse(_message.Message):
     SESSION_FIELD_NUMBER: _builtins.int
     DEDUPLICATED_FIELD_NUMBER: _builtins.int
     deduplicated: _builtins.bool
-    """True when this is a retry of the answer that won. A retry is known by the metadata key "agent-request-id": the same
-    value as in the first attempt.
-    """
+    """True when an earlier request with the same `request_id` had given this answer already."""
     @_builtins.property
     def interaction(self) -> Global___Interaction:
         """The interaction, resolved."""
@@ -1952,6 +2425,7 @@ class Interaction(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     UPDATED_INPUT_JSON_FIELD_NUMBER: _builtins.int
     ANSWERS_FIELD_NUMBER: _builtins.int
+    INPUT_TRUNCATED_FIELD_NUMBER: _builtins.int
     interaction_id: _builtins.str
     """Its id within the session."""
     kind: Global___InteractionKind.ValueType
@@ -1980,6 +2454,8 @@ class Interaction(_message.Message):
     """What the agent was told with a denial."""
     updated_input_json: _builtins.str
     """The input that was allowed in place of `input_json`, when it was changed."""
+    input_truncated: _builtins.bool
+    """True when `input_json`, `updated_input_json` or the questions were cut; ReadField has all of each."""
     @_builtins.property
     def suggestions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PermissionUpdate]:
         """Rules that would make further asking needless; pass them back in PermissionAllow.updated_permissions."""
@@ -2027,10 +2503,11 @@ class Interaction(_message.Message):
         message: _builtins.str = ...,
         updated_input_json: _builtins.str = ...,
         answers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        input_truncated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "resolve_time", b"resolve_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "blocked_path", b"blocked_path", "create_time", b"create_time", "description", b"description", "expire_time", b"expire_time", "input_json", b"input_json", "interaction_id", b"interaction_id", "kind", b"kind", "message", b"message", "questions", b"questions", "reason", b"reason", "resolve_time", b"resolve_time", "resolved_by", b"resolved_by", "state", b"state", "suggestions", b"suggestions", "title", b"title", "tool_name", b"tool_name", "tool_use_id", b"tool_use_id", "turn_id", b"turn_id", "updated_input_json", b"updated_input_json"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "blocked_path", b"blocked_path", "create_time", b"create_time", "description", b"description", "expire_time", b"expire_time", "input_json", b"input_json", "input_truncated", b"input_truncated", "interaction_id", b"interaction_id", "kind", b"kind", "message", b"message", "questions", b"questions", "reason", b"reason", "resolve_time", b"resolve_time", "resolved_by", b"resolved_by", "state", b"state", "suggestions", b"suggestions", "title", b"title", "tool_name", b"tool_name", "tool_use_id", b"tool_use_id", "turn_id", b"turn_id", "updated_input_json", b"updated_input_json"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2042,11 +2519,11 @@ class Question(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    QUESTION_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
     HEADER_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
     MULTI_SELECT_FIELD_NUMBER: _builtins.int
-    question: _builtins.str
+    text: _builtins.str
     """The question itself, the key of its answer."""
     header: _builtins.str
     """A few words that name it."""
@@ -2059,14 +2536,14 @@ class Question(_message.Message):
     def __init__(
         self,
         *,
-        question: _builtins.str = ...,
+        text: _builtins.str = ...,
         header: _builtins.str = ...,
         options: _abc.Iterable[Global___QuestionOption] | None = ...,
         multi_select: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "multi_select", b"multi_select", "options", b"options", "question", b"question"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "multi_select", b"multi_select", "options", b"options", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2117,7 +2594,7 @@ class PermissionUpdate(_message.Message):
     mode: _builtins.str
     """For setMode: the permission mode in the SDK's spelling, such as acceptEdits."""
     destination: _builtins.str
-    """Where it is kept: session (the default), localSettings, projectSettings or userSettings."""
+    """Where it is kept: session, which is also the default. Nothing else is accepted: the service writes into no settings file."""
     @_builtins.property
     def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___PermissionRule]:
         """For the rule types: the rules."""
@@ -2215,7 +2692,7 @@ class GetServerInfoResponse(_message.Message):
     server_version: _builtins.str
     """Version of agent-service."""
     api_version: _builtins.str
-    """Version of this contract: "agent.v1"."""
+    """Version of this contract: "agentservice.v1"."""
     sdk_version: _builtins.str
     """Version of the Claude Agent SDK."""
     cli_version: _builtins.str
@@ -2287,6 +2764,14 @@ class ServerLimits(_message.Message):
     RETENTION_FIELD_NUMBER: _builtins.int
     EXECUTION_TIMEOUT_FIELD_NUMBER: _builtins.int
     STALL_TIMEOUT_FIELD_NUMBER: _builtins.int
+    MAX_PROMPT_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_ATTACHMENT_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_OPTIONS_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_LABELS_FIELD_NUMBER: _builtins.int
+    MAX_PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    MAX_PIECE_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_QUEUED_TURNS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_RETENTION_FIELD_NUMBER: _builtins.int
     max_sessions: _builtins.int
     """Sessions at work at once."""
     max_queued: _builtins.int
@@ -2297,6 +2782,20 @@ class ServerLimits(_message.Message):
     """Bytes of a string within an event; longer ones are cut and named in `truncated_fields`."""
     max_batch_events: _builtins.int
     """Events in one response."""
+    max_prompt_bytes: _builtins.int
+    """Bytes of a prompt, or of a message's text, in UTF-8."""
+    max_attachment_bytes: _builtins.int
+    """Bytes of the data of all attachments of a request."""
+    max_options_bytes: _builtins.int
+    """Bytes of the options of a request."""
+    max_labels: _builtins.int
+    """Labels of a session."""
+    max_page_size: _builtins.int
+    """Sessions or events of a page."""
+    max_piece_bytes: _builtins.int
+    """Bytes of a piece that ReadField sends."""
+    max_queued_turns: _builtins.int
+    """Turns that may wait in one session."""
     @_builtins.property
     def retention(self) -> _duration_pb2.Duration:
         """How long sessions at rest are kept unless `ttl` says otherwise. Unset: for ever."""
@@ -2309,6 +2808,10 @@ class ServerLimits(_message.Message):
     def stall_timeout(self) -> _duration_pb2.Duration:
         """How long a turn's agent may be silent before it is ended. Unset: for ever."""
 
+    @_builtins.property
+    def request_id_retention(self) -> _duration_pb2.Duration:
+        """How long a request id is remembered."""
+
     def __init__(
         self,
         *,
@@ -2320,10 +2823,18 @@ class ServerLimits(_message.Message):
         retention: _duration_pb2.Duration | None = ...,
         execution_timeout: _duration_pb2.Duration | None = ...,
         stall_timeout: _duration_pb2.Duration | None = ...,
+        max_prompt_bytes: _builtins.int = ...,
+        max_attachment_bytes: _builtins.int = ...,
+        max_options_bytes: _builtins.int = ...,
+        max_labels: _builtins.int = ...,
+        max_page_size: _builtins.int = ...,
+        max_piece_bytes: _builtins.int = ...,
+        max_queued_turns: _builtins.int = ...,
+        request_id_retention: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["execution_timeout", b"execution_timeout", "retention", b"retention", "stall_timeout", b"stall_timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["execution_timeout", b"execution_timeout", "request_id_retention", b"request_id_retention", "retention", b"retention", "stall_timeout", b"stall_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["execution_timeout", b"execution_timeout", "max_batch_events", b"max_batch_events", "max_message_bytes", b"max_message_bytes", "max_queued", b"max_queued", "max_sessions", b"max_sessions", "max_string_bytes", b"max_string_bytes", "retention", b"retention", "stall_timeout", b"stall_timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["execution_timeout", b"execution_timeout", "max_attachment_bytes", b"max_attachment_bytes", "max_batch_events", b"max_batch_events", "max_labels", b"max_labels", "max_message_bytes", b"max_message_bytes", "max_options_bytes", b"max_options_bytes", "max_page_size", b"max_page_size", "max_piece_bytes", b"max_piece_bytes", "max_prompt_bytes", b"max_prompt_bytes", "max_queued", b"max_queued", "max_queued_turns", b"max_queued_turns", "max_sessions", b"max_sessions", "max_string_bytes", b"max_string_bytes", "request_id_retention", b"request_id_retention", "retention", b"retention", "stall_timeout", b"stall_timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2473,6 +2984,11 @@ class Session(_message.Message):
     TOTAL_USAGE_FIELD_NUMBER: _builtins.int
     TOTAL_COST_USD_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
+    CHANGE_FIELD_NUMBER: _builtins.int
+    EFFORT_FIELD_NUMBER: _builtins.int
+    REMEMBERED_PERMISSIONS_FIELD_NUMBER: _builtins.int
+    WORKSPACE_ID_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELDS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Its id: the caller's own, or a UUID."""
     state: Global___SessionState.ValueType
@@ -2505,6 +3021,12 @@ class Session(_message.Message):
     """Events of types message.user and message.assistant so far."""
     total_cost_usd: _builtins.float
     """US dollars of all turns, failed and cancelled ones too."""
+    change: _builtins.int
+    """Number of its last change: greater than that of every earlier change of any session of this service."""
+    effort: _builtins.str
+    """The effort in force, as the agent reports it. Empty until the agent has reported one."""
+    workspace_id: _builtins.str
+    """Name of the session's own directory under the data directory: the first `agent_session_id`."""
     @_builtins.property
     def current_turn(self) -> Global___Turn:
         """The running turn. Unset at rest."""
@@ -2545,6 +3067,16 @@ class Session(_message.Message):
     def options(self) -> Global___AgentOptions:
         """The options in force. Secrets (values of env, headers and env of MCP servers, settings) read "***"."""
 
+    @_builtins.property
+    def remembered_permissions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PermissionUpdate]:
+        """Permission rules, modes and directories that answers with `updated_permissions` made: in force in every turn of this
+        session, inherited by its forks, forgotten with "remembered_permissions" in ExecuteRequest.clear_options.
+        """
+
+    @_builtins.property
+    def truncated_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Fields that were too long and have been cut, by their path, such as "options.output_schema_json"."""
+
     def __init__(
         self,
         *,
@@ -2574,10 +3106,15 @@ class Session(_message.Message):
         total_usage: Global___Usage | None = ...,
         total_cost_usd: _builtins.float = ...,
         options: Global___AgentOptions | None = ...,
+        change: _builtins.int = ...,
+        effort: _builtins.str = ...,
+        remembered_permissions: _abc.Iterable[Global___PermissionUpdate] | None = ...,
+        workspace_id: _builtins.str = ...,
+        truncated_fields: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "current_turn", b"current_turn", "error", b"error", "expire_time", b"expire_time", "options", b"options", "rest_time", b"rest_time", "total_usage", b"total_usage", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_session_id", b"agent_session_id", "create_time", b"create_time", "current_turn", b"current_turn", "cwd", b"cwd", "error", b"error", "expire_time", b"expire_time", "first_available_sequence", b"first_available_sequence", "labels", b"labels", "last_sequence", b"last_sequence", "message_count", b"message_count", "model", b"model", "options", b"options", "owner", b"owner", "parent_session_id", b"parent_session_id", "pending_interactions", b"pending_interactions", "permission_mode", b"permission_mode", "phase", b"phase", "queued_turn_count", b"queued_turn_count", "rest_time", b"rest_time", "session_id", b"session_id", "state", b"state", "title", b"title", "total_cost_usd", b"total_cost_usd", "total_usage", b"total_usage", "turn_count", b"turn_count", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_session_id", b"agent_session_id", "change", b"change", "create_time", b"create_time", "current_turn", b"current_turn", "cwd", b"cwd", "effort", b"effort", "error", b"error", "expire_time", b"expire_time", "first_available_sequence", b"first_available_sequence", "labels", b"labels", "last_sequence", b"last_sequence", "message_count", b"message_count", "model", b"model", "options", b"options", "owner", b"owner", "parent_session_id", b"parent_session_id", "pending_interactions", b"pending_interactions", "permission_mode", b"permission_mode", "phase", b"phase", "queued_turn_count", b"queued_turn_count", "remembered_permissions", b"remembered_permissions", "rest_time", b"rest_time", "session_id", b"session_id", "state", b"state", "title", b"title", "total_cost_usd", b"total_cost_usd", "total_usage", b"total_usage", "truncated_fields", b"truncated_fields", "turn_count", b"turn_count", "update_time", b"update_time", "workspace_id", b"workspace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2599,6 +3136,7 @@ class Turn(_message.Message):
     RESULT_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     RESTART_COUNT_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELDS_FIELD_NUMBER: _builtins.int
     turn_id: _builtins.str
     """Its id: the uuid of the user message that starts it."""
     number: _builtins.int
@@ -2629,6 +3167,10 @@ class Turn(_message.Message):
     def error(self) -> Global___SessionError:
         """Why it failed. Set if and only if `state` is TURN_STATE_ERROR."""
 
+    @_builtins.property
+    def truncated_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Fields that were too long and have been cut, by their path, such as "prompt"; ReadField has all of each."""
+
     def __init__(
         self,
         *,
@@ -2642,10 +3184,11 @@ class Turn(_message.Message):
         result: Global___TurnResult | None = ...,
         error: Global___SessionError | None = ...,
         restart_count: _builtins.int = ...,
+        truncated_fields: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "result", b"result", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "number", b"number", "prompt", b"prompt", "restart_count", b"restart_count", "result", b"result", "start_time", b"start_time", "state", b"state", "turn_id", b"turn_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "number", b"number", "prompt", b"prompt", "restart_count", b"restart_count", "result", b"result", "start_time", b"start_time", "state", b"state", "truncated_fields", b"truncated_fields", "turn_id", b"turn_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2692,6 +3235,7 @@ class TurnResult(_message.Message):
     MODEL_USAGE_FIELD_NUMBER: _builtins.int
     PERMISSION_DENIALS_FIELD_NUMBER: _builtins.int
     ERRORS_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELDS_FIELD_NUMBER: _builtins.int
     subtype: _builtins.str
     """The agent's word for how it ended, such as success or error_max_turns. Not to be trusted alone: see `is_error`."""
     is_error: _builtins.bool
@@ -2732,6 +3276,12 @@ class TurnResult(_message.Message):
     def errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What went wrong, in the agent's words."""
 
+    @_builtins.property
+    def truncated_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Fields that were too long and have been cut, by their path, such as "result" or "permission_denials[3].tool_input_json";
+        ReadField has all of each, under that path with "result." before it.
+        """
+
     def __init__(
         self,
         *,
@@ -2749,10 +3299,11 @@ class TurnResult(_message.Message):
         model_usage: _abc.Mapping[_builtins.str, Global___ModelUsage] | None = ...,
         permission_denials: _abc.Iterable[Global___PermissionDenial] | None = ...,
         errors: _abc.Iterable[_builtins.str] | None = ...,
+        truncated_fields: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["api_duration", b"api_duration", "duration", b"duration", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_duration", b"api_duration", "cost_usd", b"cost_usd", "duration", b"duration", "errors", b"errors", "is_error", b"is_error", "model_usage", b"model_usage", "num_turns", b"num_turns", "permission_denials", b"permission_denials", "result", b"result", "stop_reason", b"stop_reason", "structured_output_json", b"structured_output_json", "subtype", b"subtype", "terminal_reason", b"terminal_reason", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_duration", b"api_duration", "cost_usd", b"cost_usd", "duration", b"duration", "errors", b"errors", "is_error", b"is_error", "model_usage", b"model_usage", "num_turns", b"num_turns", "permission_denials", b"permission_denials", "result", b"result", "stop_reason", b"stop_reason", "structured_output_json", b"structured_output_json", "subtype", b"subtype", "terminal_reason", b"terminal_reason", "truncated_fields", b"truncated_fields", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2874,7 +3425,7 @@ class SessionError(_message.Message):
     API_ERROR_STATUS_FIELD_NUMBER: _builtins.int
     STDERR_TAIL_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """A stable word in capitals, such as AGENT_EXITED, API_ERROR, MAX_TURNS or STALLED."""
+    """The name of a value of ErrorReason without its prefix, such as AGENT_EXITED, API_ERROR, MAX_TURNS or STALLED."""
     message: _builtins.str
     """What happened and what can be done. Never empty."""
     retryable: _builtins.bool
@@ -2936,7 +3487,7 @@ class SessionEvent(_message.Message):
     HOOK_FIELD_NUMBER: _builtins.int
     RATE_LIMIT_FIELD_NUMBER: _builtins.int
     CONVERSATION_RESET_FIELD_NUMBER: _builtins.int
-    STDERR_FIELD_NUMBER: _builtins.int
+    STDERR_OUTPUT_FIELD_NUMBER: _builtins.int
     UNKNOWN_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The session."""
@@ -3019,7 +3570,7 @@ class SessionEvent(_message.Message):
         """type "conversation.reset": the conversation was cleared."""
 
     @_builtins.property
-    def stderr(self) -> Global___Stderr:
+    def stderr_output(self) -> Global___StderrOutput:
         """type "stderr": lines that the agent's process wrote to stderr."""
 
     @_builtins.property
@@ -3053,14 +3604,14 @@ class SessionEvent(_message.Message):
         hook: Global___HookEvent | None = ...,
         rate_limit: Global___RateLimit | None = ...,
         conversation_reset: Global___ConversationReset | None = ...,
-        stderr: Global___Stderr | None = ...,
+        stderr_output: Global___StderrOutput | None = ...,
         unknown: Global___Unknown | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["assistant_message", b"assistant_message", "conversation_reset", b"conversation_reset", "hook", b"hook", "interaction_requested", b"interaction_requested", "interaction_resolved", b"interaction_resolved", "partial_message", b"partial_message", "payload", b"payload", "rate_limit", b"rate_limit", "state_changed", b"state_changed", "stderr", b"stderr", "system_message", b"system_message", "task", b"task", "time", b"time", "turn_completed", b"turn_completed", "turn_queued", b"turn_queued", "turn_started", b"turn_started", "unknown", b"unknown", "user_message", b"user_message"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assistant_message", b"assistant_message", "conversation_reset", b"conversation_reset", "hook", b"hook", "interaction_requested", b"interaction_requested", "interaction_resolved", b"interaction_resolved", "partial_message", b"partial_message", "payload", b"payload", "rate_limit", b"rate_limit", "state_changed", b"state_changed", "stderr_output", b"stderr_output", "system_message", b"system_message", "task", b"task", "time", b"time", "turn_completed", b"turn_completed", "turn_queued", b"turn_queued", "turn_started", b"turn_started", "unknown", b"unknown", "user_message", b"user_message"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assistant_message", b"assistant_message", "conversation_reset", b"conversation_reset", "ephemeral", b"ephemeral", "hook", b"hook", "interaction_requested", b"interaction_requested", "interaction_resolved", b"interaction_resolved", "parent_tool_use_id", b"parent_tool_use_id", "partial_message", b"partial_message", "payload", b"payload", "rate_limit", b"rate_limit", "raw_json", b"raw_json", "sequence", b"sequence", "session_id", b"session_id", "state_changed", b"state_changed", "stderr", b"stderr", "system_message", b"system_message", "task", b"task", "time", b"time", "truncated_fields", b"truncated_fields", "turn_completed", b"turn_completed", "turn_id", b"turn_id", "turn_queued", b"turn_queued", "turn_started", b"turn_started", "type", b"type", "unknown", b"unknown", "user_message", b"user_message", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assistant_message", b"assistant_message", "conversation_reset", b"conversation_reset", "ephemeral", b"ephemeral", "hook", b"hook", "interaction_requested", b"interaction_requested", "interaction_resolved", b"interaction_resolved", "parent_tool_use_id", b"parent_tool_use_id", "partial_message", b"partial_message", "payload", b"payload", "rate_limit", b"rate_limit", "raw_json", b"raw_json", "sequence", b"sequence", "session_id", b"session_id", "state_changed", b"state_changed", "stderr_output", b"stderr_output", "system_message", b"system_message", "task", b"task", "time", b"time", "truncated_fields", b"truncated_fields", "turn_completed", b"turn_completed", "turn_id", b"turn_id", "turn_queued", b"turn_queued", "turn_started", b"turn_started", "type", b"type", "unknown", b"unknown", "user_message", b"user_message", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["state_changed", "turn_queued", "turn_started", "turn_completed", "interaction_requested", "interaction_resolved", "user_message", "assistant_message", "system_message", "partial_message", "task", "hook", "rate_limit", "conversation_reset", "stderr", "unknown"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["state_changed", "turn_queued", "turn_started", "turn_completed", "interaction_requested", "interaction_resolved", "user_message", "assistant_message", "system_message", "partial_message", "task", "hook", "rate_limit", "conversation_reset", "stderr_output", "unknown"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 
@@ -3775,7 +4326,7 @@ class ConversationReset(_message.Message):
 Global___ConversationReset: _TypeAlias = ConversationReset  # noqa: Y015
 
 @_typing.final
-class Stderr(_message.Message):
+class StderrOutput(_message.Message):
     """Lines that the agent's process wrote to stderr."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -3794,7 +4345,7 @@ class Stderr(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Stderr: _TypeAlias = Stderr  # noqa: Y015
+Global___StderrOutput: _TypeAlias = StderrOutput  # noqa: Y015
 
 @_typing.final
 class Unknown(_message.Message):
@@ -3949,6 +4500,7 @@ class AgentOptions(_message.Message):
     CLIENT_APP_FIELD_NUMBER: _builtins.int
     INTERACTIONS_FIELD_NUMBER: _builtins.int
     VERBATIM_PROMPTS_FIELD_NUMBER: _builtins.int
+    FILE_MENTIONS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model, such as claude-sonnet-5. Default: the service's."""
     fallback_model: _builtins.str
@@ -3985,6 +4537,8 @@ class AgentOptions(_message.Message):
     """Your application, such as my-app/1.0, sent with API requests."""
     verbatim_prompts: _builtins.bool
     """Send prompts to the model exactly as they are: no "@path" expansion, no slash commands. Default: false."""
+    file_mentions: _builtins.bool
+    """Let "@path" in a prompt read files of the agent's directories into it. Default: false."""
     @_builtins.property
     def system_prompt(self) -> Global___SystemPrompt:
         """What the agent is told to be. Default: nothing. A blank text is the same as unset."""
@@ -4086,10 +4640,11 @@ class AgentOptions(_message.Message):
         client_app: _builtins.str | None = ...,
         interactions: Global___InteractionPolicy | None = ...,
         verbatim_prompts: _builtins.bool | None = ...,
+        file_mentions: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_client_app", b"_client_app", "_cwd", b"_cwd", "_enable_file_checkpointing", b"_enable_file_checkpointing", "_fallback_model", b"_fallback_model", "_forward_subagent_text", b"_forward_subagent_text", "_include_hook_events", b"_include_hook_events", "_include_partial_messages", b"_include_partial_messages", "_max_budget_usd", b"_max_budget_usd", "_max_turns", b"_max_turns", "_model", b"_model", "_strict_mcp_config", b"_strict_mcp_config", "_task_budget_tokens", b"_task_budget_tokens", "_verbatim_prompts", b"_verbatim_prompts", "client_app", b"client_app", "cwd", b"cwd", "enable_file_checkpointing", b"enable_file_checkpointing", "fallback_model", b"fallback_model", "forward_subagent_text", b"forward_subagent_text", "include_hook_events", b"include_hook_events", "include_partial_messages", b"include_partial_messages", "interactions", b"interactions", "max_budget_usd", b"max_budget_usd", "max_turns", b"max_turns", "model", b"model", "sandbox", b"sandbox", "strict_mcp_config", b"strict_mcp_config", "system_prompt", b"system_prompt", "task_budget_tokens", b"task_budget_tokens", "thinking", b"thinking", "verbatim_prompts", b"verbatim_prompts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_client_app", b"_client_app", "_cwd", b"_cwd", "_enable_file_checkpointing", b"_enable_file_checkpointing", "_fallback_model", b"_fallback_model", "_file_mentions", b"_file_mentions", "_forward_subagent_text", b"_forward_subagent_text", "_include_hook_events", b"_include_hook_events", "_include_partial_messages", b"_include_partial_messages", "_max_budget_usd", b"_max_budget_usd", "_max_turns", b"_max_turns", "_model", b"_model", "_strict_mcp_config", b"_strict_mcp_config", "_task_budget_tokens", b"_task_budget_tokens", "_verbatim_prompts", b"_verbatim_prompts", "client_app", b"client_app", "cwd", b"cwd", "enable_file_checkpointing", b"enable_file_checkpointing", "fallback_model", b"fallback_model", "file_mentions", b"file_mentions", "forward_subagent_text", b"forward_subagent_text", "include_hook_events", b"include_hook_events", "include_partial_messages", b"include_partial_messages", "interactions", b"interactions", "max_budget_usd", b"max_budget_usd", "max_turns", b"max_turns", "model", b"model", "sandbox", b"sandbox", "strict_mcp_config", b"strict_mcp_config", "system_prompt", b"system_prompt", "task_budget_tokens", b"task_budget_tokens", "thinking", b"thinking", "verbatim_prompts", b"verbatim_prompts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_client_app", b"_client_app", "_cwd", b"_cwd", "_enable_file_checkpointing", b"_enable_file_checkpointing", "_fallback_model", b"_fallback_model", "_forward_subagent_text", b"_forward_subagent_text", "_include_hook_events", b"_include_hook_events", "_include_partial_messages", b"_include_partial_messages", "_max_budget_usd", b"_max_budget_usd", "_max_turns", b"_max_turns", "_model", b"_model", "_strict_mcp_config", b"_strict_mcp_config", "_task_budget_tokens", b"_task_budget_tokens", "_verbatim_prompts", b"_verbatim_prompts", "add_dirs", b"add_dirs", "agents", b"agents", "allowed_tools", b"allowed_tools", "betas", b"betas", "client_app", b"client_app", "cwd", b"cwd", "disallowed_tools", b"disallowed_tools", "effort", b"effort", "enable_file_checkpointing", b"enable_file_checkpointing", "env", b"env", "extra_args", b"extra_args", "fallback_model", b"fallback_model", "forward_subagent_text", b"forward_subagent_text", "include_hook_events", b"include_hook_events", "include_partial_messages", b"include_partial_messages", "interactions", b"interactions", "max_budget_usd", b"max_budget_usd", "max_turns", b"max_turns", "mcp_servers", b"mcp_servers", "model", b"model", "output_schema_json", b"output_schema_json", "permission_mode", b"permission_mode", "plugins", b"plugins", "resume_at_message_uuid", b"resume_at_message_uuid", "sandbox", b"sandbox", "setting_sources", b"setting_sources", "settings_json", b"settings_json", "skills", b"skills", "strict_mcp_config", b"strict_mcp_config", "system_prompt", b"system_prompt", "task_budget_tokens", b"task_budget_tokens", "thinking", b"thinking", "tools", b"tools", "verbatim_prompts", b"verbatim_prompts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_client_app", b"_client_app", "_cwd", b"_cwd", "_enable_file_checkpointing", b"_enable_file_checkpointing", "_fallback_model", b"_fallback_model", "_file_mentions", b"_file_mentions", "_forward_subagent_text", b"_forward_subagent_text", "_include_hook_events", b"_include_hook_events", "_include_partial_messages", b"_include_partial_messages", "_max_budget_usd", b"_max_budget_usd", "_max_turns", b"_max_turns", "_model", b"_model", "_strict_mcp_config", b"_strict_mcp_config", "_task_budget_tokens", b"_task_budget_tokens", "_verbatim_prompts", b"_verbatim_prompts", "add_dirs", b"add_dirs", "agents", b"agents", "allowed_tools", b"allowed_tools", "betas", b"betas", "client_app", b"client_app", "cwd", b"cwd", "disallowed_tools", b"disallowed_tools", "effort", b"effort", "enable_file_checkpointing", b"enable_file_checkpointing", "env", b"env", "extra_args", b"extra_args", "fallback_model", b"fallback_model", "file_mentions", b"file_mentions", "forward_subagent_text", b"forward_subagent_text", "include_hook_events", b"include_hook_events", "include_partial_messages", b"include_partial_messages", "interactions", b"interactions", "max_budget_usd", b"max_budget_usd", "max_turns", b"max_turns", "mcp_servers", b"mcp_servers", "model", b"model", "output_schema_json", b"output_schema_json", "permission_mode", b"permission_mode", "plugins", b"plugins", "resume_at_message_uuid", b"resume_at_message_uuid", "sandbox", b"sandbox", "setting_sources", b"setting_sources", "settings_json", b"settings_json", "skills", b"skills", "strict_mcp_config", b"strict_mcp_config", "system_prompt", b"system_prompt", "task_budget_tokens", b"task_budget_tokens", "thinking", b"thinking", "tools", b"tools", "verbatim_prompts", b"verbatim_prompts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__client_app: _TypeAlias = _typing.Literal["client_app"]  # noqa: Y015
     _WhichOneofArgType__client_app: _TypeAlias = _typing.Literal["_client_app", b"_client_app"]  # noqa: Y015
@@ -4099,6 +4654,8 @@ class AgentOptions(_message.Message):
     _WhichOneofArgType__enable_file_checkpointing: _TypeAlias = _typing.Literal["_enable_file_checkpointing", b"_enable_file_checkpointing"]  # noqa: Y015
     _WhichOneofReturnType__fallback_model: _TypeAlias = _typing.Literal["fallback_model"]  # noqa: Y015
     _WhichOneofArgType__fallback_model: _TypeAlias = _typing.Literal["_fallback_model", b"_fallback_model"]  # noqa: Y015
+    _WhichOneofReturnType__file_mentions: _TypeAlias = _typing.Literal["file_mentions"]  # noqa: Y015
+    _WhichOneofArgType__file_mentions: _TypeAlias = _typing.Literal["_file_mentions", b"_file_mentions"]  # noqa: Y015
     _WhichOneofReturnType__forward_subagent_text: _TypeAlias = _typing.Literal["forward_subagent_text"]  # noqa: Y015
     _WhichOneofArgType__forward_subagent_text: _TypeAlias = _typing.Literal["_forward_subagent_text", b"_forward_subagent_text"]  # noqa: Y015
     _WhichOneofReturnType__include_hook_events: _TypeAlias = _typing.Literal["include_hook_events"]  # noqa: Y015
@@ -4125,6 +4682,8 @@ class AgentOptions(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__enable_file_checkpointing) -> _WhichOneofReturnType__enable_file_checkpointing | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__fallback_model) -> _WhichOneofReturnType__fallback_model | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__file_mentions) -> _WhichOneofReturnType__file_mentions | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__forward_subagent_text) -> _WhichOneofReturnType__forward_subagent_text | None: ...
     @_typing.overload

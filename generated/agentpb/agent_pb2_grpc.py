@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AgentServiceStub:
-    """Runs agents. Every RPC is unary except WatchSession.
+    """Runs agents. Every RPC is unary except WatchSession and ReadField, which stream their responses.
     """
 
     def __init__(self, channel):
@@ -36,69 +36,74 @@ class AgentServiceStub:
             channel: A grpc.Channel.
         """
         self.Execute = channel.unary_unary(
-                '/agent.v1.AgentService/Execute',
+                '/agentservice.v1.AgentService/Execute',
                 request_serializer=agentpb_dot_agent__pb2.ExecuteRequest.SerializeToString,
                 response_deserializer=agentpb_dot_agent__pb2.ExecuteResponse.FromString,
                 _registered_method=True)
         self.GetStatus = channel.unary_unary(
-                '/agent.v1.AgentService/GetStatus',
+                '/agentservice.v1.AgentService/GetStatus',
                 request_serializer=agentpb_dot_agent__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=agentpb_dot_agent__pb2.GetStatusResponse.FromString,
                 _registered_method=True)
         self.WatchSession = channel.unary_stream(
-                '/agent.v1.AgentService/WatchSession',
+                '/agentservice.v1.AgentService/WatchSession',
                 request_serializer=agentpb_dot_agent__pb2.WatchSessionRequest.SerializeToString,
                 response_deserializer=agentpb_dot_agent__pb2.WatchSessionResponse.FromString,
                 _registered_method=True)
         self.Cancel = channel.unary_unary(
-                '/agent.v1.AgentService/Cancel',
+                '/agentservice.v1.AgentService/Cancel',
                 request_serializer=agentpb_dot_agent__pb2.CancelRequest.SerializeToString,
                 response_deserializer=agentpb_dot_agent__pb2.CancelResponse.FromString,
                 _registered_method=True)
         self.ListSessions = channel.unary_unary(
-                '/agent.v1.AgentService/ListSessions',
+                '/agentservice.v1.AgentService/ListSessions',
                 request_serializer=agentpb_dot_agent__pb2.ListSessionsRequest.SerializeToString,
                 response_deserializer=agentpb_dot_agent__pb2.ListSessionsResponse.FromString,
                 _registered_method=True)
         self.Cleanup = channel.unary_unary(
-                '/agent.v1.AgentService/Cleanup',
+                '/agentservice.v1.AgentService/Cleanup',
                 request_serializer=agentpb_dot_agent__pb2.CleanupRequest.SerializeToString,
                 response_deserializer=agentpb_dot_agent__pb2.CleanupResponse.FromString,
                 _registered_method=True)
         self.DeleteSession = channel.unary_unary(
-                '/agent.v1.AgentService/DeleteSession',
+                '/agentservice.v1.AgentService/DeleteSession',
                 request_serializer=agentpb_dot_agent__pb2.DeleteSessionRequest.SerializeToString,
                 response_deserializer=agentpb_dot_agent__pb2.DeleteSessionResponse.FromString,
                 _registered_method=True)
         self.ListEvents = channel.unary_unary(
-                '/agent.v1.AgentService/ListEvents',
+                '/agentservice.v1.AgentService/ListEvents',
                 request_serializer=agentpb_dot_agent__pb2.ListEventsRequest.SerializeToString,
                 response_deserializer=agentpb_dot_agent__pb2.ListEventsResponse.FromString,
                 _registered_method=True)
         self.SendMessage = channel.unary_unary(
-                '/agent.v1.AgentService/SendMessage',
+                '/agentservice.v1.AgentService/SendMessage',
                 request_serializer=agentpb_dot_agent__pb2.SendMessageRequest.SerializeToString,
                 response_deserializer=agentpb_dot_agent__pb2.SendMessageResponse.FromString,
                 _registered_method=True)
         self.Interrupt = channel.unary_unary(
-                '/agent.v1.AgentService/Interrupt',
+                '/agentservice.v1.AgentService/Interrupt',
                 request_serializer=agentpb_dot_agent__pb2.InterruptRequest.SerializeToString,
                 response_deserializer=agentpb_dot_agent__pb2.InterruptResponse.FromString,
                 _registered_method=True)
         self.RespondToInteraction = channel.unary_unary(
-                '/agent.v1.AgentService/RespondToInteraction',
+                '/agentservice.v1.AgentService/RespondToInteraction',
                 request_serializer=agentpb_dot_agent__pb2.RespondToInteractionRequest.SerializeToString,
                 response_deserializer=agentpb_dot_agent__pb2.RespondToInteractionResponse.FromString,
                 _registered_method=True)
+        self.ReadField = channel.unary_stream(
+                '/agentservice.v1.AgentService/ReadField',
+                request_serializer=agentpb_dot_agent__pb2.ReadFieldRequest.SerializeToString,
+                response_deserializer=agentpb_dot_agent__pb2.ReadFieldResponse.FromString,
+                _registered_method=True)
         self.GetServerInfo = channel.unary_unary(
-                '/agent.v1.AgentService/GetServerInfo',
+                '/agentservice.v1.AgentService/GetServerInfo',
                 request_serializer=agentpb_dot_agent__pb2.GetServerInfoRequest.SerializeToString,
                 response_deserializer=agentpb_dot_agent__pb2.GetServerInfoResponse.FromString,
                 _registered_method=True)
 
 
 class AgentServiceServicer:
-    """Runs agents. Every RPC is unary except WatchSession.
+    """Runs agents. Every RPC is unary except WatchSession and ReadField, which stream their responses.
     """
 
     def Execute(self, request, context):
@@ -181,6 +186,13 @@ class AgentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadField(self, request, context):
+        """Reads the whole of a field that was cut in a record or event, in pieces.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetServerInfo(self, request, context):
         """Tells what runs here: versions, limits, load, model backend, whether it drains.
         """
@@ -246,6 +258,11 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     request_deserializer=agentpb_dot_agent__pb2.RespondToInteractionRequest.FromString,
                     response_serializer=agentpb_dot_agent__pb2.RespondToInteractionResponse.SerializeToString,
             ),
+            'ReadField': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadField,
+                    request_deserializer=agentpb_dot_agent__pb2.ReadFieldRequest.FromString,
+                    response_serializer=agentpb_dot_agent__pb2.ReadFieldResponse.SerializeToString,
+            ),
             'GetServerInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServerInfo,
                     request_deserializer=agentpb_dot_agent__pb2.GetServerInfoRequest.FromString,
@@ -253,14 +270,14 @@ def add_AgentServiceServicer_to_server(servicer, server):
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
-            'agent.v1.AgentService', rpc_method_handlers)
+            'agentservice.v1.AgentService', rpc_method_handlers)
     server.add_generic_rpc_handlers((generic_handler,))
-    server.add_registered_method_handlers('agent.v1.AgentService', rpc_method_handlers)
+    server.add_registered_method_handlers('agentservice.v1.AgentService', rpc_method_handlers)
 
 
  # This class is part of an EXPERIMENTAL API.
 class AgentService:
-    """Runs agents. Every RPC is unary except WatchSession.
+    """Runs agents. Every RPC is unary except WatchSession and ReadField, which stream their responses.
     """
 
     @staticmethod
@@ -277,7 +294,7 @@ class AgentService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/agent.v1.AgentService/Execute',
+            '/agentservice.v1.AgentService/Execute',
             agentpb_dot_agent__pb2.ExecuteRequest.SerializeToString,
             agentpb_dot_agent__pb2.ExecuteResponse.FromString,
             options,
@@ -304,7 +321,7 @@ class AgentService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/agent.v1.AgentService/GetStatus',
+            '/agentservice.v1.AgentService/GetStatus',
             agentpb_dot_agent__pb2.GetStatusRequest.SerializeToString,
             agentpb_dot_agent__pb2.GetStatusResponse.FromString,
             options,
@@ -331,7 +348,7 @@ class AgentService:
         return grpc.experimental.unary_stream(
             request,
             target,
-            '/agent.v1.AgentService/WatchSession',
+            '/agentservice.v1.AgentService/WatchSession',
             agentpb_dot_agent__pb2.WatchSessionRequest.SerializeToString,
             agentpb_dot_agent__pb2.WatchSessionResponse.FromString,
             options,
@@ -358,7 +375,7 @@ class AgentService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/agent.v1.AgentService/Cancel',
+            '/agentservice.v1.AgentService/Cancel',
             agentpb_dot_agent__pb2.CancelRequest.SerializeToString,
             agentpb_dot_agent__pb2.CancelResponse.FromString,
             options,
@@ -385,7 +402,7 @@ class AgentService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/agent.v1.AgentService/ListSessions',
+            '/agentservice.v1.AgentService/ListSessions',
             agentpb_dot_agent__pb2.ListSessionsRequest.SerializeToString,
             agentpb_dot_agent__pb2.ListSessionsResponse.FromString,
             options,
@@ -412,7 +429,7 @@ class AgentService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/agent.v1.AgentService/Cleanup',
+            '/agentservice.v1.AgentService/Cleanup',
             agentpb_dot_agent__pb2.CleanupRequest.SerializeToString,
             agentpb_dot_agent__pb2.CleanupResponse.FromString,
             options,
@@ -439,7 +456,7 @@ class AgentService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/agent.v1.AgentService/DeleteSession',
+            '/agentservice.v1.AgentService/DeleteSession',
             agentpb_dot_agent__pb2.DeleteSessionRequest.SerializeToString,
             agentpb_dot_agent__pb2.DeleteSessionResponse.FromString,
             options,
@@ -466,7 +483,7 @@ class AgentService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/agent.v1.AgentService/ListEvents',
+            '/agentservice.v1.AgentService/ListEvents',
             agentpb_dot_agent__pb2.ListEventsRequest.SerializeToString,
             agentpb_dot_agent__pb2.ListEventsResponse.FromString,
             options,
@@ -493,7 +510,7 @@ class AgentService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/agent.v1.AgentService/SendMessage',
+            '/agentservice.v1.AgentService/SendMessage',
             agentpb_dot_agent__pb2.SendMessageRequest.SerializeToString,
             agentpb_dot_agent__pb2.SendMessageResponse.FromString,
             options,
@@ -520,7 +537,7 @@ class AgentService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/agent.v1.AgentService/Interrupt',
+            '/agentservice.v1.AgentService/Interrupt',
             agentpb_dot_agent__pb2.InterruptRequest.SerializeToString,
             agentpb_dot_agent__pb2.InterruptResponse.FromString,
             options,
@@ -547,9 +564,36 @@ class AgentService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/agent.v1.AgentService/RespondToInteraction',
+            '/agentservice.v1.AgentService/RespondToInteraction',
             agentpb_dot_agent__pb2.RespondToInteractionRequest.SerializeToString,
             agentpb_dot_agent__pb2.RespondToInteractionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadField(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/agentservice.v1.AgentService/ReadField',
+            agentpb_dot_agent__pb2.ReadFieldRequest.SerializeToString,
+            agentpb_dot_agent__pb2.ReadFieldResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -574,7 +618,7 @@ class AgentService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/agent.v1.AgentService/GetServerInfo',
+            '/agentservice.v1.AgentService/GetServerInfo',
             agentpb_dot_agent__pb2.GetServerInfoRequest.SerializeToString,
             agentpb_dot_agent__pb2.GetServerInfoResponse.FromString,
             options,

@@ -36,7 +36,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AgentServiceStub:
-    """Runs agents. Every RPC is unary except WatchSession."""
+    """Runs agents. Every RPC is unary except WatchSession and ReadField, which stream their responses."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -70,12 +70,14 @@ class AgentServiceStub:
     """Stops the running turn and keeps the session and its queue."""
     RespondToInteraction: _grpc.UnaryUnaryMultiCallable[_agent_pb2.RespondToInteractionRequest, _agent_pb2.RespondToInteractionResponse]
     """Answers a permission prompt or a question of the agent. The first answer wins."""
+    ReadField: _grpc.UnaryStreamMultiCallable[_agent_pb2.ReadFieldRequest, _agent_pb2.ReadFieldResponse]
+    """Reads the whole of a field that was cut in a record or event, in pieces."""
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_agent_pb2.GetServerInfoRequest, _agent_pb2.GetServerInfoResponse]
     """Tells what runs here: versions, limits, load, model backend, whether it drains."""
 
 @_typing.type_check_only
 class AgentServiceAsyncStub(AgentServiceStub):
-    """Runs agents. Every RPC is unary except WatchSession."""
+    """Runs agents. Every RPC is unary except WatchSession and ReadField, which stream their responses."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Execute: _aio.UnaryUnaryMultiCallable[_agent_pb2.ExecuteRequest, _agent_pb2.ExecuteResponse]  # type: ignore[assignment]
@@ -106,11 +108,13 @@ class AgentServiceAsyncStub(AgentServiceStub):
     """Stops the running turn and keeps the session and its queue."""
     RespondToInteraction: _aio.UnaryUnaryMultiCallable[_agent_pb2.RespondToInteractionRequest, _agent_pb2.RespondToInteractionResponse]  # type: ignore[assignment]
     """Answers a permission prompt or a question of the agent. The first answer wins."""
+    ReadField: _aio.UnaryStreamMultiCallable[_agent_pb2.ReadFieldRequest, _agent_pb2.ReadFieldResponse]  # type: ignore[assignment]
+    """Reads the whole of a field that was cut in a record or event, in pieces."""
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_agent_pb2.GetServerInfoRequest, _agent_pb2.GetServerInfoResponse]  # type: ignore[assignment]
     """Tells what runs here: versions, limits, load, model backend, whether it drains."""
 
 class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Runs agents. Every RPC is unary except WatchSession."""
+    """Runs agents. Every RPC is unary except WatchSession and ReadField, which stream their responses."""
 
     @_abc_1.abstractmethod
     def Execute(
@@ -205,6 +209,14 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_agent_pb2.RespondToInteractionResponse, _abc.Awaitable[_agent_pb2.RespondToInteractionResponse]]:
         """Answers a permission prompt or a question of the agent. The first answer wins."""
+
+    @_abc_1.abstractmethod
+    def ReadField(
+        self,
+        request: _agent_pb2.ReadFieldRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_agent_pb2.ReadFieldResponse], _abc.AsyncIterator[_agent_pb2.ReadFieldResponse]]:
+        """Reads the whole of a field that was cut in a record or event, in pieces."""
 
     @_abc_1.abstractmethod
     def GetServerInfo(

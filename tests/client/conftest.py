@@ -54,7 +54,7 @@ class FakeService(agent_pb2_grpc.AgentServiceServicer):
 
     def numbered(self, count: int) -> None:
         """Append events that carry nothing but their number."""
-        self.events(*(pb.SessionEvent(type="stderr", stderr=pb.Stderr(text=str(n))) for n in range(count)))
+        self.events(*(pb.SessionEvent(type="stderr", stderr_output=pb.StderrOutput(text=str(n))) for n in range(count)))
 
     def end_turn(self, **result: Any) -> None:
         """Append the end of the turn, with its result."""
@@ -101,7 +101,7 @@ class FakeService(agent_pb2_grpc.AgentServiceServicer):
     async def _watch(self, request: Any, context: Any) -> None:
         await context.write(pb.WatchSessionResponse(started=pb.WatchStarted(session=self.session)))
         for event in self.log:
-            wanted = not request.types or event.type in request.types
+            wanted = not request.event_types or event.type in request.event_types
             if (event.ephemeral or event.sequence > request.after_sequence) and wanted:
                 await context.write(pb.WatchSessionResponse(events=[event]))
             how = self.cuts.pop(event.sequence, "")
@@ -155,7 +155,7 @@ def refusal(
     code: grpc.StatusCode, reason: str, message: str = "no", *details: Any, pushback: str = "", **metadata: str
 ) -> Callable[[Any], Awaitable[None]]:
     """Make a failure as the service makes them: with google.rpc details."""
-    info = error_details_pb2.ErrorInfo(domain="agent.v1", reason=reason, metadata=metadata)
+    info = error_details_pb2.ErrorInfo(domain="agentservice.v1", reason=reason, metadata=metadata)
 
     async def abort(context: Any) -> None:
         status = status_pb2.Status(code=code.value[0], message=message)

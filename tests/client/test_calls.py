@@ -149,7 +149,7 @@ async def test_details_arrive_as_attributes(client, service, script):
         await client.execute("x")
     assert full.value.retry_after == 7
 
-    missing = rpc.ResourceInfo(resource_type="agent.v1.Session", resource_name="abc")
+    missing = rpc.ResourceInfo(resource_type="agentservice.v1.Session", resource_name="abc")
     service.fail("GetStatus", script.refusal(grpc.StatusCode.NOT_FOUND, "SESSION_NOT_FOUND", "gone", missing))
     with pytest.raises(errors.SessionNotFound) as gone:
         await client.status("abc")

@@ -54,11 +54,11 @@ async def test_the_end_is_kept(client, service, script):
 
 async def test_the_request_says_what_was_asked_for(client, service, script):
     handle = client.session(script.SESSION)
-    async for _ in handle.watch(7, types=["task.*"], partials=False, include_raw=True):
+    async for _ in handle.watch(7, event_types=["task.*"], partials=False, include_raw=True):
         pass
     assert service.requests["WatchSession"] == [
         pb.WatchSessionRequest(
-            session_id=script.SESSION, after_sequence=7, types=["task.*"], skip_partials=True, include_raw=True
+            session_id=script.SESSION, after_sequence=7, event_types=["task.*"], skip_partials=True, include_raw=True
         )
     ]
 

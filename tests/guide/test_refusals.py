@@ -69,7 +69,7 @@ async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
 async def refusal_of(service: Service, method: str, request: Any, **settings: Any) -> Refusal:
     """Make a call that must be refused as the contract says every refusal is."""
     refusal = await refused(getattr(service.stub, method)(request, **settings))
-    assert refusal.domain == "agent.v1"
+    assert refusal.domain == "agentservice.v1"
     assert refusal.kinds[0] == "ErrorInfo"
     assert refusal.size < 4096
     assert refusal.text
@@ -198,7 +198,7 @@ BAD_FIELDS: dict[str, tuple[str, Any, set[str]]] = {
     ),
     "types": (
         "ListEvents",
-        pb.ListEventsRequest(session_id="a", types=["message.*", "nope", "*"], after_sequence=-1, page_size=1001),
+        pb.ListEventsRequest(session_id="a", event_types=["message.*", "nope", "*"], after_sequence=-1, page_size=1001),
         {"types[1]", "types[2]", "after_sequence", "page_size"},
     ),
     "a negative page": ("ListSessions", pb.ListSessionsRequest(page_size=-1), {"page_size"}),
@@ -275,11 +275,11 @@ async def test_bytes_that_are_no_message_are_malformed(service: Service, method:
         except DecodeError:
             refusal = await refused(raw_call(service.channel, method, data))
             assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
-            assert refusal.domain == "agent.v1"
+            assert refusal.domain == "agentservice.v1"
             reasons.append(refusal.reason)
     assert len(reasons) > 10
     assert set(reasons) == {"MALFORMED_REQUEST"}
-    assert (await service.stub.GetServerInfo(pb.GetServerInfoRequest())).api_version == "agent.v1"
+    assert (await service.stub.GetServerInfo(pb.GetServerInfoRequest())).api_version == "agentservice.v1"
 
 
 async def test_fields_from_the_future_are_ignored(service: Service) -> None:
@@ -306,7 +306,9 @@ async def test_many_and_gigantic_mistakes_get_a_small_answer_soon(service: Servi
 
 async def test_many_types_are_too_many(service: Service) -> None:
     types = ["message.user"] * 50_000
-    assert set(await invalid(service, "WatchSession", pb.WatchSessionRequest(session_id="a", types=types))) == {"types"}
+    assert set(await invalid(service, "WatchSession", pb.WatchSessionRequest(session_id="a", event_types=types))) == {
+        "event_types"
+    }
 
 
 async def test_a_message_beyond_the_limit_does_not_harm_the_service(service: Service) -> None:

@@ -133,15 +133,15 @@ async def test_partials_need_to_be_asked_for_and_can_be_skipped(service: Service
 
 async def test_a_watch_can_be_narrowed_to_types(service: Service) -> None:
     started = await service.execute("bash: true\nsay: hi", options=partial_options("Bash"))
-    live = await service.events(started.session_id, types=["message.*", "turn.completed"])
+    live = await service.events(started.session_id, event_types=["message.*", "turn.completed"])
     assert {event.type for event in live} >= {"message.user", "message.assistant", "turn.completed"}
     assert not {event.type for event in live} & {"state.changed", "turn.started"}
     everything = await service.events(started.session_id)
     kinds = ("message.user", "message.assistant", "message.system", "turn.completed")
     expected = [event for event in everything if event.type in kinds]
     assert [event for event in live if not event.ephemeral] == expected
-    assert await service.events(started.session_id, types=["message.*", "turn.completed"]) == expected
-    assert await service.events(started.session_id, types=["rate_limit", "task.*"]) == []
+    assert await service.events(started.session_id, event_types=["message.*", "turn.completed"]) == expected
+    assert await service.events(started.session_id, event_types=["rate_limit", "task.*"]) == []
 
 
 async def test_a_narrow_live_watch_ends_when_the_session_rests(service: Service) -> None:
@@ -149,7 +149,7 @@ async def test_a_narrow_live_watch_ends_when_the_session_rests(service: Service)
     for _ in range(20):
         started = await service.execute("say: hi", session_id=session_id)
         session_id = started.session_id
-        request = pb.WatchSessionRequest(session_id=session_id, types=["rate_limit"])
+        request = pb.WatchSessionRequest(session_id=session_id, event_types=["rate_limit"])
         responses = [response async for response in service.stub.WatchSession(request, timeout=10)]
         assert responses[-1].end.reason == pb.WATCH_END_REASON_AT_REST
 

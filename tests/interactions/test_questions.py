@@ -14,7 +14,7 @@ async def test_a_question_is_answered_and_the_model_reads_it(service: Service) -
     session_id, question = await start_asking(service, "ask: Which colour? | red | blue\nresult")
     assert question.kind == pb.INTERACTION_KIND_QUESTION
     [asked] = question.questions
-    assert asked.question == "Which colour?"
+    assert asked.text == "Which colour?"
     assert [option.label for option in asked.options] == ["red", "blue"]
     status = await service.status(session_id)
     assert status.session.phase == pb.SESSION_PHASE_AWAITING_INPUT

@@ -13,6 +13,7 @@ from agentpb import agent_pb2 as pb
 
 from agent_service.errors import StoreUnavailable
 from agent_service.ledger import Commit, Event, Ledger
+from agent_service.ledger.sqlite import status_reader
 from agent_service.ledger.sqlite.status_reader import StoredStatus, read_standings
 from tests.ledger.logs import DORMANT, WORKING, begin, event, session
 

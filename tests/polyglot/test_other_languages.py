@@ -55,11 +55,11 @@ async def test_grpcurl_lists_executes_and_watches_by_reflection(service: Service
 
     async def call(method: str, request: Any) -> list[dict[str, Any]]:
         data = json.dumps(request)
-        return messages(await run(grpcurl, "-plaintext", "-d", data, address, f"agent.v1.AgentService/{method}"))
+        return messages(await run(grpcurl, "-plaintext", "-d", data, address, f"agentservice.v1.AgentService/{method}"))
 
     services = (await run(grpcurl, "-plaintext", address, "list")).split()
-    assert {"agent.v1.AgentService", "grpc.health.v1.Health"} <= set(services)
-    assert "rpc WatchSession" in await run(grpcurl, "-plaintext", address, "describe", "agent.v1.AgentService")
+    assert {"agentservice.v1.AgentService", "grpc.health.v1.Health"} <= set(services)
+    assert "rpc WatchSession" in await run(grpcurl, "-plaintext", address, "describe", "agentservice.v1.AgentService")
     request = {"prompt": PROMPT, "options": {"allowed_tools": ["Bash"]}}
     (started,) = await call("Execute", request)
     session_id = started["session_id"]

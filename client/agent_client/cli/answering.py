@@ -111,7 +111,7 @@ async def ask(handle: SessionHandle, interaction: pb.Interaction) -> None:
     """Ask the person at the terminal, and pass the answer on; somebody else may have been quicker."""
     try:
         if interaction.kind == pb.INTERACTION_KIND_QUESTION:
-            answers = {each.question: _ask_question(each) for each in interaction.questions}
+            answers = {each.text: _ask_question(each) for each in interaction.questions}
             await handle.allow(interaction.interaction_id, answers=answers)
         else:
             await _ask_permission(handle, interaction)
@@ -130,7 +130,7 @@ async def _ask_permission(handle: SessionHandle, interaction: pb.Interaction) ->
 
 def _ask_question(asked: pb.Question) -> str:
     several = " (several, with commas)" if asked.multi_select else ""
-    reply = _reply(f"  {clean_line(asked.header or asked.question)}{several}: ")
+    reply = _reply(f"  {clean_line(asked.header or asked.text)}{several}: ")
     chosen = [each.strip() for each in reply.split(",")] if asked.multi_select else [reply.strip()]
     return ", ".join(_label(asked, each) for each in chosen)
 
@@ -166,20 +166,16 @@ async def _find(client: AgentClient, session_id: str, interaction_id: str, *, lo
 def _matched(interaction: pb.Interaction, given: list[str]) -> dict[str, str]:
     """Match answers to questions: by text, by header or by number; the only question needs no name."""
     questions = interaction.questions
-    names = {
-        name: each for number, each in enumerate(questions, 1) for name in (str(number), each.header, each.question)
-    }
+    names = {name: each for number, each in enumerate(questions, 1) for name in (str(number), each.header, each.text)}
     answers: dict[str, str] = {}
     for text in given:
         name = next((name for name in sorted(names, key=len, reverse=True) if name and text.startswith(f"{name}=")), "")
         if name:
-            answers[names[name].question] = _label(names[name], text.removeprefix(f"{name}="))
+            answers[names[name].text] = _label(names[name], text.removeprefix(f"{name}="))
         elif len(questions) == 1:
-            answers[questions[0].question] = _label(questions[0], text)
+            answers[questions[0].text] = _label(questions[0], text)
         else:
-            raise typer.BadParameter(
-                f"{text!r} names no question; they are: " + "; ".join(q.question for q in questions)
-            )
+            raise typer.BadParameter(f"{text!r} names no question; they are: " + "; ".join(q.text for q in questions))
     return answers
 
 

@@ -9,7 +9,7 @@ const loader = require("@grpc/proto-loader");
 
 const [address, proto, sessionId, command] = process.argv.slice(2);
 const definition = loader.loadSync(proto, { keepCase: true, longs: Number, enums: String, oneofs: true, defaults: true });
-const { AgentService } = grpc.loadPackageDefinition(definition).agent.v1;
+const { AgentService } = grpc.loadPackageDefinition(definition).agentservice.v1;
 const client = new AgentService(address, grpc.credentials.createInsecure());
 
 function allow(interaction) {

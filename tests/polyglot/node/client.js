@@ -14,7 +14,7 @@ const definition = loader.loadSync(path.basename(proto), {
   includeDirs: [path.dirname(proto)],
 });
 const { agent } = grpc.loadPackageDefinition(definition);
-const client = new agent.v1.AgentService(address, grpc.credentials.createInsecure());
+const client = new agentservice.v1.AgentService(address, grpc.credentials.createInsecure());
 
 const call = (method, request) =>
   new Promise((resolve, reject) =>
