@@ -435,7 +435,7 @@ def test_sealing_gives_an_event_its_place() -> None:
     event = seal(events.stderr("a\ud800"), sequence=7)
     assert (event.session_id, event.sequence, event.turn_id) == ("s", 7, "t")
     assert event.time.ToMicroseconds() == 1_700_000_000_000_001
-    assert event.stderr.text == "a�"
+    assert event.stderr_output.text == "a�"
 
 
 @given(st.lists(st.binary(max_size=300), max_size=20))

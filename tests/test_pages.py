@@ -51,7 +51,7 @@ def test_no_cursor_is_no_token_and_no_token_is_no_cursor() -> None:
     [
         pb.ListEventsRequest(session_id="b"),
         pb.ListEventsRequest(session_id="a", newest_first=True),
-        pb.ListEventsRequest(session_id="a", types=["stderr"]),
+        pb.ListEventsRequest(session_id="a", event_types=["stderr"]),
         pb.ListEventsRequest(session_id="a", after_sequence=1),
         pb.ListSessionsRequest(),
     ],

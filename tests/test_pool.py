@@ -36,7 +36,7 @@ async def warmed(service: Service, options: pb.AgentOptions | None = None) -> No
 
 async def began_warm(service: Service, session_id: str) -> list[bool]:
     """Of each turn of a session, whether it found a connected agent."""
-    return [e.turn_started.warm for e in await service.events(session_id, types=["turn.started"])]
+    return [e.turn_started.warm for e in await service.events(session_id, event_types=["turn.started"])]
 
 
 def agent_processes(data_dir: Path) -> list[psutil.Process]:

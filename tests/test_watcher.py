@@ -163,7 +163,7 @@ async def test_pages_end_where_the_events_do(service: Service) -> None:
         assert pages == -(-(total - 2) // 3)
     empty = await service.stub.ListEvents(pb.ListEventsRequest(session_id=done.session_id, after_sequence=total))
     assert (list(empty.events), empty.next_page_token, empty.last_sequence) == ([], "", total)
-    narrow = pb.ListEventsRequest(session_id=done.session_id, types=["turn.*"], page_size=1)
+    narrow = pb.ListEventsRequest(session_id=done.session_id, event_types=["turn.*"], page_size=1)
     first = await service.stub.ListEvents(narrow)
     assert [event.type for event in first.events] == ["turn.queued"]
     narrow.page_token = first.next_page_token

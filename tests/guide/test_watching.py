@@ -192,7 +192,7 @@ async def test_a_silent_watch_shows_that_it_lives(service: Service) -> None:
     started = await service.execute("wait: 30")
     await service.until(started.session_id, pb.SESSION_PHASE_WORKING)
     request = pb.WatchSessionRequest(
-        session_id=started.session_id, types=["rate_limit"], heartbeat_interval={"nanos": 1_000_000}
+        session_id=started.session_id, event_types=["rate_limit"], heartbeat_interval={"nanos": 1_000_000}
     )
     times = []
     async for response in service.stub.WatchSession(request):
