@@ -93,8 +93,8 @@ async def test_every_watch_ends_with_its_session_and_none_only_at_a_heartbeat(se
     requests = [
         {},
         {"skip_partials": True},
-        {"types": ["rate_limit"]},
-        {"types": ["message.*"]},
+        {"event_types": ["rate_limit"]},
+        {"event_types": ["message.*"]},
     ]
 
     async def live(number: int) -> list[list[int]]:

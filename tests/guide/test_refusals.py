@@ -199,7 +199,7 @@ BAD_FIELDS: dict[str, tuple[str, Any, set[str]]] = {
     "types": (
         "ListEvents",
         pb.ListEventsRequest(session_id="a", event_types=["message.*", "nope", "*"], after_sequence=-1, page_size=1001),
-        {"types[1]", "types[2]", "after_sequence", "page_size"},
+        {"event_types[1]", "event_types[2]", "after_sequence", "page_size"},
     ),
     "a negative page": ("ListSessions", pb.ListSessionsRequest(page_size=-1), {"page_size"}),
     "a filter's title": (

@@ -40,7 +40,7 @@ def event(
     """A durable event, as the service would make it."""
     body = pb.SessionEvent(session_id=session_id, sequence=sequence, type=kind)
     if text:
-        body.stderr.text = text
+        body.stderr_output.text = text
     return Event(sequence, kind, body.SerializeToString(), raw)
 
 

@@ -13,7 +13,7 @@ const definition = loader.loadSync(path.basename(proto), {
   arrays: true,
   includeDirs: [path.dirname(proto)],
 });
-const { agent } = grpc.loadPackageDefinition(definition);
+const { agentservice } = grpc.loadPackageDefinition(definition);
 const client = new agentservice.v1.AgentService(address, grpc.credentials.createInsecure());
 
 const call = (method, request) =>
