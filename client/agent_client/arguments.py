@@ -56,6 +56,7 @@ class OptionArguments(TypedDict, total=False):
     client_app: str | None
     interactions: bool | Json | pb.InteractionPolicy | None
     verbatim_prompts: bool | None
+    file_mentions: bool | None
     # The SDK's other names and shapes for some of the above, and plainer ones.
     output_schema: Json | None
     output_format: Json | None

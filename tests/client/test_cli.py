@@ -226,8 +226,8 @@ async def test_what_agents_ask_is_listed_and_answered(service, agentctl):
 
 async def test_questions_are_answered_by_text_header_or_number(service, agentctl):
     questions = [
-        {"question": "Which colour?", "header": "Colour", "options": [{"label": "red"}, {"label": "blue"}]},
-        {"question": "1+1=?", "header": "Sum", "options": [{"label": "two"}]},
+        {"text": "Which colour?", "header": "Colour", "options": [{"label": "red"}, {"label": "blue"}]},
+        {"text": "1+1=?", "header": "Sum", "options": [{"label": "two"}]},
     ]
     asked = pb.Interaction(interaction_id="i1", kind="INTERACTION_KIND_QUESTION", questions=questions)
     service.session.pending_interactions.append(asked)

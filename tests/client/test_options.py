@@ -56,6 +56,7 @@ EVERY_OPTION = {
     "client_app": "app/1",
     "interactions": {"permissions": True, "timeout": timedelta(minutes=1), "on_timeout": "interrupt"},
     "verbatim_prompts": True,
+    "file_mentions": True,
 }
 
 
