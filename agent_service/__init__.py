@@ -12,5 +12,6 @@ The rooms, from the callers down to the disk; each imports only from rooms below
 - `events`        frames of the CLI as SessionEvents, and SessionEvents as bytes
 - `processes`     process trees: how they are guarded, found and ended
 - `offline`       a scripted stand-in for the model's API
+- `backends`      which model answers, and the environment that tells agents so
 - `errors`, `config`
 """

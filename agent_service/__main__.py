@@ -150,10 +150,10 @@ def serve_command(config_file: Path | None, **values: Any) -> None:
 
 
 def _serve(config: Config) -> int:
-    from agent_service.errors import StoreUnavailable
+    from agent_service.errors import CannotServe, StoreUnavailable
     from agent_service.ledger import LedgerUnusable
     from agent_service.processes.guards import GuardUnavailable
-    from agent_service.server import CannotServe, serve
+    from agent_service.server import serve
 
     try:
         return asyncio.run(serve(config, ready=_announce))

@@ -225,3 +225,7 @@ class AgentUnavailable(RequestError):
 
     code = StatusCode.INTERNAL
     reason = "AGENT_UNAVAILABLE"
+
+
+class CannotServe(Exception):
+    """The service cannot start as configured; the text says what to change."""
