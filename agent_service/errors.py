@@ -1,6 +1,6 @@
 """Every way a request can fail: its status code, its reason, and the google.rpc details that go with it.
 
-Core code raises these; one interceptor translates them; nothing else calls abort. Only the status code comes from grpc.
+Core code raises these, and each door translates them (api/rpc_status.py). Only the status code comes from grpc.
 """
 
 from __future__ import annotations
@@ -65,6 +65,13 @@ class MalformedRequest(RequestError):
 
     code = StatusCode.INVALID_ARGUMENT
     reason = "MALFORMED_REQUEST"
+
+
+class RequestTooLarge(RequestError):
+    """The request has more bytes than a message may have; metadata has `max_message_bytes`."""
+
+    code = StatusCode.RESOURCE_EXHAUSTED
+    reason = "REQUEST_TOO_LARGE"
 
 
 class InvalidPageToken(RequestError):

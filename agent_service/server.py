@@ -20,8 +20,9 @@ from claude_agent_sdk._cli_version import __cli_version__ as cli_version
 
 from agent_service.agents.pool import AgentPool
 from agent_service.agents.workspace import Workspaces
-from agent_service.api.handlers import AgentService
-from agent_service.api.listener import MAX_MESSAGE_BYTES, Listener, check_address, listen
+from agent_service.api.chain import MAX_MESSAGE_BYTES, Chain
+from agent_service.api.handlers import Handlers
+from agent_service.api.listener import Listener, check_address, listen
 from agent_service.backends import cli_bounds, open_backend
 from agent_service.config import Config
 from agent_service.errors import CannotServe
@@ -119,10 +120,8 @@ async def running(config: Config, *, signals: asyncio.Queue[int] | None = None) 
             )
         )
         info = _server_info(config, backend.name, guard, instance)
-        service = AgentService(
-            registry, retention=config.retention or 86400.0, server_info=lambda: _with_pool(info, pool)
-        )
-        listener = await listen(config.listen, service)
+        handlers = Handlers(registry, retention=config.retention or 86400.0, server_info=lambda: _with_pool(info, pool))
+        listener = await listen(config.listen, Chain(handlers))
         sweeper = asyncio.create_task(_sweep(registry, config.retention), name="retention sweeper")
         try:
             yield Running(listener.address, backend.name, backend.url, registry, pool, ledger)

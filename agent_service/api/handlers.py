@@ -1,40 +1,33 @@
-"""AgentService: each RPC reads as a sentence about the registry. Requests stop here; below, it is sessions."""
+"""Handlers: the RPCs of agentservice.v1 over a Call. Requests stop here; the registry below knows sessions.
+
+Requests are parsed and validated already (chain.py). What a handler returns as bytes is an encoded response.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
-import grpc
-import grpc.aio
 from agentpb import agent_pb2 as pb
-from agentpb import agent_pb2_grpc
 
 from agent_service import events
 from agent_service import options as translate
 from agent_service.api import pages
-from agent_service.api.validation import check
+from agent_service.api.call import Call
+from agent_service.api.shown import shown
+from agent_service.api.status import STATUS_TAILS, status_head, status_messages
 from agent_service.errors import InvalidField
 from agent_service.ledger import Event
 from agent_service.registry.registry import SessionRegistry
 from agent_service.registry.status_cache import CachedStatus
 from agent_service.registry.watcher import Wanted, check_sequence
 
-Context = grpc.aio.ServicerContext[Any, Any]
-
-DEADLINE_MARGIN = 0.25
-"""Seconds before the caller's deadline at which a wait ends with OK."""
-
 HEARTBEAT_DEFAULT, HEARTBEAT_MIN, HEARTBEAT_MAX = 15.0, 1.0, 300.0
 DEFAULT_HISTORY = 100
 DEFAULT_PAGE, DEFAULT_EVENT_PAGE = 50, 100
 PAGE_BYTES = 1 << 20
-MESSAGES_FIELD = pb.GetStatusResponse.MESSAGES_FIELD_NUMBER
-NOBODY = ""
-"""The owner of sessions while nobody is authenticated."""
 
 
-class AgentService(agent_pb2_grpc.AgentServiceServicer):
+class Handlers:
     """The twelve RPCs of agentservice.v1."""
 
     def __init__(
@@ -49,23 +42,22 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         self._retention = retention
         self._server_info = server_info
 
-    async def Execute(self, request: pb.ExecuteRequest, context: Context) -> pb.ExecuteResponse:
+    async def Execute(self, request: pb.ExecuteRequest, call: Call) -> pb.ExecuteResponse:
         """Start a session or its next turn; answer once it is durable, or once it is at rest, with `wait`."""
-        check(request)
         if request.validate_only:
-            return self._checked(request, await self._registry.execution.check_start(request, NOBODY))
-        started = await self._registry.start(request, NOBODY)
+            return self._checked(request, await self._registry.execution.check_start(request, call.owner))
+        started = await self._registry.start(request, call.owner)
         session, turn, expired = started.session, started.turn, False
         if request.HasField("wait") and request.wait.ToNanoseconds():
-            patience = _bounded(context, request.wait.ToMicroseconds() / 1e6)
+            patience = call.patience(request.wait.ToMicroseconds() / 1e6)
             expired = not await self._registry.execution.wait_turn(session.session_id, turn.turn_id, patience)
-            session = await self._registry.get(session.session_id, NOBODY)
+            session = await self._registry.get(session.session_id, call.owner)
             turn = await self._registry.ledger.turn(turn.turn_id) or turn
         return pb.ExecuteResponse(
             session_id=session.session_id,
             state=session.state,
             turn=turn,
-            session=_shown(session),
+            session=shown(session),
             watch_after_sequence=started.watch_after_sequence,
             deduplicated=started.deduplicated,
             wait_expired=expired,
@@ -77,39 +69,37 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         response = pb.ExecuteResponse(warnings=_warnings(request, session or pb.Session()))
         if session is not None:
             response.session_id, response.state = session.session_id, session.state
-            response.session.CopyFrom(_shown(session))
+            response.session.CopyFrom(shown(session))
         return response
 
-    async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> bytes:  # type: ignore[override]
+    async def GetStatus(self, request: pb.GetStatusRequest, call: Call) -> bytes:
         """Read a session, after a wait if asked to. What does not change is encoded once."""
-        check(request)
         if request.HasField("wait"):
             wanted = Wanted(request.wait_for, request.after_sequence)
             if request.wait_for == pb.WAIT_FOR_NEW_EVENT:
-                check_sequence(await self._registry.get(request.session_id, NOBODY), request.after_sequence)
-            patience = _bounded(context, request.wait.ToMicroseconds() / 1e6)
-            session, met = await self._registry.wait_until(request.session_id, NOBODY, patience, wanted)
-            body = _head(session, await self._registry.turn_of(session))
-            head = CachedStatus(NOBODY, 0, body, session.message_count > 0)
+                check_sequence(await self._registry.get(request.session_id, call.owner), request.after_sequence)
+            patience = call.patience(request.wait.ToMicroseconds() / 1e6)
+            session, met = await self._registry.wait_until(request.session_id, call.owner, patience, wanted)
+            body = status_head(session, await self._registry.turn_of(session))
+            head = CachedStatus(call.owner, 0, body, session.message_count > 0)
             return await self._with_messages(request, head, expired=not met)
         return await self._with_messages(
-            request, await self._registry.head(request.session_id, NOBODY, _head), expired=False
+            request, await self._registry.head(request.session_id, call.owner, status_head), expired=False
         )
 
     async def _with_messages(self, request: pb.GetStatusRequest, head: CachedStatus, *, expired: bool) -> bytes:
         """A status with its newest messages, as the stored bytes."""
         limit = request.history_limit if request.HasField("history_limit") else DEFAULT_HISTORY
         if not limit:
-            return head.body + _STATUS_TAILS[head.has_messages, expired]
-        page = await self._registry.newest_messages(request.session_id, head, limit, PAGE_BYTES, _messages)
-        return head.body + page.body + _STATUS_TAILS[page.truncated, expired]
+            return head.body + STATUS_TAILS[head.has_messages, expired]
+        page = await self._registry.newest_messages(request.session_id, head, limit, PAGE_BYTES, status_messages)
+        return head.body + page.body + STATUS_TAILS[page.truncated, expired]
 
-    async def WatchSession(self, request: pb.WatchSessionRequest, context: Context) -> None:  # type: ignore[override]
+    async def WatchSession(self, request: pb.WatchSessionRequest, call: Call) -> None:
         """Write what the watcher reads, as the stored bytes. A coroutine: a generator would end in another task."""
-        check(request)
         watcher = await self._registry.watch(
             request.session_id,
-            NOBODY,
+            call.owner,
             request.after_sequence,
             follow=request.follow,
             types=tuple(request.event_types),
@@ -117,61 +107,56 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
             with_raw=request.include_raw,
         )
         interval = _heartbeat_interval(request)
-        started = pb.WatchStarted(session=_shown(watcher.session), last_sequence=watcher.session.last_sequence)
-        await context.write(pb.WatchSessionResponse(started=started))
+        started = pb.WatchStarted(session=shown(watcher.session), last_sequence=watcher.session.last_sequence)
+        await call.write(pb.WatchSessionResponse(started=started))
         with self._registry.watching():
             while (end := watcher.end) is None:
                 responses = await watcher.read(interval)
                 for response in responses:
-                    await context.write(response)
+                    await call.write(response)
                 if not responses and watcher.end is None:
-                    await context.write(_heartbeat(watcher.session))
-            last = pb.WatchEnd(reason=end, last_sequence=watcher.last_sequence, session=_shown(watcher.session))
-            await context.write(pb.WatchSessionResponse(end=last))
+                    await call.write(_heartbeat(watcher.session))
+            last = pb.WatchEnd(reason=end, last_sequence=watcher.last_sequence, session=shown(watcher.session))
+            await call.write(pb.WatchSessionResponse(end=last))
 
-    async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:
+    async def Cancel(self, request: pb.CancelRequest, call: Call) -> pb.CancelResponse:
         """End a session's work and say how."""
-        check(request)
         grace = request.grace.ToMicroseconds() / 1e6 if request.HasField("grace") else 5.0
         wait = request.wait.ToMicroseconds() / 1e6 if request.HasField("wait") else None
         done = await self._registry.cancel(
             request.session_id,
-            NOBODY,
+            call.owner,
             grace=grace,
             force=request.force,
             reason=request.reason,
-            wait=_patience(context, wait),
+            wait=call.patience_left() if wait is None else call.patience(wait),
         )
         return pb.CancelResponse(
-            session=_shown(done.session), already_at_rest=done.already_at_rest, receipt=done.receipt
+            session=shown(done.session), already_at_rest=done.already_at_rest, receipt=done.receipt
         )
 
-    async def ListSessions(self, request: pb.ListSessionsRequest, context: Context) -> pb.ListSessionsResponse:
+    async def ListSessions(self, request: pb.ListSessionsRequest, call: Call) -> pb.ListSessionsResponse:
         """List a page of sessions."""
-        check(request)
         sessions, cursor = await self._registry.list(
-            request, NOBODY, after=pages.read_token(request), limit=request.page_size or DEFAULT_PAGE
+            request, call.owner, after=pages.read_token(request), limit=request.page_size or DEFAULT_PAGE
         )
         return pb.ListSessionsResponse(
-            sessions=[_shown(session) for session in sessions], next_page_token=pages.make_token(request, cursor)
+            sessions=[shown(session) for session in sessions], next_page_token=pages.make_token(request, cursor)
         )
 
-    async def Cleanup(self, request: pb.CleanupRequest, context: Context) -> pb.CleanupResponse:
+    async def Cleanup(self, request: pb.CleanupRequest, call: Call) -> pb.CleanupResponse:
         """Delete what has been at rest for long enough."""
-        check(request)
         older_than = request.older_than.ToMicroseconds() / 1e6 if request.HasField("older_than") else self._retention
-        return await self._registry.deletion.cleanup(request, NOBODY, older_than=older_than)
+        return await self._registry.deletion.cleanup(request, call.owner, older_than=older_than)
 
-    async def DeleteSession(self, request: pb.DeleteSessionRequest, context: Context) -> pb.DeleteSessionResponse:
+    async def DeleteSession(self, request: pb.DeleteSessionRequest, call: Call) -> pb.DeleteSessionResponse:
         """Delete one session."""
-        check(request)
-        session = await self._registry.deletion.delete_one(request, NOBODY)
-        return pb.DeleteSessionResponse(session=_shown(session) if session is not None else None)
+        session = await self._registry.deletion.delete_one(request, call.owner)
+        return pb.DeleteSessionResponse(session=shown(session) if session is not None else None)
 
-    async def ListEvents(self, request: pb.ListEventsRequest, context: Context) -> bytes:  # type: ignore[override]
+    async def ListEvents(self, request: pb.ListEventsRequest, call: Call) -> bytes:
         """Read a page of stored events, as the bytes that are stored."""
-        check(request)
-        session = await self._registry.get(request.session_id, NOBODY)
+        session = await self._registry.get(request.session_id, call.owner)
         check_sequence(session, request.after_sequence)
         cursor = pages.read_token(request)
         limit = request.page_size or DEFAULT_EVENT_PAGE
@@ -212,36 +197,32 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         )
         return bool(further)
 
-    async def ReadField(self, request: pb.ReadFieldRequest, context: Context) -> None:  # type: ignore[override]
+    async def ReadField(self, request: pb.ReadFieldRequest, call: Call) -> None:
         """Read the whole of a field that was cut."""
-        check(request)
-        await self._registry.get(request.session_id, NOBODY)
+        await self._registry.get(request.session_id, call.owner)
         raise InvalidField.of("field", "names no field that was cut")
 
-    async def SendMessage(self, request: pb.SendMessageRequest, context: Context) -> pb.SendMessageResponse:
+    async def SendMessage(self, request: pb.SendMessageRequest, call: Call) -> pb.SendMessageResponse:
         """Send a message into the running turn."""
-        check(request)
-        sent = await self._registry.control.send(request, NOBODY)
-        sent.session.CopyFrom(_shown(sent.session))
+        sent = await self._registry.control.send(request, call.owner)
+        sent.session.CopyFrom(shown(sent.session))
         return sent
 
-    async def Interrupt(self, request: pb.InterruptRequest, context: Context) -> pb.InterruptResponse:
+    async def Interrupt(self, request: pb.InterruptRequest, call: Call) -> pb.InterruptResponse:
         """Stop the running turn and keep the session."""
-        check(request)
-        session, interrupted = await self._registry.control.interrupt(request.session_id, NOBODY, request.turn_id)
-        return pb.InterruptResponse(session=_shown(session), interrupted=interrupted)
+        session, interrupted = await self._registry.control.interrupt(request.session_id, call.owner, request.turn_id)
+        return pb.InterruptResponse(session=shown(session), interrupted=interrupted)
 
     async def RespondToInteraction(
-        self, request: pb.RespondToInteractionRequest, context: Context
+        self, request: pb.RespondToInteractionRequest, call: Call
     ) -> pb.RespondToInteractionResponse:
         """Answer what the agent asks; the first answer wins."""
-        check(request)
         interaction, session, repeated = await self._registry.control.respond(
-            request, NOBODY, by=context.peer() or "", key=_metadata(context, "agent-request-id")
+            request, call.owner, by=call.peer, key=call.metadata("agent-request-id")
         )
-        return pb.RespondToInteractionResponse(interaction=interaction, session=_shown(session), deduplicated=repeated)
+        return pb.RespondToInteractionResponse(interaction=interaction, session=shown(session), deduplicated=repeated)
 
-    async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
+    async def GetServerInfo(self, request: pb.GetServerInfoRequest, call: Call) -> pb.GetServerInfoResponse:
         """Say what runs here."""
         response = self._server_info()
         response.draining = self._registry.draining
@@ -254,49 +235,6 @@ def _warnings(request: pb.ExecuteRequest, session: pb.Session) -> list[str]:
     return translate.warnings(translate.merge(session.options, request.options, request.clear_options))
 
 
-_STATUS_TAILS = {
-    (truncated, expired): pb.GetStatusResponse(messages_truncated=truncated, wait_expired=expired).SerializeToString()
-    for truncated in (False, True)
-    for expired in (False, True)
-}
-
-
-def _messages(found: Sequence[Event]) -> bytes:
-    return events.response_bytes((event.body for event in found), field=MESSAGES_FIELD)
-
-
-def _head(session: pb.Session, turn: pb.Turn | None) -> bytes:
-    """A status without its messages. A message's fields may come in any order, so the rest is put behind it."""
-    response = pb.GetStatusResponse(
-        session_id=session.session_id, state=session.state, session=_shown(session), turn=turn
-    )
-    if turn is not None and turn.HasField("result"):
-        response.result.CopyFrom(turn.result)
-    if session.HasField("error"):
-        response.error.CopyFrom(session.error)
-    return response.SerializeToString()
-
-
-def _metadata(context: Context, key: str) -> str:
-    values = dict(context.invocation_metadata() or ())
-    value = values.get(key, "")
-    return value if isinstance(value, str) else ""
-
-
-def _bounded(context: Context, wanted: float) -> float:
-    patience = _patience(context, wanted)
-    return wanted if patience is None else patience
-
-
-def _patience(context: Context, wanted: float | None) -> float | None:
-    """How long a wait may take: as asked, but so that the answer comes before the caller's deadline."""
-    left = context.time_remaining()
-    if left is None:
-        return wanted
-    left = max(0.0, left - DEADLINE_MARGIN)
-    return left if wanted is None else min(wanted, left)
-
-
 def _heartbeat(session: pb.Session) -> pb.WatchSessionResponse:
     heartbeat = pb.Heartbeat(last_sequence=session.last_sequence, state=session.state)
     heartbeat.time.GetCurrentTime()
@@ -307,11 +245,3 @@ def _heartbeat_interval(request: pb.WatchSessionRequest) -> float:
     if not request.HasField("heartbeat_interval"):
         return HEARTBEAT_DEFAULT
     return min(max(request.heartbeat_interval.ToMicroseconds() / 1e6, HEARTBEAT_MIN), HEARTBEAT_MAX)
-
-
-def _shown(session: pb.Session) -> pb.Session:
-    """A copy of a session without its secrets."""
-    shown = pb.Session()
-    shown.CopyFrom(session)
-    shown.options.CopyFrom(translate.redacted(session.options))
-    return shown

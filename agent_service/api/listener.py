@@ -7,19 +7,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import grpc.aio
-from agentpb import agent_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from agent_service.api.grpc import SERVICE, StatusInterceptor
-from agent_service.api.handlers import AgentService
+from agent_service.api.chain import MAX_MESSAGE_BYTES, SERVICE, Chain
+from agent_service.api.grpc import MAX_RECEIVED_BYTES, add_to_server
 from agent_service.errors import CannotServe
 
-MAX_MESSAGE_BYTES = 4 << 20
 MAX_PENDING_CALLS = 20_000
 
 SERVER_ARGUMENTS: tuple[tuple[str, int], ...] = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_RECEIVED_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.so_reuseport", 0),
     # Calls that come faster than they are accepted wait, as when thousands of watchers reconnect. The library's own
@@ -47,10 +45,10 @@ class Listener:
     """HOST:PORT, with the port that was chosen when 0 was asked for."""
 
 
-async def listen(address: str, service: AgentService) -> Listener:
+async def listen(address: str, chain: Chain) -> Listener:
     """Serve AgentService, health and reflection at HOST:PORT. Raises CannotServe when the address cannot be bound."""
-    server = grpc.aio.server(interceptors=[StatusInterceptor()], options=SERVER_ARGUMENTS)
-    agent_pb2_grpc.add_AgentServiceServicer_to_server(service, server)
+    server = grpc.aio.server(options=SERVER_ARGUMENTS)
+    add_to_server(chain, server)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     for name in ("", SERVICE):

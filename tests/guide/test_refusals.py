@@ -28,6 +28,7 @@ OF_ONE_SESSION = [name for name, kind in ALL.items() if "session_id" in kind.DES
 WHERE = {
     "INVALID_FIELD": "guide/test_refusals.py::test_a_bad_field_is_named_with_its_path",
     "MALFORMED_REQUEST": "guide/test_refusals.py::test_bytes_that_are_no_message_are_malformed",
+    "REQUEST_TOO_LARGE": "guide/test_refusals.py::test_a_request_above_the_limit_is_refused_with_the_limit",
     "INVALID_PAGE_TOKEN": "guide/test_refusals.py::test_page_tokens_belong_to_their_question",
     "SESSION_NOT_FOUND": "guide/test_refusals.py::test_an_unknown_session_is_not_found_by_any_rpc",
     "SESSION_ALREADY_EXISTS": "guide/test_refusals.py::test_a_session_that_is_there_is_not_created",
@@ -311,8 +312,16 @@ async def test_many_types_are_too_many(service: Service) -> None:
     }
 
 
-async def test_a_message_beyond_the_limit_does_not_harm_the_service(service: Service) -> None:
-    refusal = await refused(service.stub.Execute(execute(prompt="x" * (5 << 20))))
+@pytest.mark.parametrize("method", ALL)
+async def test_a_request_above_the_limit_is_refused_with_the_limit(service: Service, method: str) -> None:
+    refusal = await refused(raw_call(service.channel, method, b"\x0a" * ((4 << 20) + 1)))
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "REQUEST_TOO_LARGE")
+    assert refusal.metadata == {"max_message_bytes": str(4 << 20)}
+    assert str(4 << 20) in refusal.text
+
+
+async def test_a_request_far_above_the_limit_does_not_harm_the_service(service: Service) -> None:
+    refusal = await refused(service.stub.Execute(execute(prompt="x" * (9 << 20))))
     assert refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED  # gRPC's own word: it did not read the message
     assert await service.stub.GetServerInfo(pb.GetServerInfoRequest())
 

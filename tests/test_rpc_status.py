@@ -1,4 +1,4 @@
-"""What surrounds every RPC: whatever an error says, its status fits into the headers it travels in."""
+"""Errors as statuses: whatever an error says, its status fits into the headers that it travels in."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from google.rpc import error_details_pb2
 from hypothesis import given, settings
 
 from agent_service import errors
-from agent_service.api.grpc import rich_status
+from agent_service.api.rpc_status import rich_status
 
 TEXTS = st.text(max_size=50) | st.text(min_size=1, max_size=5).map(lambda text: text * 2000)
 VIOLATIONS = st.lists(st.builds(errors.FieldViolation, TEXTS, TEXTS), min_size=1, max_size=60)

@@ -1,0 +1,81 @@
+"""Call: one request as handlers see it: who calls, from where, until when, under which trace, and where a stream goes.
+
+Every door (gRPC; later HTTP and peers) makes a Call of its own kind, so that handlers serve all of them alike.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+from google.protobuf.message import Message
+
+DEADLINE_MARGIN = 0.25
+"""Seconds before the caller's deadline at which a wait ends with OK."""
+
+
+class CallerLeft(Exception):
+    """The caller has gone: nobody reads the answer, and what failed on its way is no fault of the service."""
+
+
+class Principal(NamedTuple):
+    """An authenticated caller. `owner` is the owner of the sessions that the caller creates and may see."""
+
+    owner: str
+
+
+NOBODY = Principal(owner="")
+"""The principal of every call as long as callers are not authenticated."""
+
+
+class Call(ABC):
+    """One request on its way through the service; `method` is the RPC's name, such as "Execute"."""
+
+    __slots__ = ("method", "principal")
+
+    def __init__(self, method: str) -> None:
+        """Begin with nobody as the principal."""
+        self.method = method
+        self.principal = NOBODY
+
+    @property
+    def owner(self) -> str:
+        """The owner of the sessions that this call is about."""
+        return self.principal.owner
+
+    @property
+    @abstractmethod
+    def peer(self) -> str:
+        """The address that the call came from, such as "ipv4:127.0.0.1:50312"."""
+
+    @property
+    @abstractmethod
+    def has_left(self) -> bool:
+        """Whether the caller has gone or its deadline is over."""
+
+    @abstractmethod
+    def metadata(self, key: str) -> str:
+        """The first value of a header in lower case; "" when there is none, or when it is not text."""
+
+    @abstractmethod
+    def time_remaining(self) -> float | None:
+        """Seconds until the caller's deadline; None without a deadline."""
+
+    @abstractmethod
+    async def write(self, response: Message | bytes) -> None:
+        """Send one response of a stream; returns when the next may be sent. Raises CallerLeft."""
+
+    @property
+    def trace(self) -> str:
+        """The W3C trace context of the caller (`traceparent`); "" without one."""
+        return self.metadata("traceparent")
+
+    def patience(self, wanted: float) -> float:
+        """Seconds that a wait may take: as asked, but so that the answer comes before the caller's deadline."""
+        limit = self.patience_left()
+        return wanted if limit is None else min(wanted, limit)
+
+    def patience_left(self) -> float | None:
+        """Seconds that a wait without a bound of its own may take; None without a deadline."""
+        left = self.time_remaining()
+        return None if left is None else max(0.0, left - DEADLINE_MARGIN)
