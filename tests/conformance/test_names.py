@@ -1,7 +1,8 @@
 """Names of the contract, seen by the generators of other languages: none is a macro, a keyword or a clash there.
 
-Sources: macros of C's standard headers, which break protoc's C++ output; protobuf's C# generator, which appends an underscore to
-the message's own name, to "Types" and to "Descriptor"; Python's keywords, as which a field is reachable by getattr only.
+Sources: macros of C's standard headers, which break protoc's C++ output; protobuf's C# generator, which appends an
+underscore to the message's own name, to "Types" and to "Descriptor"; Python's keywords, as which a field is reachable by
+getattr only.
 """
 
 from __future__ import annotations
