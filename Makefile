@@ -4,8 +4,11 @@
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TOOLS := $(VENV)/.tools-ready
 BUF := node_modules/.bin/buf
 UV_VERSION := 0.13.9
+LOCK = .cache/uv/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --custom-compile-command 'make lock' --quiet
 ARGS =
 MODEL = auto
 
@@ -35,33 +38,44 @@ demo: setup ## Show one whole run with a tool, offline: server up, live output, 
 	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo.sh
 
 .PHONY: setup
-setup: $(READY) ## Make .venv from requirements.lock
+setup: $(READY) ## Make .venv from requirements.lock: what the service needs
 
 $(READY): requirements.lock pyproject.toml tools/setup_venv.py
-	@$(if $(strip $(PYTHON)),,$(error No Python 3.11 or newer with the venv module was found. Install one (on Debian also its \
-		-venv package), or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11))
+	@$(need_python)
 	@$(PYTHON) tools/setup_venv.py
+
+define need_python
+$(if $(strip $(PYTHON)),,$(error No Python 3.11 or newer with the venv module was found. Install one (on Debian also its \
+	-venv package), or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11))
+endef
 
 ##@ Change it
 
+.PHONY: tools
+tools: $(TOOLS) ## Add to .venv what tests and checks need, from requirements-dev.lock
+
+$(TOOLS): requirements-dev.lock requirements.lock pyproject.toml tools/setup_venv.py
+	@$(need_python)
+	@$(PYTHON) tools/setup_venv.py --tools
+
 .PHONY: test
-test: setup ## Run all tests, offline
+test: tools ## Run all tests, offline
 	@$(BIN)/pytest $(ARGS)
 
 .PHONY: check
 check: lint types imports contract proto-check ## Run every check CI runs, except the tests
 
 .PHONY: lint
-lint: setup ## Check style and format (ruff)
+lint: tools ## Check style and format (ruff)
 	$(BIN)/ruff check --output-format=concise .
 	$(BIN)/ruff format --check .
 
 .PHONY: types
-types: setup ## Check types (mypy, strict)
+types: tools ## Check types (mypy, strict)
 	$(BIN)/mypy
 
 .PHONY: imports
-imports: setup ## Check which way imports go (import-linter)
+imports: tools ## Check which way imports go (import-linter)
 	$(BIN)/lint-imports --no-logo
 
 .PHONY: contract
@@ -71,35 +85,34 @@ contract: $(BUF) ## Check the contract: style, comments, nothing broken (buf)
 	@tools/contract_unbroken.sh $(BUF)
 
 .PHONY: proto-check
-proto-check: setup ## Check that the stubs are those of the contract
+proto-check: tools ## Check that the stubs are those of the contract
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && PATH="$(CURDIR)/$(BIN):$$PATH" tools/protoc.sh "$$fresh" \
 		&& diff -r -x __init__.py -x __pycache__ -x py.typed "$$fresh/agentpb" generated/agentpb \
 		&& echo 'The stubs are those of the contract.' \
 		|| { echo 'generated/ is not what proto/agent.proto says: run `make proto`.' >&2; exit 1; }
 
 .PHONY: format
-format: setup ## Format the code and sort its imports
+format: tools ## Format the code and sort its imports
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 .PHONY: proto
-proto: setup ## Write generated/ from proto/agent.proto
+proto: tools ## Write generated/ from proto/agent.proto
 	@PATH="$(CURDIR)/$(BIN):$$PATH" tools/protoc.sh generated
 
 .PHONY: bench
-bench: setup ## Measure
+bench: tools ## Measure
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 .PHONY: chaos
-chaos: setup ## Break the service and look: ARGS="crash --rounds 20", twenty minutes without
+chaos: tools ## Break the service and look: ARGS="crash --rounds 20", twenty minutes without
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
 .PHONY: lock
 lock: .cache/uv/bin/uv ## Pin the dependencies of pyproject.toml anew; ARGS=--upgrade for newer versions
-	@.cache/uv/bin/uv pip compile pyproject.toml --extra server --extra dev --universal --python-version 3.11 \
-		--generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
-		--quiet $(ARGS) -o requirements.lock
-	@echo 'requirements.lock is written; `make setup` installs it.'
+	@$(LOCK) --extra server --extra build $(ARGS) -o requirements.lock
+	@$(LOCK) --extra server --extra build --extra dev --constraint requirements.lock $(ARGS) -o requirements-dev.lock
+	@echo 'requirements.lock and requirements-dev.lock are written; `make tools` installs them.'
 
 .PHONY: clean
 clean: ## Remove what was made: .venv, node_modules, caches

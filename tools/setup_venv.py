@@ -1,8 +1,11 @@
-"""Make .venv what requirements.lock says, with the project itself installed in place; see `make setup`.
+"""Makes .venv from the lock files, with the project itself installed in place; see `make setup` and `make tools`.
+
+Without arguments it installs requirements.lock: what the service and its client need. With --tools it installs
+requirements-dev.lock, which holds the same packages in the same versions and those of tests and checks besides.
 
 Needs nothing but Python. It can be interrupted at any moment, and two may run at once: a lock file keeps them apart,
-and a .venv that was left half made (it holds a file called .incomplete) is made anew. `.venv/.ready` says what the
-finished one was made from.
+and a .venv that was left half made (it holds a file called .incomplete) is made anew. `.venv/.ready` and
+`.venv/.tools-ready` say what the finished one was made from.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
-READY = VENV / ".ready"
+READY, TOOLS_READY = VENV / ".ready", VENV / ".tools-ready"
+LOCK, TOOLS_LOCK = ROOT / "requirements.lock", ROOT / "requirements-dev.lock"
 INCOMPLETE = VENV / ".incomplete"
 OLDEST = (3, 11)
 
@@ -29,18 +33,21 @@ def main() -> int:
     """Bring .venv up to date; 0 when it is."""
     if sys.version_info < OLDEST:
         return fail(f"Python {OLDEST[0]}.{OLDEST[1]} or newer is needed; this is {sys.version.split()[0]}")
+    tools = sys.argv[1:] == ["--tools"]
     with only_one():
-        wanted = {"packages": digest((ROOT / "requirements.lock").read_bytes()), "project": digest(project())}
+        wanted = {"packages": digest(LOCK.read_bytes()), "project": digest(project())}
+        if tools:
+            wanted["tools"] = digest(TOOLS_LOCK.read_bytes())
         made_from = read_ready()
-        if wanted != made_from:
+        if any(made_from.get(name) != value for name, value in wanted.items()):
             started = time.monotonic()
             try:
                 update(wanted, made_from)
             except subprocess.CalledProcessError as error:
                 return fail(f"this step failed: {' '.join(map(str, error.cmd))}")
             say(f"ready in {time.monotonic() - started:.0f} s")
-        else:
-            READY.touch()
+        for mark in (READY, TOOLS_READY) if tools else (READY,):
+            mark.touch()  # for make: newer than what it is made from
     return 0
 
 
@@ -54,14 +61,20 @@ def update(wanted: dict[str, str], made_from: dict[str, str]) -> None:
         run(sys.executable, "-m", "venv", VENV)
         made_from = {}
     INCOMPLETE.touch()
-    READY.unlink(missing_ok=True)
-    if wanted["packages"] != made_from.get("packages"):
-        say("installing the packages of requirements.lock; the first time takes a minute or two")
-        # --no-deps: the lock is complete, and `pip check` proves it.
-        pip("install", "--quiet", "--no-deps", "--require-hashes", "-r", ROOT / "requirements.lock")
+    for mark in (READY, TOOLS_READY):
+        mark.unlink(missing_ok=True)
+    for lock, name in ((TOOLS_LOCK, "tools"), (LOCK, "packages")):
+        if name in wanted and wanted[name] != made_from.get(name):
+            say(f"installing the packages of {lock.name}; the first time takes a minute or two")
+            # --no-deps: the lock is complete, and `pip check` proves it.
+            pip("install", "--quiet", "--no-deps", "--require-hashes", "-r", lock)
+            made_from |= {"packages": wanted["packages"]}  # requirements-dev.lock holds those of requirements.lock
     pip("install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--editable", ROOT)
     pip("check", quiet=True)
-    READY.write_text("".join(f"{name} {value}\n" for name, value in wanted.items()))
+    written = {name: value for name, value in wanted.items() if name != "tools"}
+    READY.write_text("".join(f"{name} {value}\n" for name, value in written.items()))
+    if "tools" in wanted:
+        TOOLS_READY.write_text(f"tools {wanted['tools']}\n")
     INCOMPLETE.unlink()
 
 
@@ -87,7 +100,8 @@ def read_ready() -> dict[str, str]:
     """What .venv was made from; empty when it was not finished."""
     if INCOMPLETE.exists() or not READY.exists() or not works():
         return {}
-    return dict(line.split() for line in READY.read_text().splitlines())
+    marks = [mark.read_text() for mark in (READY, TOOLS_READY) if mark.exists()]
+    return dict(line.split() for text in marks for line in text.splitlines())
 
 
 def project() -> bytes:
