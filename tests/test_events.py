@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from agent_service import events, options
 from agent_service.events import RunningTotals
-from agent_service.events.wire import MAX_EVENT, MAX_STRING
+from agent_service.events.limits import MAX_EVENT, MAX_STRING
 from agent_service.offline import OfflineModel
 
 FRAMES = [json.loads(line) for line in (Path(__file__).parent / "data" / "frames.jsonl").read_text().splitlines()]
@@ -494,7 +494,8 @@ def test_every_own_event_has_its_type_and_payload() -> None:
         events.interaction_resolved(interaction),
         events.stderr("x"),
     ]
-    assert [event.type.replace(".", "_") for event in made] == [event.WhichOneof("payload") for event in made]
+    payloads = [event.type.replace(".", "_").replace("stderr", "stderr_output") for event in made]
+    assert payloads == [event.WhichOneof("payload") for event in made]
 
 
 # --------------------------------------------------------------------------------------------------------- results

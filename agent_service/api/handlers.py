@@ -13,9 +13,10 @@ from agent_service import events
 from agent_service import options as translate
 from agent_service.api import pages
 from agent_service.api.call import Call
-from agent_service.api.shown import shown
+from agent_service.api.shown import shown, shown_turn
 from agent_service.api.status import STATUS_TAILS, status_head, status_messages
 from agent_service.errors import InvalidField
+from agent_service.events.text import cut
 from agent_service.ledger import Event
 from agent_service.registry.registry import SessionRegistry
 from agent_service.registry.status_cache import CachedStatus
@@ -25,6 +26,8 @@ HEARTBEAT_DEFAULT, HEARTBEAT_MIN, HEARTBEAT_MAX = 15.0, 1.0, 300.0
 DEFAULT_HISTORY = 100
 DEFAULT_PAGE, DEFAULT_EVENT_PAGE = 50, 100
 PAGE_BYTES = 1 << 20
+MAX_WARNINGS, MAX_WARNING = 100, 4096
+"""How many warnings an answer has, and bytes of each."""
 
 
 class Handlers:
@@ -56,7 +59,7 @@ class Handlers:
         return pb.ExecuteResponse(
             session_id=session.session_id,
             state=session.state,
-            turn=turn,
+            turn=shown_turn(turn),
             session=shown(session),
             watch_after_sequence=started.watch_after_sequence,
             deduplicated=started.deduplicated,
@@ -232,7 +235,8 @@ class Handlers:
 
 
 def _warnings(request: pb.ExecuteRequest, session: pb.Session) -> list[str]:
-    return translate.warnings(translate.merge(session.options, request.options, request.clear_options))
+    found = translate.warnings(translate.merge(session.options, request.options, request.clear_options))
+    return [cut(text, MAX_WARNING) for text in found[:MAX_WARNINGS]]
 
 
 def _heartbeat(session: pb.Session) -> pb.WatchSessionResponse:

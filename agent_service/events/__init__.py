@@ -6,7 +6,9 @@ Frames are read raw, as the CLI wrote them: the SDK's dataclasses drop fields an
 from __future__ import annotations
 
 from agent_service.events.frames import from_frame
+from agent_service.events.limits import MAX_EVENT, MAX_INTERACTION, MAX_SESSION, MAX_TURN, fit, fit_keeping
 from agent_service.events.own import (
+    OF_RECORDS,
     interaction_requested,
     interaction_resolved,
     state_changed,
@@ -22,9 +24,16 @@ from agent_service.events.wire import LIST_EVENTS, WATCH_EVENTS, heads, raw_json
 
 __all__ = [
     "LIST_EVENTS",
+    "MAX_EVENT",
+    "MAX_INTERACTION",
+    "MAX_SESSION",
+    "MAX_TURN",
+    "OF_RECORDS",
     "WATCH_EVENTS",
     "RunningTotals",
     "clean",
+    "fit",
+    "fit_keeping",
     "from_frame",
     "heads",
     "interaction_requested",

@@ -9,7 +9,6 @@ from agentpb import agent_pb2 as pb
 from google.protobuf.duration_pb2 import Duration
 
 from agent_service.events.text import int32, int64, mapping, number, text_of, to_json
-from agent_service.events.wire import fit
 
 NOT_EVENTS = frozenset(
     {"control_request", "control_response", "control_cancel_request", "keep_alive", "result", "transcript_mirror"}
@@ -39,7 +38,7 @@ def from_frame(frame: Mapping[str, Any]) -> pb.SessionEvent | None:
     if isinstance(frame, Mapping):
         event.uuid = text_of(frame.get("uuid"))
         event.parent_tool_use_id = text_of(frame.get("parent_tool_use_id"))
-    return fit(event)
+    return event
 
 
 def _unknown(frame: object, kind: object, event: pb.SessionEvent) -> None:

@@ -8,6 +8,11 @@ from agentpb import agent_pb2 as pb
 
 from agent_service.events.text import clean, to_json
 
+OF_RECORDS = frozenset(
+    {"turn_queued", "turn_started", "turn_completed", "interaction_requested", "interaction_resolved"}
+)
+"""Payloads that show a turn or an interaction: what is too long for the event is kept with that record."""
+
 
 def state_changed(
     *,
@@ -27,17 +32,27 @@ def state_changed(
 
 def turn_queued(turn: pb.Turn) -> pb.SessionEvent:
     """A turn was accepted."""
-    return pb.SessionEvent(type="turn.queued", turn_queued=pb.TurnQueued(turn=turn))
+    queued = pb.TurnQueued(turn=turn)
+    return pb.SessionEvent(type="turn.queued", turn_queued=queued, truncated_fields=_cut_in("turn_queued", turn))
 
 
 def turn_started(turn: pb.Turn, warm: bool) -> pb.SessionEvent:
     """A turn's agent begins to work."""
-    return pb.SessionEvent(type="turn.started", turn_started=pb.TurnStarted(turn=turn, warm=warm))
+    started = pb.TurnStarted(turn=turn, warm=warm)
+    return pb.SessionEvent(type="turn.started", turn_started=started, truncated_fields=_cut_in("turn_started", turn))
 
 
 def turn_completed(turn: pb.Turn) -> pb.SessionEvent:
     """A turn has ended."""
-    return pb.SessionEvent(type="turn.completed", turn_completed=pb.TurnCompleted(turn=turn))
+    ended = pb.TurnCompleted(turn=turn)
+    return pb.SessionEvent(
+        type="turn.completed", turn_completed=ended, truncated_fields=_cut_in("turn_completed", turn)
+    )
+
+
+def _cut_in(payload: str, turn: pb.Turn) -> list[str]:
+    """Paths within an event of what was cut in its turn before."""
+    return [f"{payload}.turn.{path}" if path != "…" else path for path in turn.truncated_fields]
 
 
 def interaction_requested(interaction: pb.Interaction) -> pb.SessionEvent:

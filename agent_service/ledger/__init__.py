@@ -9,7 +9,7 @@ returns. A commit that does not fit its log is a bug of its owner: it is refused
 session sends later, because a gap would be worse; the sessions of others go on.
 """
 
-from agent_service.ledger.commits import Commit, RequestId
+from agent_service.ledger.commits import Commit, RequestId, Whole
 from agent_service.ledger.ledger import Ledger, Messages
 from agent_service.ledger.sqlite.check import fsck, stored_sessions
 from agent_service.ledger.sqlite.file import LedgerUnusable, copy_ledger
@@ -28,6 +28,7 @@ __all__ = [
     "RequestId",
     "StoredStatus",
     "Tail",
+    "Whole",
     "copy_ledger",
     "fsck",
     "stored_sessions",

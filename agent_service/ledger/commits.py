@@ -33,6 +33,18 @@ class RequestId:
     create_time: int = 0
 
 
+class Whole(NamedTuple):
+    """A field that is too long for the record it belongs to.
+
+    `record` is "event SEQUENCE", "turn TURN_ID" or "interaction INTERACTION_ID"; `body` encodes a message of the
+    record's type that has only this field.
+    """
+
+    record: str
+    field: str
+    body: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Commit:
     """One atomic unit of one session: durable events with the next sequences, and the records they change."""
@@ -43,6 +55,7 @@ class Commit:
     turns: Sequence[pb.Turn] = ()
     requests: Mapping[str, pb.ExecuteRequest] = field(default_factory=dict)
     request_id: RequestId | None = None
+    wholes: Sequence[Whole] = ()
 
 
 class Record(NamedTuple):
@@ -94,6 +107,7 @@ class Append:
     turns: list[tuple[str, int, int, bytes]]
     requests: list[tuple[str, bytes]]
     request_id: RequestId | None
+    wholes: Sequence[Whole]
     refused: Exception | None = None
 
     @classmethod
@@ -108,6 +122,7 @@ class Append:
             [(turn.turn_id, turn.number, turn.state, turn.SerializeToString()) for turn in commit.turns],
             [(turn_id, request.SerializeToString()) for turn_id, request in commit.requests.items()],
             replace(used, create_time=now) if used is not None and not used.create_time else used,
+            tuple(commit.wholes),
         )
 
     @property

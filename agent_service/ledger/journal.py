@@ -15,7 +15,7 @@ from typing import NamedTuple
 from agentpb import agent_pb2 as pb
 
 from agent_service import events
-from agent_service.ledger import Commit, Event, Ledger, RequestId
+from agent_service.ledger import Commit, Event, Ledger, RequestId, Whole
 
 AT_REST = frozenset({pb.SESSION_STATE_COMPLETED, pb.SESSION_STATE_ERROR, pb.SESSION_STATE_CANCELLED})
 COUNTED = frozenset({"message.user", "message.assistant"})
@@ -55,6 +55,7 @@ class Journal:
         self._visible: pb.Session | None = None
         self._pending_events: list[Event] = []
         self._pending_turns: dict[str, pb.Turn] = {}
+        self._pending_wholes: list[Whole] = []
         self._record_changed = False
         self._last_commit: asyncio.Future[None] | None = None
         self._behind = 0
@@ -115,9 +116,14 @@ class Journal:
         self._record_changed = True
 
     def add(self, event: pb.SessionEvent, *, turn_id: str = "", raw: bytes | None = None) -> None:
-        """Put an event behind the last one; it is written by the next `commit`."""
+        """Put an event behind the last one; it is written by the next `commit`.
+
+        What is too long for an event is kept beside it, unless the agent's own message or another record has it.
+        """
         record = self.record
         record.last_sequence += 1
+        if raw is None and event.WhichOneof("payload") not in events.OF_RECORDS:
+            self.keep(f"event {record.last_sequence}", events.fit_keeping(event, events.MAX_EVENT))
         record.message_count += event.type in COUNTED
         body = events.seal(
             event, session_id=record.session_id, sequence=record.last_sequence, time_us=now_us(), turn_id=turn_id
@@ -125,8 +131,13 @@ class Journal:
         self._pending_events.append(Event(record.last_sequence, event.type, body, raw))
 
     def turn_changed(self, turn: pb.Turn) -> None:
-        """Write the turn's record with the next `commit`."""
+        """Write the turn's record with the next `commit`; what is too long is cut in place and kept beside it."""
+        self.keep(f"turn {turn.turn_id}", events.fit_keeping(turn, events.MAX_TURN))
         self._pending_turns[turn.turn_id] = turn
+
+    def keep(self, record: str, fields: Mapping[str, bytes]) -> None:
+        """Store the whole of fields that were cut in a record (see events.fit_keeping) with the next `commit`."""
+        self._pending_wholes += [Whole(record, name, body) for name, body in fields.items()]
 
     def changed(self) -> None:
         """Write the session's record with the next `commit`."""
@@ -156,6 +167,7 @@ class Journal:
                 session=shown,
                 turns=list(self._pending_turns.values()),
                 requests=requests or {},
+                wholes=self._pending_wholes,
                 request_id=request_id,
             )
         )
@@ -164,6 +176,7 @@ class Journal:
         count = len(self._pending_events)
         future.add_done_callback(lambda done: self._on_durable(done, made, count))
         self._pending_events, self._pending_turns, self._record_changed = [], {}, False
+        self._pending_wholes = []
         self._last_commit = future
         return future
 

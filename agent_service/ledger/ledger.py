@@ -102,7 +102,7 @@ class Ledger:
 
         It is gone at once and as a whole; its rows are swept little by little. Its request ids stay.
         """
-        size = await self._readers.run(lambda db: value(db, schema.SIZE, session_id))
+        size = await self._readers.run(lambda db: value(db, schema.SIZE, session_id, session_id))
         tail = self.tail(session_id)
         if not await self._job(lambda: self._writer.bury(tail)):
             return None

@@ -9,11 +9,15 @@ from agentpb import agent_pb2 as pb
 
 from agent_service import errors
 from agent_service.agents.workspace import Workspaces
+from agent_service.events.text import cut
 from agent_service.ledger import Ledger
 from agent_service.ledger.journal import now_us
 from agent_service.registry.control import Control
 from agent_service.registry.live import LiveSessions
 from agent_service.session.session import Session
+
+MAX_REMARK = 1000
+"""Bytes of what is said of a session that could not be deleted: MAX_LISTED of them fit into a response."""
 
 MAX_LISTED = 1000
 """Session ids and failures that a cleanup names; it counts all."""
@@ -101,7 +105,7 @@ class Deletion:
             return False
         except OSError as error:
             if len(response.failures) < MAX_LISTED:
-                response.failures.add(session_id=session_id, message=str(error))
+                response.failures.add(session_id=session_id, message=cut(str(error), MAX_REMARK))
             return False
         response.freed_bytes += freed
         return True

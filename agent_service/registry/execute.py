@@ -12,8 +12,6 @@ from agent_service import errors
 from agent_service import options as translate
 from agent_service.agents.pool import AgentPool
 from agent_service.agents.workspace import Workspaces
-from agent_service.events.text import cut
-from agent_service.events.wire import MAX_STRING
 from agent_service.ledger import Ledger, RequestId
 from agent_service.ledger.journal import Journal, now_us
 from agent_service.options.live import missing_directories
@@ -23,7 +21,7 @@ from agent_service.registry.live import LiveSessions
 from agent_service.session.admission import Admission
 from agent_service.session.outcomes import StopCause
 from agent_service.session.session import Session
-from agent_service.session.turn import QueuedTurn
+from agent_service.session.turn import QueuedTurn, new_turn
 
 MAX_LABELS = 64
 MAX_PENDING_TURNS = 100
@@ -194,8 +192,7 @@ class Execution:
     ) -> Started:
         record = session.journal.record
         after = record.last_sequence
-        turn = pb.Turn(turn_id=str(uuid4()), prompt=cut(request.prompt, MAX_STRING))
-        turn.create_time.FromMicroseconds(now_us())
+        turn = new_turn(str(uuid4()), request.prompt)
         record.labels.update(request.labels)
         record.title = request.title or record.title
         if record.turn_count == 0:

@@ -10,6 +10,8 @@ from agentpb import agent_pb2 as pb
 from agent_service import events
 from agent_service.agents.agent import AgentFailed, Answer, PermissionContext
 from agent_service.events.accounting import unsolicited_result
+from agent_service.events.limits import MAX_ERROR
+from agent_service.events.text import cut_front
 from agent_service.session import outcomes
 from agent_service.session.interactions import ask_people
 from agent_service.session.messages import Messages
@@ -158,7 +160,7 @@ class FrameHandler:
         status = frame.get("api_error_status")
         outcome = outcomes.of_result(result, status if isinstance(status, int) else None)
         if outcome.error is not None and self._course.agent is not None:
-            outcome.error.stderr_tail = self._course.agent.stderr_tail
+            outcome.error.stderr_tail = cut_front(self._course.agent.stderr_tail, MAX_ERROR)
         return outcome
 
     def _on_other_result(self, frame: dict[str, Any], result: pb.TurnResult) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
@@ -17,8 +17,6 @@ from agentpb import agent_pb2 as pb
 
 from agent_service import errors, events
 from agent_service.agents.agent import Answer, PermissionContext
-from agent_service.events.text import cut_json
-from agent_service.events.wire import MAX_STRING
 from agent_service.ledger import RequestId
 from agent_service.ledger.journal import Journal, now_us
 
@@ -35,6 +33,8 @@ class _Pending:
     interaction: pb.Interaction
     tool_input: dict[str, Any]
     answer: asyncio.Future[Answer]
+    kept: set[str] = field(default_factory=set)
+    """Fields that are too long for a response, whose whole is stored already."""
     timer: asyncio.TimerHandle | None = None
 
 
@@ -86,6 +86,7 @@ class Interactions:
             interaction.expire_time.FromMicroseconds(now_us() + policy.timeout.ToMicroseconds())
             pending.timer = loop.call_later(seconds, self._expire, interaction.interaction_id, policy.on_timeout)
         self._pending[interaction.interaction_id] = pending
+        self._keep(pending)
         self._journal.add(events.interaction_requested(interaction), turn_id=interaction.turn_id)
         self._record()
         self._changed()
@@ -147,7 +148,7 @@ class Interactions:
         interaction.state = state
         interaction.resolved_by = by
         interaction.resolve_time.FromMicroseconds(now_us())
-        self._remember(interaction)
+        self._remember(self._keep(pending))
         self._journal.add(events.interaction_resolved(interaction), turn_id=interaction.turn_id)
         self._record()
         if not over:
@@ -159,6 +160,16 @@ class Interactions:
             else:
                 pending.answer.set_result(answer)
 
+    def _keep(self, pending: _Pending) -> pb.Interaction:
+        """Store the whole of what is too long for a response; a copy of the interaction that fits into one."""
+        copy = pb.Interaction()
+        copy.CopyFrom(pending.interaction)
+        whole = events.fit_keeping(copy, events.MAX_INTERACTION)
+        new = {name: body for name, body in whole.items() if name not in pending.kept}
+        self._journal.keep(f"interaction {copy.interaction_id}", new)
+        pending.kept.update(new)
+        return copy
+
     def _remember(self, interaction: pb.Interaction) -> None:
         self._closed[interaction.interaction_id] = interaction
         while len(self._closed) > CLOSED_KEPT:
@@ -169,16 +180,16 @@ class Interactions:
     def _record(self) -> None:
         record = self._journal.record
         del record.pending_interactions[:]
-        record.pending_interactions.extend(shown(pending.interaction) for pending in self._pending.values())
+        each = events.MAX_INTERACTION // max(1, len(self._pending))
+        record.pending_interactions.extend(shown(pending.interaction, each) for pending in self._pending.values())
         self._journal.changed()
 
 
-def shown(interaction: pb.Interaction) -> pb.Interaction:
-    """A copy that fits into a response, however long the tool's input is."""
+def shown(interaction: pb.Interaction, most: int = events.MAX_INTERACTION) -> pb.Interaction:
+    """A copy of at most `most` bytes, however long the tool's input is."""
     copy = pb.Interaction()
     copy.CopyFrom(interaction)
-    copy.input_json = cut_json(copy.input_json, MAX_STRING)
-    copy.updated_input_json = cut_json(copy.updated_input_json, MAX_STRING)
+    events.fit(copy, most)
     return copy
 
 

@@ -10,6 +10,9 @@ from enum import IntEnum
 
 from agentpb import agent_pb2 as pb
 
+from agent_service.events.limits import MAX_ERROR
+from agent_service.events.text import cut, cut_front
+
 
 class StopCause(IntEnum):
     """Why a running turn is stopped, from the weakest to the strongest: a stronger one replaces a weaker one."""
@@ -122,5 +125,10 @@ def failed(phase: pb.SessionPhase.ValueType, failure: pb.SessionError) -> Outcom
 
 
 def error(reason: str, message: str, *, retryable: bool = False, stderr_tail: str = "") -> pb.SessionError:
-    """Make a SessionError; its text is never empty."""
-    return pb.SessionError(reason=reason, message=message or reason, retryable=retryable, stderr_tail=stderr_tail)
+    """Make a SessionError; its text is never empty, and both texts have at most MAX_ERROR bytes."""
+    return pb.SessionError(
+        reason=reason,
+        message=cut(message, MAX_ERROR) or reason,
+        retryable=retryable,
+        stderr_tail=cut_front(stderr_tail, MAX_ERROR),
+    )

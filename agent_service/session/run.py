@@ -21,7 +21,7 @@ from agent_service.session.interactions import Interactions
 from agent_service.session.outcomes import Outcome, StopCause
 from agent_service.session.stop import Stop
 from agent_service.session.timers import StallWatch, Timers
-from agent_service.session.turn import CONTINUE_PROMPT, QueuedTurn, prompt_content, record_end, seconds
+from agent_service.session.turn import CONTINUE_PROMPT, QueuedTurn, keep_prompt, prompt_content, record_end, seconds
 
 
 class Run:
@@ -112,6 +112,7 @@ class Run:
         self.journal.record.current_turn.CopyFrom(turn)
         self.journal.changed()
         self.journal.turn_changed(turn)
+        keep_prompt(self.journal, work)
         self.journal.add(events.turn_started(turn, warm=True), turn_id=turn.turn_id)
 
     def watch_over(self, work: QueuedTurn) -> None:

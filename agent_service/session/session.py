@@ -30,7 +30,15 @@ from agent_service.session.messages import Messages
 from agent_service.session.outcomes import Outcome, StopCause
 from agent_service.session.run import Run
 from agent_service.session.stop import Stop
-from agent_service.session.turn import QueuedTurn, add_to_totals, may_continue, record_end, requeue, sent_work
+from agent_service.session.turn import (
+    QueuedTurn,
+    add_to_totals,
+    keep_prompt,
+    may_continue,
+    record_end,
+    requeue,
+    sent_work,
+)
 from agent_service.session.turn_queue import TurnQueue
 
 log = logging.getLogger(__name__)
@@ -139,6 +147,7 @@ class Session:
             self._backlog.put(work, next_up=next_up)
         self.journal.add(events.turn_queued(turn), turn_id=turn.turn_id)
         self.journal.turn_changed(turn)
+        keep_prompt(self.journal, work)
         self._backlog.count()
         self._backlog.arm(work)
         durable = self.journal.commit(requests={turn.turn_id: work.request}, request_id=request_id)

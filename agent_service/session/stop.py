@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 CLOSING_PATIENCE = 2.0
 """Seconds a CLI that stopped when asked may take to exit; within the grace it may take longer."""
 
+MAX_RECEIPT = 65_536
+"""Process ids that a receipt names."""
 ASK_AGAIN = 0.5
 """Seconds after which an agent that goes on is asked again."""
 
@@ -184,4 +186,4 @@ def _receipt(ended: Ended | None, *, started: bool = False, seen: Set[int] = fro
         outcome = pb.CANCEL_OUTCOME_TERMINATED
     else:
         outcome = pb.CANCEL_OUTCOME_INTERRUPTED
-    return pb.CancelReceipt(outcome=outcome, process_ids=sorted(seen | set(ended.process_ids)))
+    return pb.CancelReceipt(outcome=outcome, process_ids=sorted(seen | set(ended.process_ids))[:MAX_RECEIPT])

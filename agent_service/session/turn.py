@@ -11,8 +11,6 @@ from agentpb import agent_pb2 as pb
 
 from agent_service import events
 from agent_service.events.accounting import add_usage
-from agent_service.events.text import cut
-from agent_service.events.wire import MAX_STRING
 from agent_service.ledger.journal import Journal, now_us
 from agent_service.session.outcomes import Outcome
 
@@ -53,10 +51,25 @@ class QueuedTurn:
         durable.add_done_callback(finish)
 
 
+def new_turn(turn_id: str, prompt: str) -> pb.Turn:
+    """Make a turn's record; a prompt above MAX_STRING bytes is cut in it, and `keep_prompt` keeps the whole."""
+    turn = pb.Turn(turn_id=turn_id, prompt=prompt)
+    turn.create_time.FromMicroseconds(now_us())
+    events.fit(turn, events.MAX_TURN)
+    return turn
+
+
+def keep_prompt(journal: Journal, work: QueuedTurn) -> None:
+    """Keep a prompt that was cut in the turn's record; the caller commits."""
+    if "prompt" in work.turn.truncated_fields:
+        whole = pb.Turn(prompt=work.request.prompt)
+        journal.keep(f"turn {work.turn.turn_id}", {"prompt": whole.SerializeToString()})
+
+
 def sent_work(uuid: str, sent: pb.SendMessageRequest, into: QueuedTurn, *, number: int) -> QueuedTurn:
     """A turn of a message that was sent into another one, whose bounds hold for it as well."""
-    turn = pb.Turn(turn_id=uuid, number=number, state=pb.TURN_STATE_QUEUED, prompt=cut(sent.text, MAX_STRING))
-    turn.create_time.FromMicroseconds(now_us())
+    turn = new_turn(uuid, sent.text)
+    turn.number, turn.state = number, pb.TURN_STATE_QUEUED
     request = pb.ExecuteRequest(
         prompt=sent.text, attachments=sent.attachments, restart_policy=into.request.restart_policy
     )

@@ -93,6 +93,15 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             WHERE s.session_key = labels.session_key), 0)""",
         "CREATE INDEX labels_by_value ON labels (owner, label, value, create_time, session_key)",
     ),
+    (  # fields that are too long for the record they belong to
+        """CREATE TABLE wholes (
+            session_key INTEGER NOT NULL,
+            record      TEXT    NOT NULL,
+            field       TEXT    NOT NULL,
+            body        BLOB    NOT NULL,
+            PRIMARY KEY (session_key, record, field)
+        )""",
+    ),
 )
 VERSION = len(MIGRATIONS)
 
@@ -110,6 +119,8 @@ UPSERT_TURN = """INSERT INTO turns VALUES (?, ?, ?, ?, ?)
 UPSERT_TURN_REQUEST = """INSERT INTO turn_requests VALUES (?, ?, ?)
     ON CONFLICT (turn_id) DO UPDATE SET request = excluded.request"""
 DELETE_TURN_REQUEST = "DELETE FROM turn_requests WHERE turn_id = ?"
+UPSERT_WHOLE = """INSERT INTO wholes VALUES (?, ?, ?, ?)
+    ON CONFLICT (session_key, record, field) DO UPDATE SET body = excluded.body"""
 UPSERT_REQUEST_ID = """INSERT INTO request_ids VALUES (?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (owner, request_id) DO UPDATE SET fingerprint = excluded.fingerprint, session_id = excluded.session_id,
     turn_id = excluded.turn_id, method = excluded.method, response = excluded.response,
@@ -126,7 +137,9 @@ INSERT_DELETION = "INSERT INTO deletions VALUES (?)"
 DELETIONS = "SELECT session_key FROM deletions"
 SWEEP_EVENTS = """DELETE FROM events WHERE session_key = ?
     AND sequence < (SELECT MIN(sequence) FROM events WHERE session_key = ?) + ?"""
-SWEEP_REST = tuple(f"DELETE FROM {table} WHERE session_key = ?" for table in ("turn_requests", "turns", "labels"))
+SWEEP_REST = tuple(
+    f"DELETE FROM {table} WHERE session_key = ?" for table in ("turn_requests", "turns", "labels", "wholes")
+)
 DELETE_DELETION = "DELETE FROM deletions WHERE session_key = ?"
 SWEEP_REQUEST_IDS = """DELETE FROM request_ids WHERE (owner, request_id) IN
     (SELECT owner, request_id FROM request_ids WHERE create_time < ? ORDER BY create_time LIMIT ?)"""
@@ -160,6 +173,7 @@ EXPIRED = """SELECT session_id, owner FROM sessions WHERE rest_time IS NOT NULL 
     AND expire_time <= ? ORDER BY expire_time LIMIT ?"""
 OUTSTAYED = """SELECT session_id, owner FROM sessions WHERE rest_time IS NOT NULL AND expire_time IS NULL
     AND rest_time <= ? ORDER BY rest_time LIMIT ?"""
+ALL_WHOLES = "SELECT record, field, body FROM wholes WHERE session_key = ? ORDER BY record, field"
 COUNT = "SELECT COUNT(*) FROM sessions"
 ALL_SESSIONS = f"""SELECT s.session_key, s.session_id, s.owner, s.state, s.phase, s.title, s.create_time, s.update_time,
     s.rest_time, s.expire_time, s.record, {LAST}, {MESSAGES_SINCE} FROM sessions AS s ORDER BY s.session_key"""
@@ -169,7 +183,7 @@ ALL_LABELS = "SELECT label, value, owner, create_time FROM labels WHERE session_
 ORPHANS = tuple(
     f"""SELECT '{table}', COUNT(*) FROM {table} WHERE session_key NOT IN
     (SELECT session_key FROM sessions UNION ALL SELECT session_key FROM deletions)"""
-    for table in ("events", "turns", "turn_requests", "labels")
+    for table in ("events", "turns", "turn_requests", "labels", "wholes")
 )
 # The events between two sequences, joined as a response has them. They come in the order of the primary key, which is
 # also the one they were written in. `:heads` has what stands before an event: three bytes for each size, of which those
@@ -195,7 +209,12 @@ _STANDINGS = f"""SELECT group_concat(s.session_id || ' ' || s.session_key || ' '
         AND t.number = (SELECT MAX(n.number) FROM turns AS n WHERE n.session_key = s.session_key)
     WHERE s.session_id IN """
 STANDINGS = {count: f"{_STANDINGS}({', '.join('?' * count)})" for count in (1, 2, 4, 8, 16, 32)}
-SIZE = f"SELECT SUM(LENGTH(body) + COALESCE(LENGTH(raw), 0)) FROM events WHERE session_key = {_KEY}"
+SIZE = f"""SELECT COALESCE((SELECT SUM(LENGTH(body) + COALESCE(LENGTH(raw), 0)) FROM events
+    WHERE session_key = {_KEY}), 0) + COALESCE((SELECT SUM(LENGTH(body)) FROM wholes WHERE session_key = {_KEY}), 0)"""
+WHOLE = f"SELECT body FROM wholes WHERE session_key = {_KEY} AND record = ? AND field = ?"
+TURN_OF = f"SELECT record FROM turns WHERE session_key = {_KEY} AND turn_id = ?"
+EVENT = f"SELECT body FROM events WHERE session_key = {_KEY} AND sequence = ?"
+EVENT_RAW = f"SELECT raw FROM events WHERE session_key = {_KEY} AND sequence = ?"
 
 
 class Query(NamedTuple):

@@ -209,6 +209,7 @@ class Pending:
         self._requests: dict[str, tuple[object, ...]] = {}
         self._finished: list[tuple[str]] = []
         self._request_ids: list[tuple[object, ...]] = []
+        self._wholes: list[tuple[object, ...]] = []
 
     def add(self, item: Append) -> None:
         """Take a commit that fits."""
@@ -224,6 +225,7 @@ class Pending:
             self._requests[turn_id] = (turn_id, key, body)
         if item.request_id is not None:
             self._request_ids.append(astuple(item.request_id))
+        self._wholes += [(key, *whole) for whole in item.wholes]
 
     def flush(self, db: sqlite3.Connection) -> None:
         """Write it all, and be empty."""
@@ -234,7 +236,10 @@ class Pending:
         db.executemany(schema.UPSERT_TURN_REQUEST, self._requests.values())
         db.executemany(schema.DELETE_TURN_REQUEST, self._finished)
         db.executemany(schema.UPSERT_REQUEST_ID, self._request_ids)
-        for rows in (self._records, self._events, self._turns, self._requests, self._finished, self._request_ids):
+        if self._wholes:
+            db.executemany(schema.UPSERT_WHOLE, self._wholes)
+        written = (self._records, self._events, self._turns, self._requests, self._finished, self._request_ids)
+        for rows in (*written, self._wholes):
             rows.clear()
 
 
