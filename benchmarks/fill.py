@@ -17,8 +17,9 @@ from agentpb import agent_pb2 as pb
 from agent_service import events
 from agent_service.ledger import Commit, Event, Ledger
 from agent_service.ledger.commits import Record
+from agent_service.ledger.directory import take
 from agent_service.ledger.sqlite import schema
-from agent_service.ledger.sqlite.file import open_directory
+from agent_service.ledger.sqlite.file import FILE, open_file
 
 LONG = str(UUID(int=1))
 """The one session that has all the events."""
@@ -120,8 +121,8 @@ def rows(numbers: range, at: int) -> Iterator[tuple[tuple[object, ...], tuple[ob
 
 def fill_sessions(directory: Path, sessions: int, at: int) -> None:
     """Write finished sessions as the ledger's writer would, but many at once and with no one waiting for each."""
-    lock, db = open_directory(directory)
-    with closing(db):
+    lock = take(directory)
+    with closing(open_file(directory / FILE)) as db:
         for first in range(0, sessions, AT_ONCE):
             of_sessions, of_turns, of_events = zip(*rows(range(first, min(first + AT_ONCE, sessions)), at), strict=True)
             db.execute("BEGIN")

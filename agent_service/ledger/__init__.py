@@ -12,9 +12,8 @@ session sends later, because a gap would be worse; the sessions of others go on.
 from agent_service.ledger.commits import Commit, RequestId, Whole
 from agent_service.ledger.ledger import Ledger, Messages
 from agent_service.ledger.sqlite.check import fsck, stored_sessions
-from agent_service.ledger.sqlite.file import LedgerUnusable, copy_ledger
-from agent_service.ledger.sqlite.reader import PageCursor
-from agent_service.ledger.sqlite.status_reader import StoredStatus
+from agent_service.ledger.sqlite.file import copy_ledger
+from agent_service.ledger.store import LedgerUnusable, PageCursor, StoredStatus
 from agent_service.ledger.tail import Event, Position, Tail
 
 __all__ = [

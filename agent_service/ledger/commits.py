@@ -8,15 +8,28 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from agentpb import agent_pb2 as pb
+from google.protobuf.timestamp_pb2 import Timestamp
 
-from agent_service.ledger.sqlite import schema
 from agent_service.ledger.tail import Event, Tail
 
 MESSAGES = ("message.user", "message.assistant")
 AT_REST = frozenset({pb.SESSION_STATE_COMPLETED, pb.SESSION_STATE_ERROR, pb.SESSION_STATE_CANCELLED})
 FINISHED = frozenset({pb.TURN_STATE_COMPLETED, pb.TURN_STATE_ERROR, pb.TURN_STATE_CANCELLED})
 
+REQUEST_ID_SECONDS = 24 * 3600
+"""Seconds for which a request id is kept."""
+
 T = TypeVar("T")
+
+
+def micros(time: Timestamp) -> int:
+    """Microseconds since 1970."""
+    return time.seconds * 1_000_000 + time.nanos // 1000
+
+
+def folded(title: str) -> str:
+    """A title as it is searched: in no case."""
+    return title.casefold()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +93,12 @@ class Record(NamedTuple):
             session.owner,
             session.state,
             session.phase,
-            schema.folded(session.title),
-            schema.micros(session.create_time),
-            schema.micros(session.rest_time) if session.HasField("rest_time") else None,
-            schema.micros(session.expire_time) if session.HasField("expire_time") else None,
+            folded(session.title),
+            micros(session.create_time),
+            micros(session.rest_time) if session.HasField("rest_time") else None,
+            micros(session.expire_time) if session.HasField("expire_time") else None,
             tuple(sorted(session.labels.items())),
-            schema.micros(session.update_time),
+            micros(session.update_time),
             session.last_sequence,
             session.SerializeToString(),
         )

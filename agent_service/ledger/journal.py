@@ -15,7 +15,9 @@ from typing import NamedTuple
 from agentpb import agent_pb2 as pb
 
 from agent_service import events
-from agent_service.ledger import Commit, Event, Ledger, RequestId, Whole
+from agent_service.ledger.commits import Commit, RequestId, Whole
+from agent_service.ledger.ledger import Ledger
+from agent_service.ledger.tail import Event
 
 AT_REST = frozenset({pb.SESSION_STATE_COMPLETED, pb.SESSION_STATE_ERROR, pb.SESSION_STATE_CANCELLED})
 COUNTED = frozenset({"message.user", "message.assistant"})

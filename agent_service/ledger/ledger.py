@@ -3,39 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self
 from weakref import WeakValueDictionary
 
 from agentpb import agent_pb2 as pb
 
-from agent_service.errors import StoreUnavailable
-from agent_service.ledger.commits import MESSAGES, Append, Commit, Job, RequestId, fail
-from agent_service.ledger.sqlite import schema
-from agent_service.ledger.sqlite.check import fsck
-from agent_service.ledger.sqlite.file import FILE, backup, open_directory, unusable, value
-from agent_service.ledger.sqlite.listing import Listing
-from agent_service.ledger.sqlite.reader import (
-    PageCursor,
-    Readers,
-    Stretch,
-    read_events,
-    read_page,
-    read_responses,
-    read_session,
-)
-from agent_service.ledger.sqlite.status_reader import StatusReader, StoredStatus, read_turn_at
-from agent_service.ledger.sqlite.writer import REQUEST_ID_SECONDS, Writer
+from agent_service.ledger.commits import MESSAGES, REQUEST_ID_SECONDS, Append, Commit, Job, RequestId, fail
+from agent_service.ledger.sqlite.store import SqliteStore
+from agent_service.ledger.store import EventQuery, PageCursor, Store, StoredStatus, Stretch, unavailable
 from agent_service.ledger.tail import BATCH_BYTES, BATCH_EVENTS, Event, Position, Tail
 
 NO_LIMIT = 2**62
-
-T = TypeVar("T")
 
 
 class Messages(NamedTuple):
@@ -48,32 +30,23 @@ class Messages(NamedTuple):
 class Ledger:
     """The ledger of one service; the directory is its own while it is open."""
 
-    def __init__(self, directory: Path, *, clock: Callable[[], float] = time.time) -> None:
-        """Use `directory`, which is made when it is missing."""
-        self._directory = directory
+    def __init__(self, directory: Path, *, clock: Callable[[], float] = time.time, store: Store | None = None) -> None:
+        """Use `store`, or a file in `directory`, which is made when it is missing."""
         self._clock = clock
+        self._store: Store = store or SqliteStore(directory, clock=clock)
         self._tails: WeakValueDictionary[str, Tail] = WeakValueDictionary()
         self._failed = asyncio.Event()
-        self._closed = True
-        self._lock: int
-        self._writer: Writer
-        self._readers: Readers
-        self._standings: StatusReader
 
     async def __aenter__(self) -> Self:
         """Open the ledger. Raises LedgerUnusable."""
-        await asyncio.to_thread(self._open)
-        self._closed = False
-        self._writer.start(asyncio.get_running_loop(), self._committed)
+        await self._store.open(self._committed)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Write what waits, then close."""
-        self._closed = True
-        await self._standings.finished()
-        await asyncio.to_thread(self._close)
+        await self._store.close()
 
     # ------------------------------------------------------------------------------------------------------- writing
 
@@ -87,10 +60,10 @@ class Ledger:
         tail = self.tail(commit.session_id)
         item = Append.of(commit, tail, future, self._now())
         if self.failure is not None or tail.broken is not None:
-            fail(future, tail.broken or self._unavailable())
+            fail(future, tail.broken or unavailable(self.failure))
             return future
         tail.append(commit.events)
-        self._put(item)
+        self._store.put(item)
         return future
 
     def publish(self, session_id: str, event: Event) -> None:
@@ -102,32 +75,20 @@ class Ledger:
 
         It is gone at once and as a whole; its rows are swept little by little. Its request ids stay.
         """
-        size = await self._readers.run(lambda db: value(db, schema.SIZE, session_id, session_id))
+        size = await self._store.size(session_id)
         tail = self.tail(session_id)
-        if not await self._job(lambda: self._writer.bury(tail)):
+        if not await self._store.bury(tail):
             return None
         self._tails.pop(session_id, None)
         tail.delete()
-        return size or 0
-
-    def _put(self, item: Append | Job[Any]) -> None:
-        if self._closed:
-            raise RuntimeError("the ledger is not open")
-        self._writer.queue.put(item)
-
-    async def _job(self, run: Callable[[], T]) -> T:
-        if self.failure is not None:
-            raise self._unavailable()
-        job: Job[T] = Job(run, asyncio.get_running_loop().create_future())
-        self._put(job)
-        return await job.future
+        return size
 
     def _committed(self, group: Sequence[Append | Job[Any]], failure: Exception | None) -> None:
         """Show a group that is durable, or fail it. Called once per group, on the loop."""
         if failure is not None:
             self._failed.set()
             for item in group:
-                fail(item.future, self._unavailable())
+                fail(item.future, unavailable(self.failure))
             return
         ends = {item.tail: item.last for item in group if isinstance(item, Append) and item.last and not item.refused}
         for tail, last in ends.items():
@@ -178,7 +139,7 @@ class Ledger:
             if position.sequence >= end:
                 return [], position
             stretch = Stretch(session_id, position.sequence, end, tuple(types), with_raw)
-            responses, last = await self._responses(stretch, limit, max_bytes)
+            responses, last = await self._store.responses(stretch, limit, max_bytes)
             position = Position(last)
             if responses:
                 return responses, position
@@ -206,59 +167,47 @@ class Ledger:
 
         `types` are exact ones such as "rate_limit", or families such as "task.*".
         """
-        query = schema.events_query(
-            session_id,
-            after=after_sequence,
-            before=before_sequence,
-            types=types,
-            newest_first=newest_first,
-            with_raw=with_raw,
-        )
-        events, _ = await self._stored(query, limit, max_bytes)
+        query = EventQuery(session_id, after_sequence, before_sequence, tuple(types), newest_first, with_raw)
+        events, _ = await self._store.events(query, limit, max_bytes)
         return events
 
     async def messages(self, session_id: str, limit: int, max_bytes: int = BATCH_BYTES) -> Messages:
         """The newest messages of user and assistant, oldest first."""
-        query = schema.events_query(session_id, types=MESSAGES, newest_first=True)
-        events, whole = await self._stored(query, limit, max_bytes)
+        query = EventQuery(session_id, types=MESSAGES, newest_first=True)
+        events, whole = await self._store.events(query, limit, max_bytes)
         return Messages(events[::-1], not whole)
 
     async def last_sequence(self, session_id: str) -> int:
         """The last durable event's sequence; 0 when there is none."""
-        return await self._readers.run(lambda db: value(db, schema.LAST_SEQUENCE, session_id)) or 0
+        return await self._store.last_sequence(session_id)
 
     async def log_counts(self, session_id: str) -> tuple[int, int]:
-        """The last sequence and how many messages there are, counted in the log itself."""
-        row = await self._readers.run(lambda db: db.execute(schema.LOG_COUNTS, (session_id,)).fetchone())
-        return row[0], row[1]
+        """The last sequence and the number of messages, counted in the log itself."""
+        return await self._store.log_counts(session_id)
 
     async def session(self, session_id: str) -> pb.Session | None:
         """A session as it is stored, secrets included."""
-        rows = await self._rows(schema.SESSION, session_id)
-        return read_session(*rows[0]) if rows else None
+        return await self._store.session(session_id)
 
     async def turn(self, turn_id: str) -> pb.Turn | None:
         """A turn as it is stored."""
-        rows = await self._rows(schema.TURN, turn_id)
-        return pb.Turn.FromString(rows[0][0]) if rows else None
+        return await self._store.turn(turn_id)
 
     async def turns(self, session_id: str, states: Sequence[pb.TurnState.ValueType] = ()) -> list[pb.Turn]:
         """A session's turns by number; only those in one of `states`, if any are given."""
-        rows = await self._rows(schema.TURNS, session_id)
-        return [pb.Turn.FromString(record) for state, record in rows if not states or state in states]
+        return await self._store.turns(session_id, states)
 
     async def turn_request(self, turn_id: str) -> pb.ExecuteRequest | None:
-        """What an unfinished turn was asked for; it is not kept longer than that."""
-        rows = await self._rows(schema.TURN_REQUEST, turn_id)
-        return pb.ExecuteRequest.FromString(rows[0][0]) if rows else None
+        """The request of an unfinished turn; it is not kept longer than that."""
+        return await self._store.turn_request(turn_id)
 
     async def standing(self, session_id: str) -> StoredStatus | None:
         """A session as it is stored, and its turn: at rest the one that brought it there. Made to be asked often."""
-        return await self._standings.ask(session_id)
+        return await self._store.standing(session_id)
 
     async def turn_at(self, session_id: str, sequence: int) -> pb.Turn | None:
         """The turn in which a session was, or that had brought it to rest, right after an event."""
-        return await self._readers.run(lambda db: read_turn_at(db, session_id, sequence))
+        return await self._store.turn_at(session_id, sequence)
 
     async def sessions(
         self,
@@ -275,54 +224,36 @@ class Ledger:
         Pages by time of creation neither repeat nor leave out a session that is there all the while. Pages by time of
         update leave out what moves to the front meanwhile.
         """
-        listing = Listing(wanted, owner, order)
-        place = (after[0], int(after[1])) if after is not None else None
-        return await self._readers.run(lambda db: read_page(db, listing, place, limit, max_bytes))
+        return await self._store.page(wanted, order, owner=owner, after=after, limit=limit, max_bytes=max_bytes)
 
     async def at_rest_since(
         self, cutoff: int, wanted: pb.SessionFilter, owner: str | None, limit: int | None = None
     ) -> list[str]:
         """Ids of sessions at rest since `cutoff` (microseconds) or longer, longest first."""
-        query = Listing(wanted, owner).at_rest(cutoff, limit or NO_LIMIT)
-        return [row[0] for row in await self._rows(query.sql, *query.parameters)]
+        return await self._store.at_rest_since(cutoff, wanted, owner, limit or NO_LIMIT)
 
     async def expired(self, now: int, cutoff: int | None, limit: int) -> list[tuple[str, str]]:
         """Id and owner of sessions past their own expire_time, and of those without one at rest since `cutoff`."""
-        rows = await self._rows(schema.EXPIRED, now, limit)
-        if cutoff is not None and len(rows) < limit:
-            rows += await self._rows(schema.OUTSTAYED, cutoff, limit - len(rows))
-        return [(session_id, owner) for session_id, owner in rows]
+        return await self._store.expired(now, cutoff, limit)
 
     async def unfinished(self) -> list[pb.Session]:
         """Sessions in state PENDING or RUNNING, and warm ones (phase IDLE), oldest first: what a crash left."""
-        return [read_session(*row) for row in await self._rows(schema.UNFINISHED)]
+        return await self._store.unfinished()
 
     async def request(self, owner: str, request_id: str) -> RequestId | None:
         """What a request id was used for in the last 24 hours."""
-        oldest = self._now() - REQUEST_ID_SECONDS * 1_000_000
-        rows = await self._rows(schema.REQUEST_ID, owner, request_id, oldest)
-        return RequestId(*rows[0]) if rows else None
+        return await self._store.request(owner, request_id, self._now() - REQUEST_ID_SECONDS * 1_000_000)
 
     async def count(self) -> int:
-        """How many sessions are stored."""
-        known = self._writer.sessions
-        return known if known is not None else await self._job(self._writer.count)
-
-    async def _stored(self, query: schema.BatchQuery, limit: int, max_bytes: int) -> tuple[list[Event], bool]:
-        return await self._readers.run(lambda db: read_events(db, query, limit, max_bytes))
-
-    async def _responses(self, stretch: Stretch, limit: int, max_bytes: int) -> tuple[list[bytes], int]:
-        return await self._readers.run(lambda db: read_responses(db, stretch, limit, max_bytes))
-
-    async def _rows(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
-        return await self._readers.run(lambda db: db.execute(sql, parameters).fetchall())
+        """The number of sessions."""
+        return await self._store.count()
 
     # -------------------------------------------------------------------------------------------------------- health
 
     @property
     def failure(self) -> Exception | None:
         """Why nothing can be written any more; None while all is well."""
-        return self._writer.failure
+        return self._store.failure
 
     async def wait_failed(self) -> None:
         """Return when the ledger has failed: it is time to go down."""
@@ -330,46 +261,15 @@ class Ledger:
 
     def statistics(self) -> dict[str, int]:
         """What was written since the start, and what waits."""
-        writer = self._writer
-        return {
-            "commits": writer.commits,
-            "groups": writer.groups,
-            "events": writer.events,
-            "bytes": writer.bytes,
-            "queued": writer.queue.qsize(),
-            "tails": len(self._tails),
-            "deletions": len(writer.dead),
-            "failed": int(writer.failure is not None),
-        }
+        return {**self._store.statistics(), "tails": len(self._tails), "failed": int(self.failure is not None)}
 
     async def backup(self, path: Path) -> None:
         """Copy the ledger as it is now into a new file, while it is in use."""
-        await asyncio.to_thread(backup, self._directory / FILE, path)
+        await self._store.backup(path)
 
     async def check(self) -> list[str]:
         """Look for contradictions, as `fsck` does, while it is in use."""
-        return await asyncio.to_thread(fsck, self._directory)
-
-    def _unavailable(self) -> StoreUnavailable:
-        return StoreUnavailable(f"the ledger cannot be written: {self.failure}")
+        return await self._store.check()
 
     def _now(self) -> int:
         return round(self._clock() * 1_000_000)
-
-    # ---------------------------------------------------------------------------------------------- opening and closing
-
-    def _open(self) -> None:
-        self._lock, db = open_directory(self._directory)
-        try:
-            self._writer = Writer(db, self._clock)
-        except sqlite3.Error as error:
-            db.close()
-            os.close(self._lock)
-            raise unusable(self._directory / FILE, error) from error
-        self._readers = Readers(self._directory / FILE)
-        self._standings = StatusReader(self._readers)
-
-    def _close(self) -> None:
-        self._writer.stop()
-        self._readers.close()
-        os.close(self._lock)

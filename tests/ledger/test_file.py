@@ -12,7 +12,7 @@ from agentpb import agent_pb2 as pb
 from agent_service.ledger import Ledger, LedgerUnusable, fsck
 from agent_service.ledger.commits import Record
 from agent_service.ledger.sqlite import schema
-from tests.ledger.logs import DORMANT, START_US, begin, read_on, session
+from tests.ledger.logs import DORMANT, START_US, begin, read_on, rows, session
 
 
 async def refusal(directory: Path) -> str:
@@ -95,7 +95,7 @@ async def test_each_version_is_reached_by_one_migration(tmp_path: Path, monkeypa
     for _ in range(2):
         async with Ledger(tmp_path) as ledger:
             assert len(await read_on(ledger, session_id)) == 2
-            assert await ledger._rows("SELECT * FROM more") == []
+            assert rows(tmp_path, "more") == 0
 
 
 async def test_labels_of_the_first_version_are_listed_by_time(tmp_path: Path) -> None:

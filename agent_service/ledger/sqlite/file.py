@@ -1,8 +1,7 @@
-"""The ledger's file: taking its directory, opening it, bringing it to this version, copying it."""
+"""The ledger's file: opening it, bringing it to this version, copying it."""
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import sqlite3
@@ -12,37 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from agent_service.ledger.sqlite import schema
+from agent_service.ledger.store import LedgerUnusable
 
 log = logging.getLogger(__name__)
 
 FILE = "ledger.db"
-LOCK = "lock"
 READING_KIB, WRITING_KIB = 2048, 4096
 """What each connection caches. The host caches the file anyway, and more of our own was no faster."""
 
 
-class LedgerUnusable(Exception):
-    """The ledger's directory cannot be used: it is taken, damaged, or of a newer version. The text says what to do."""
-
-
-def open_directory(directory: Path) -> tuple[int, sqlite3.Connection]:
-    """Take a directory and open the ledger in it: the lock's descriptor, to be closed last, and a connection to write.
-
-    Raises LedgerUnusable.
-    """
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = _lock(directory / LOCK)
-    except OSError as error:
-        raise LedgerUnusable(f"{directory} cannot be used: {error}") from error
-    try:
-        return lock, _open(directory / FILE)
-    except BaseException:
-        os.close(lock)
-        raise
-
-
-def _open(path: Path) -> sqlite3.Connection:
+def open_file(path: Path) -> sqlite3.Connection:
+    """Open the file for writing and bring it to this version. Raises LedgerUnusable."""
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         db = connect(path)
@@ -106,23 +85,6 @@ def _migrate(db: sqlite3.Connection, number: int) -> None:
     except sqlite3.Error:
         rollback(db)
         raise
-
-
-def _lock(path: Path) -> int:
-    """Take the directory's lock, for as long as the descriptor is open. Raises LedgerUnusable."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
-        os.close(descriptor)
-        raise LedgerUnusable(
-            f"{path.parent} is in use by another agent-service (process {holder}). "
-            "Stop that one, or use another directory."
-        ) from error
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"{os.getpid()}\n".encode())
-    return descriptor
 
 
 def copy_ledger(directory: Path, destination: Path) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from agentpb import agent_pb2 as pb
 
-from agent_service.ledger.sqlite.schema import LAST, MESSAGES_SINCE, BatchQuery, Query, all_of, folded, marks, micros
+from agent_service.ledger.commits import folded, micros
+from agent_service.ledger.sqlite.schema import LAST, MESSAGES_SINCE, BatchQuery, Query, all_of, marks
 
 
 class Condition:

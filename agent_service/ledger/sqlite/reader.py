@@ -21,6 +21,7 @@ from agent_service.events import heads, response_bytes
 from agent_service.ledger.sqlite import schema
 from agent_service.ledger.sqlite.file import connect, snapshot, value
 from agent_service.ledger.sqlite.listing import Condition, Listing
+from agent_service.ledger.store import EventQuery, PageCursor, Stretch
 from agent_service.ledger.tail import Event
 
 log = logging.getLogger(__name__)
@@ -34,9 +35,6 @@ FEW = 2000
 """So many sessions that meet a condition are few enough to look at each."""
 NULL = "-1"
 """The size of what is not there."""
-
-PageCursor = tuple[int, str]
-"""Where a page of sessions ended: a time, and what decides between equal times. Opaque to callers."""
 
 T = TypeVar("T")
 
@@ -112,22 +110,10 @@ def _sliced(joined: bytes, ends: Sequence[int]) -> list[bytes]:
     return [joined[start:end] for start, end in pairwise((0, *ends))]
 
 
-def read_events(
-    db: sqlite3.Connection, query: schema.BatchQuery, limit: int, max_bytes: int
-) -> tuple[list[Event], bool]:
+def read_events(db: sqlite3.Connection, query: EventQuery, limit: int, max_bytes: int) -> tuple[list[Event], bool]:
     """Read a batch of events, and whether that was all there is."""
-    (sequences, types), bodies, raws, whole = _batch(db, query, limit, max_bytes)
+    (sequences, types), bodies, raws, whole = _batch(db, schema.events_query(query), limit, max_bytes)
     return list(map(Event, map(int, sequences), types, bodies, raws)), whole
-
-
-class Stretch(NamedTuple):
-    """What is to be read of a log: from behind `after` up to `last`, which types, with the agent's JSON or without."""
-
-    session_id: str
-    after: int
-    last: int
-    types: tuple[str, ...]
-    with_raw: bool
 
 
 def read_responses(db: sqlite3.Connection, asked: Stretch, limit: int, max_bytes: int) -> tuple[list[bytes], int]:
@@ -139,9 +125,7 @@ def read_responses(db: sqlite3.Connection, asked: Stretch, limit: int, max_bytes
         responses, after = _read_joined(db, asked, limit, max_bytes)
         if responses:
             return responses, after
-    query = schema.events_query(
-        asked.session_id, after=asked.after, before=asked.last + 1, types=asked.types, with_raw=asked.with_raw
-    )
+    query = EventQuery(asked.session_id, asked.after, asked.last + 1, asked.types, with_raw=asked.with_raw)
     events, whole = read_events(db, query, limit, max_bytes)
     response = response_bytes(event.sent(asked.with_raw) for event in events)
     return [response] if events else [], asked.last if whole else events[-1].sequence

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from google.protobuf.timestamp_pb2 import Timestamp
+from agent_service.ledger.store import EventQuery
 
 APPLICATION_ID = 0x41474C31
 
@@ -251,24 +251,16 @@ class BatchQuery(NamedTuple):
         )
 
 
-def events_query(
-    session_id: str,
-    *,
-    after: int = 0,
-    before: int | None = None,
-    types: Sequence[str] = (),
-    newest_first: bool = False,
-    with_raw: bool = False,
-) -> BatchQuery:
+def events_query(wanted: EventQuery) -> BatchQuery:
     """Make the query for a batch of events; it notes sequence and type."""
-    conditions = [Query(f"session_key = {_KEY}", (session_id,)), Query("sequence > ?", (after,))]
-    if before is not None:
-        conditions.append(Query("sequence < ?", (before,)))
-    if types:
-        conditions.append(_types(types))
+    conditions = [Query(f"session_key = {_KEY}", (wanted.session_id,)), Query("sequence > ?", (wanted.after,))]
+    if wanted.before is not None:
+        conditions.append(Query("sequence < ?", (wanted.before,)))
+    if wanted.types:
+        conditions.append(_types(wanted.types))
     where, parameters = all_of(conditions)
-    source = f"FROM events WHERE {where} ORDER BY sequence {'DESC' if newest_first else 'ASC'}"
-    return BatchQuery.of(("sequence", "type"), "body", "raw" if with_raw else "NULL", source, parameters)
+    source = f"FROM events WHERE {where} ORDER BY sequence {'DESC' if wanted.newest_first else 'ASC'}"
+    return BatchQuery.of(("sequence", "type"), "body", "raw" if wanted.with_raw else "NULL", source, parameters)
 
 
 def _types(types: Sequence[str]) -> Query:
@@ -278,16 +270,6 @@ def _types(types: Sequence[str]) -> Query:
     parts = [f"type IN ({marks(exact)})"] if exact else []
     parts += ["(type >= ? AND type < ?)"] * len(ranges)
     return Query(f"({' OR '.join(parts)})", (*exact, *(bound for both in ranges for bound in both)))
-
-
-def micros(time: Timestamp) -> int:
-    """Microseconds since 1970."""
-    return time.seconds * 1_000_000 + time.nanos // 1000
-
-
-def folded(title: str) -> str:
-    """A title as it is searched: in no case."""
-    return title.casefold()
 
 
 def marks(values: Sequence[object]) -> str:

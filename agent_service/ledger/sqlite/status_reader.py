@@ -18,6 +18,7 @@ from agent_service.ledger.commits import fail
 from agent_service.ledger.sqlite import schema
 from agent_service.ledger.sqlite.file import snapshot, value
 from agent_service.ledger.sqlite.reader import Readers, read_session
+from agent_service.ledger.store import StoredStatus
 
 MOST = max(schema.STANDINGS)
 """So many sessions are read at once."""
@@ -25,13 +26,6 @@ CROWD = 4
 """Who is answered together with so many is one of a crowd: more will ask in a moment."""
 LINGER = 0.002
 """Seconds that a crowd is waited for: two hops between threads for each of four cost more than two for all of them."""
-
-
-class StoredStatus(NamedTuple):
-    """A session and its current turn; at rest the one that brought it to its state, which need not be the newest."""
-
-    session: pb.Session
-    turn: pb.Turn | None
 
 
 class _Question(NamedTuple):

@@ -14,21 +14,20 @@ from itertools import chain
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from agent_service.ledger.commits import FINISHED, Append, Job, Record
+from agent_service.ledger.commits import FINISHED, REQUEST_ID_SECONDS, Append, Job, Record
 from agent_service.ledger.sqlite import schema
 from agent_service.ledger.sqlite.file import rollback, value
+from agent_service.ledger.store import OnGroup
 from agent_service.ledger.tail import Tail, weight
 
 log = logging.getLogger(__name__)
 
 GROUP = 1024
 """Commits in one transaction, at most."""
-REQUEST_ID_SECONDS = 24 * 3600
 SWEEP_ROWS = 500
 SWEEP_PAUSE = 0.02
 PURGE_PAUSE = 3600.0
 
-Committed = Callable[[Sequence["Append | Job[Any]"], Exception | None], None]
 _NEW = object()
 
 
@@ -51,9 +50,9 @@ class Writer:
         self._pending = Pending()
         self._thread: threading.Thread | None = None
 
-    def start(self, loop: asyncio.AbstractEventLoop, committed: Committed) -> None:
-        """Begin to write; `committed` is called on the loop, once per group."""
-        self._thread = threading.Thread(target=self._run, args=(loop, committed), name="ledger-writer")
+    def start(self, loop: asyncio.AbstractEventLoop, on_group: OnGroup) -> None:
+        """Begin to write; `on_group` is called on the loop, once per group."""
+        self._thread = threading.Thread(target=self._run, args=(loop, on_group), name="ledger-writer")
         self._thread.start()
 
     def stop(self) -> None:
@@ -84,17 +83,17 @@ class Writer:
             self.sessions = value(self._db, schema.COUNT)
         return self.sessions or 0
 
-    def _run(self, loop: asyncio.AbstractEventLoop, committed: Committed) -> None:
+    def _run(self, loop: asyncio.AbstractEventLoop, on_group: OnGroup) -> None:
         while self._open:
             group = self._take()
             if group:
                 self._guarded(self._write, group)
-                loop.call_soon_threadsafe(committed, group, self.failure)
+                loop.call_soon_threadsafe(on_group, group, self.failure)
                 del group  # or the last tail would live until the next commit comes
             had = self.failure
             self._guarded(self._sweep)
             if self.failure is not had:
-                loop.call_soon_threadsafe(committed, (), self.failure)
+                loop.call_soon_threadsafe(on_group, (), self.failure)
 
     def _take(self) -> list[Append | Job[Any]]:
         """Whatever waits; without unfinished sweeping, wait for the first."""

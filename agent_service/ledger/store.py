@@ -1,0 +1,167 @@
+"""Store: the questions that the ledger asks of a database. Every store passes tests/ledger/test_store.py.
+
+The ledger keeps the live ends of logs, their order and what is visible. A store keeps rows. The seam is the question
+and not the SQL, because fast statements of one database are slow ones of another.
+
+All methods belong to the event loop's thread. Reading raises StoreUnavailable when the database does not answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from agentpb import agent_pb2 as pb
+
+from agent_service.errors import StoreUnavailable
+from agent_service.ledger.commits import Append, Job, RequestId
+from agent_service.ledger.tail import Event, Tail
+
+OnGroup = Callable[[Sequence["Append | Job[Any]"], Exception | None], None]
+"""Called on the event loop once for each group: its commits in their order, and the error when none was written."""
+
+PageCursor = tuple[int, str]
+"""End of a page of sessions: a time in microseconds, and what decides between equal times. Opaque to callers."""
+
+
+class LedgerUnusable(Exception):
+    """The ledger's directory cannot be used: it is taken, damaged, or of a newer version. The text says what to do."""
+
+
+class StoredStatus(NamedTuple):
+    """A session and its current turn; at rest the one that brought it to its state, which need not be the newest."""
+
+    session: pb.Session
+    turn: pb.Turn | None
+
+
+class EventQuery(NamedTuple):
+    """Selection of one session's stored events. `types` are exact ("rate_limit") or families ("task.*"); none: all."""
+
+    session_id: str
+    after: int = 0
+    before: int | None = None
+    types: tuple[str, ...] = ()
+    newest_first: bool = False
+    with_raw: bool = False
+
+
+class Stretch(NamedTuple):
+    """Part of a log to replay: events behind `after` up to `last`, of some types, with the agent's JSON or without."""
+
+    session_id: str
+    after: int
+    last: int
+    types: tuple[str, ...]
+    with_raw: bool
+
+
+class Store(Protocol):
+    """Sessions, turns, events and request ids in a database."""
+
+    async def open(self, on_group: OnGroup) -> None:
+        """Open the database and bring it to this version. Raises LedgerUnusable."""
+
+    async def close(self) -> None:
+        """Write all commits that were put, then close."""
+
+    # ---- writing
+
+    def put(self, item: Append) -> None:
+        """Write a commit as a whole, in the order of the calls; many may share a transaction, called a group.
+
+        A commit that does not fit what is stored of its session gets `refused` and is not written; so are all later
+        ones of that session, and its tail has `broken`. Each write of a session's record gets the next number of one
+        counter of the database, `Append.change`. Raises RuntimeError when the store is not open.
+        """
+
+    async def bury(self, tail: Tail) -> bool:
+        """Delete a session's record in its place among the commits, its other rows soon; False when there is none.
+
+        Its request ids stay. Raises StoreUnavailable.
+        """
+
+    @property
+    def failure(self) -> Exception | None:
+        """Why nothing can be written any more; None while all is well. It does not pass."""
+
+    # ---- one session
+
+    async def session(self, session_id: str) -> pb.Session | None:
+        """A session as it is stored, secrets included."""
+
+    async def standing(self, session_id: str) -> StoredStatus | None:
+        """A session and its turn, read together. Asked often and by many at once."""
+
+    async def size(self, session_id: str) -> int:
+        """Bytes of a session's events and of what was cut in its records."""
+
+    async def last_sequence(self, session_id: str) -> int:
+        """The sequence of a session's last event; 0 without events."""
+
+    async def log_counts(self, session_id: str) -> tuple[int, int]:
+        """The last sequence and the number of messages, counted in the log itself."""
+
+    async def events(self, query: EventQuery, limit: int, max_bytes: int) -> tuple[list[Event], bool]:
+        """Events, at least one if there is any, and whether these are all."""
+
+    async def responses(self, stretch: Stretch, limit: int, max_bytes: int) -> tuple[list[bytes], int]:
+        """Events as contents of responses of at most `limit` each, and the sequence up to which that is all."""
+
+    async def turn(self, turn_id: str) -> pb.Turn | None:
+        """A turn as it is stored."""
+
+    async def turns(self, session_id: str, states: Sequence[pb.TurnState.ValueType]) -> list[pb.Turn]:
+        """A session's turns by number; only those in one of `states`, if any are given."""
+
+    async def turn_at(self, session_id: str, sequence: int) -> pb.Turn | None:
+        """The turn in which a session was, or that had brought it to rest, right after an event."""
+
+    async def turn_request(self, turn_id: str) -> pb.ExecuteRequest | None:
+        """The request of an unfinished turn; it is deleted when the turn ends."""
+
+    # ---- all sessions
+
+    async def page(
+        self,
+        wanted: pb.SessionFilter,
+        order: pb.SessionOrder.ValueType,
+        *,
+        owner: str | None,
+        after: PageCursor | None,
+        limit: int,
+        max_bytes: int,
+    ) -> tuple[list[pb.Session], PageCursor | None]:
+        """A page of sessions and where the next one begins; of every owner when `owner` is None."""
+
+    async def at_rest_since(self, cutoff: int, wanted: pb.SessionFilter, owner: str | None, limit: int) -> list[str]:
+        """Ids of sessions at rest since `cutoff` (microseconds) or longer, longest first."""
+
+    async def expired(self, now: int, cutoff: int | None, limit: int) -> list[tuple[str, str]]:
+        """Id and owner of sessions past their expire_time, and of those without one at rest since `cutoff`."""
+
+    async def unfinished(self) -> list[pb.Session]:
+        """Sessions in state PENDING or RUNNING, and those in phase IDLE, oldest first."""
+
+    async def request(self, owner: str, request_id: str, since: int) -> RequestId | None:
+        """What a request id was used for, unless that was before `since` (microseconds)."""
+
+    async def count(self) -> int:
+        """The number of sessions, commits included that were put before."""
+
+    # ---- upkeep
+
+    async def backup(self, path: Path) -> None:
+        """Copy the database into a new file, while it is in use."""
+
+    async def check(self) -> list[str]:
+        """Contradictions in what is stored, while it is in use."""
+
+    def statistics(self) -> dict[str, int]:
+        """`commits`, `groups`, `events` and `bytes` written since the start; `queued` commits and `deletions`."""
+
+
+def unavailable(failure: Exception | None) -> StoreUnavailable:
+    """Make the error for callers whose commit was not written."""
+    return StoreUnavailable(f"the ledger cannot be written: {failure}")
