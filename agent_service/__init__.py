@@ -13,5 +13,5 @@ The rooms, from the callers down to the disk; each imports only from rooms below
 - `processes`     process trees: how they are guarded, found and ended
 - `offline`       a scripted stand-in for the model's API
 - `backends`      which model answers, and the environment that tells agents so
-- `errors`, `config`
+- `errors`, `config`, `output`
 """

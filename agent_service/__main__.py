@@ -8,19 +8,19 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import gc
-import json
 import logging
 import os
 import sys
 import tomllib
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from agent_service.config import Config, parse_duration
+from agent_service.output import Output, open_output
 
 if TYPE_CHECKING:
     from agent_service.server import Running
@@ -134,34 +134,36 @@ def cli() -> None:
 def serve_command(config_file: Path | None, **values: Any) -> None:
     """Serve agentservice.v1. When ready, prints one line: agent-service listening on HOST:PORT. Logs go to stderr.
 
-    The first SIGTERM or SIGINT drains, the second one ends at once.
+    The first SIGTERM, SIGINT or SIGHUP drains, the second one ends at once. A SIGHUP that is ignored at the start, as
+    nohup has it, stays ignored.
     """
     # A busy loop hands the interpreter over only this often; the ledger's threads would wait for it five times as long.
     sys.setswitchinterval(0.001)
     config = Config(**values, agent_environment=agent_environment(os.environ))
-    _configure_logging(config.log_level)
+    output = open_output(config.log_level)
     # What is imported stays. To look through it for garbage again and again would take a fifth of the start.
     gc.disable()
     try:
-        code = _serve(config)
+        code = _serve(config, output)
     finally:
         gc.enable()
+        output.stdout.flush()
     sys.exit(code)
 
 
-def _serve(config: Config) -> int:
+def _serve(config: Config, output: Output) -> int:
     from agent_service.errors import CannotServe, StoreUnavailable
     from agent_service.ledger import LedgerUnusable
     from agent_service.processes.guards import GuardUnavailable
     from agent_service.server import serve
 
     try:
-        return asyncio.run(serve(config, ready=_announce))
+        return asyncio.run(serve(config, ready=lambda running: _announce(running, output)))
     except (CannotServe, LedgerUnusable, GuardUnavailable) as error:
-        click.echo(f"agent-service: {error}", err=True)
+        output.stderr.put(f"agent-service: {error}")
         return 78  # EX_CONFIG
     except StoreUnavailable as error:
-        click.echo(f"agent-service: {error}", err=True)
+        output.stderr.put(f"agent-service: {error}")
         return 74  # EX_IOERR
 
 
@@ -242,11 +244,11 @@ def agent_environment(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _announce(running: Running) -> None:
-    print(f"agent-service listening on {running.address}", flush=True)
+def _announce(running: Running, output: Output) -> None:
+    output.stdout.put(f"agent-service listening on {running.address}")
     source, command = _source(running), _first_command(running)
-    if sys.stderr.isatty():
-        click.echo(f"\n  Answers come from {source}\n  In a second shell, type:\n\n    {command}\n", err=True)
+    if os.isatty(2):
+        output.stderr.put(f"\n  Answers come from {source}\n  In a second shell, type:\n\n    {command}\n")
     else:
         log.info("answers come from %s In a second shell, type: %s", source, command)
 
@@ -263,52 +265,12 @@ def _source(running: Running) -> str:
 def _first_command(running: Running) -> str:
     """What a newcomer types next, as it works from the directory the service was started in."""
     agentctl = Path(sys.executable).with_name("agentctl")
-    if agentctl.is_relative_to(Path.cwd()):
-        agentctl = agentctl.relative_to(Path.cwd())
+    with suppress(FileNotFoundError):  # the directory the service was started in may have been removed
+        agentctl = agentctl.relative_to(Path.cwd()) if agentctl.is_relative_to(Path.cwd()) else agentctl
     server = "" if running.address == "127.0.0.1:50051" else f" --server {running.address}"
     offline_run = running.model_backend == "offline"
     prompt = "bash: echo hello from a real tool" if offline_run else "Say hello with echo in a shell"
     return f'{agentctl}{server} run --allow Bash "{prompt}"'
-
-
-def _configure_logging(level: str) -> None:
-    """Log to stderr: for people on a terminal, JSON lines otherwise."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_for_people() if sys.stderr.isatty() else JsonLines())
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level.upper())
-    logging.getLogger("claude_agent_sdk").setLevel(logging.ERROR)
-
-
-def _for_people() -> logging.Formatter:
-    import structlog
-
-    shared: list[Any] = [
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso"),
-        structlog.processors.format_exc_info,
-    ]
-    return structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, structlog.dev.ConsoleRenderer()],
-    )
-
-
-class JsonLines(logging.Formatter):
-    """Each record as one line of JSON, whatever it says."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Say what happened, who says so, how grave it is, and when."""
-        line = {
-            "event": record.getMessage(),
-            "logger": record.name,
-            "level": record.levelname.lower(),
-            "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds")[:-6] + "Z",
-        }
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line)
 
 
 def main() -> None:

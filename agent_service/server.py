@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 from uuid import uuid4
 
 from agentpb import agent_pb2 as pb
@@ -28,6 +29,7 @@ from agent_service.config import Config
 from agent_service.errors import CannotServe
 from agent_service.ledger import Ledger
 from agent_service.processes.choice import Choice, choose_guard
+from agent_service.processes.signals import is_ignored, let_children_start_afresh
 from agent_service.processes.tags import owner_id
 from agent_service.processes.tree import sweep
 from agent_service.registry.registry import SessionRegistry
@@ -54,9 +56,7 @@ class Running:
 async def serve(config: Config, *, ready: Callable[[Running], None] = lambda running: None) -> int:
     """Serve until the drain that the first signal begins is over, or until a second signal. Returns the exit code."""
     signals: asyncio.Queue[int] = asyncio.Queue()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, signals.put_nowait, number)
+    _handle_signals(signals)
     async with running(config, signals=signals) as service:
         calm_collector()
         ready(service)
@@ -67,9 +67,26 @@ async def serve(config: Config, *, ready: Callable[[Running], None] = lambda run
         broken.cancel()
         if service.ledger.failure is not None:
             log.critical("the ledger cannot be written, so the service ends: %s", service.ledger.failure)
-            os._exit(74)  # EX_IOERR; every acknowledged event is on disk, and no other can be written
+            _leave(74)  # EX_IOERR; every acknowledged event is on disk, and no other can be written
         log.info("first signal: draining for up to %g s; a second signal ends at once", config.drain_timeout)
     return 0
+
+
+def _handle_signals(signals: asyncio.Queue[int]) -> None:
+    """Put each SIGINT, SIGTERM and SIGHUP into the queue; a SIGHUP that is ignored, as under nohup, stays ignored."""
+    wanted = [signal.SIGINT, signal.SIGTERM]
+    if not is_ignored(signal.SIGHUP):
+        wanted.append(signal.SIGHUP)
+    let_children_start_afresh()
+    loop = asyncio.get_running_loop()
+    for number in wanted:
+        loop.add_signal_handler(number, signals.put_nowait, number)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process at once, without any clean-up but that of the log."""
+    logging.shutdown()
+    os._exit(code)
 
 
 def calm_collector() -> None:
@@ -142,7 +159,7 @@ async def _drain(
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     if not draining.done():
         log.warning("second signal: leaving at once; the next start records the rest as interrupted")
-        os._exit(1)
+        _leave(1)
     for wait in waits:
         wait.cancel()
     await draining

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import click
 import grpc
 import pytest
 from agentpb import agent_pb2 as pb
@@ -23,6 +24,7 @@ from click.testing import CliRunner, Result
 from agent_service import __main__ as main
 from agent_service import server
 from agent_service.config import Config, parse_duration
+from agent_service.output import JsonLines, LineWriter, Output
 
 OPTIONS = [field for field in dataclasses.fields(Config) if "help" in field.metadata]
 EXAMPLES: dict[str, tuple[Any, Any]] = {
@@ -46,8 +48,21 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
         return 0
 
     monkeypatch.setattr(server, "serve", serve)
-    monkeypatch.setattr(main, "_configure_logging", lambda level: None)
+    monkeypatch.setattr(main, "open_output", lambda level: Output(Echo(err=False), Echo(err=True)))
     return configs
+
+
+@dataclasses.dataclass
+class Echo(LineWriter):
+    """Writes to what click's runner captures."""
+
+    err: bool
+
+    def put(self, line: str) -> None:
+        click.echo(line, err=self.err)
+
+    def flush(self, patience: float = 0) -> bool:
+        return True
 
 
 def invoke(*arguments: str, **environment: str) -> Result:
@@ -165,7 +180,7 @@ def command(*arguments: str) -> list[str]:
 def test_what_cannot_be_served_is_refused_in_clear_words(
     arguments: list[str], complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(main, "_configure_logging", lambda level: None)
+    monkeypatch.setattr(main, "open_output", lambda level: Output(Echo(err=False), Echo(err=True)))
     monkeypatch.setattr(main, "agent_environment", lambda environment: {"PATH": environment["PATH"]})
     defaults = [] if "--data-dir" in arguments else ["--data-dir", str(tmp_path / "data")]
     result = invoke("--listen", "127.0.0.1:0", *defaults, *arguments)
@@ -244,7 +259,7 @@ def test_a_log_line_is_one_line_of_json_whatever_it_says() -> None:
     except ValueError:
         record = logging.LogRecord("a.b", logging.WARNING, "file", 1, "it said %r\n%s", ("\ud800", "ü"), sys.exc_info())
     record.created = 1_700_000_000.0
-    line = main.JsonLines().format(record)
+    line = JsonLines().format(record)
     assert "\n" not in line
     shown = json.loads(line)
     assert "ValueError: two\nlines" in shown.pop("exception")

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from agent_service.processes.signals import let_children_start_afresh
 from agent_service.processes.table import Process, read
 from agent_service.processes.tags import MARKER, checked, within
 
@@ -42,7 +43,11 @@ class ProcessGuard(ABC):
         """What to execute in place of `argv`. Standard streams pass through; exit status n, or 128+n for signal n."""
 
     def spawn(self, argv: Sequence[str], *, marker: str) -> tuple[list[str], dict[str, Any]]:
-        """The command and the keyword arguments for `asyncio.create_subprocess_exec` or `Popen`."""
+        """The command and the keyword arguments for `asyncio.create_subprocess_exec` or `Popen`.
+
+        To be called right before the spawn, in the thread that spawns: it also sees to the signals that are inherited.
+        """
+        let_children_start_afresh()
         return self.command(argv, checked(marker)), {"start_new_session": True}
 
     def environment(self, marker: str) -> dict[str, str]:

@@ -51,17 +51,22 @@ class Live(Service):
 
 
 @asynccontextmanager
-async def serve(data_dir: Path, *flags: str, model_url: str = "", **environment: str) -> AsyncIterator[Live]:
-    """Run a server process while the block lasts; with `model_url`, that is its API."""
+async def serve(
+    data_dir: Path, *flags: str, model_url: str = "", through: tuple[str, ...] = (), **environment: str
+) -> AsyncIterator[Live]:
+    """Run a server process while the block lasts; with `model_url`, that is its API.
+
+    `through` is a command that executes its arguments, such as a shell that has changed something before.
+    """
     data_dir.mkdir(parents=True, exist_ok=True)
     log = data_dir.parent / f"{data_dir.name}.log"
     with log.open("ab") as stderr:
         process = await asyncio.create_subprocess_exec(
-            *(PROGRAM, "serve", "--listen", "127.0.0.1:0", "--data-dir", data_dir),
+            *(*through, PROGRAM, "serve", "--listen", "127.0.0.1:0", "--data-dir", data_dir),
             *("--model", "claude" if model_url else "offline", "--api-retries", "0", "--warm-agents", "0", *flags),
             stdout=asyncio.subprocess.PIPE,
             stderr=stderr,
-            env={**_inherited(), **_credentials(model_url), **environment},
+            env={**inherited(), **_credentials(model_url), **environment},
         )
     try:
         assert process.stdout is not None
@@ -81,14 +86,15 @@ async def refused(data_dir: Path, *flags: str) -> tuple[int, str]:
         *(PROGRAM, "serve", "--listen", "127.0.0.1:0", "--data-dir", data_dir, "--model", "offline", *flags),
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
-        env=_inherited(),
+        env=inherited(),
     )
     _, stderr = await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode is not None
     return process.returncode, stderr.decode().splitlines()[-1]
 
 
-def _inherited() -> dict[str, str]:
+def inherited() -> dict[str, str]:
+    """The variables that a server process needs of this one."""
     return {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
 
 
