@@ -419,13 +419,14 @@ def test_an_ending_keeps_what_it_says_however_large_it_is() -> None:
     assert "turn_completed.turn.result.result" in event.truncated_fields
 
 
-def test_raw_json_above_the_limit_is_an_object_that_says_so() -> None:
+def test_a_raw_message_above_the_limit_is_sent_as_an_object_that_says_so() -> None:
     frame = {"type": "user", "message": {"content": "é" * 400_000}}
-    assert json.loads(events.raw_json(frame)) == {
-        "truncated": True,
-        "type": "user",
-        "bytes": len(json.dumps(frame, separators=(",", ":"))),
-    }
+    raw = events.raw_json(frame)
+    assert json.loads(raw) == frame
+    body = seal(events.from_frame(frame)).SerializeToString()
+    sent = pb.SessionEvent.FromString(events.with_raw(body, raw))
+    assert json.loads(sent.raw_json) == {"truncated": True, "bytes": len(raw)}
+    assert sent.truncated_fields == ["user_message.content[0].text.text", "raw_json"]
 
 
 # ----------------------------------------------------------------------------------------------------------- bytes

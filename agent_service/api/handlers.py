@@ -15,7 +15,6 @@ from agent_service.api import pages
 from agent_service.api.call import Call
 from agent_service.api.shown import shown, shown_turn
 from agent_service.api.status import STATUS_TAILS, status_head, status_messages
-from agent_service.errors import InvalidField
 from agent_service.events.text import cut
 from agent_service.ledger import Event
 from agent_service.registry.registry import SessionRegistry
@@ -201,9 +200,15 @@ class Handlers:
         return bool(further)
 
     async def ReadField(self, request: pb.ReadFieldRequest, call: Call) -> None:
-        """Read the whole of a field that was cut."""
-        await self._registry.get(request.session_id, call.owner)
-        raise InvalidField.of("field", "names no field that was cut")
+        """Read the whole of a field that was cut, in pieces."""
+        session = await self._registry.get(request.session_id, call.owner)
+        session.options.CopyFrom(translate.redacted(session.options))
+        async with self._registry.fields.open(request, session) as field:
+            response = pb.ReadFieldResponse(total_bytes=field.size)
+            async for piece in field.pieces():
+                response.data = piece
+                await call.write(response)
+                response = pb.ReadFieldResponse()
 
     async def SendMessage(self, request: pb.SendMessageRequest, call: Call) -> pb.SendMessageResponse:
         """Send a message into the running turn."""

@@ -21,6 +21,8 @@ MEDIA_TYPES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp", "
 MAX_PROMPT_BYTES = 2 << 20
 MAX_ATTACHMENT_BYTES = 3 << 20
 MAX_DURATION_SECONDS = 10 * 365 * 86400
+MAX_FIELD_PATH = 1000
+"""Characters of a path to a field; those that records name are shorter."""
 MAX_LISTED = 64
 """Entries of a filter, and of attachments."""
 MAX_VIOLATIONS = 50
@@ -236,6 +238,14 @@ def _check_send(request: pb.SendMessageRequest) -> Iterable[FieldViolation]:
     yield from _check_attachments(request.attachments)
 
 
+def _check_read_field(request: pb.ReadFieldRequest) -> Iterable[FieldViolation]:
+    if not request.field:
+        yield FieldViolation("field", "must name a field, as truncated_fields does")
+    yield from _check_length("field", request.field, MAX_FIELD_PATH)
+    if request.HasField("sequence") and request.sequence < 1:
+        yield FieldViolation("sequence", "must be the sequence of an event, from 1")
+
+
 def _check_respond(request: pb.RespondToInteractionRequest) -> Iterable[FieldViolation]:
     if not request.interaction_id:
         yield FieldViolation("interaction_id", "must name an interaction")
@@ -252,4 +262,5 @@ _CHECKERS: dict[type[Message], Callable[[Any], Iterable[FieldViolation]]] = {
     pb.CleanupRequest: _check_cleanup,
     pb.SendMessageRequest: _check_send,
     pb.RespondToInteractionRequest: _check_respond,
+    pb.ReadFieldRequest: _check_read_field,
 }

@@ -12,13 +12,15 @@ from typing import Any
 from agentpb import agent_pb2 as pb
 
 from agent_service.events.limits import MAX_EVENT, fit
-from agent_service.events.text import clean, text_of, to_json
+from agent_service.events.text import clean, to_json
 
 WATCH_EVENTS = pb.WatchSessionResponse.EVENTS_FIELD_NUMBER
 LIST_EVENTS = pb.ListEventsResponse.EVENTS_FIELD_NUMBER
 
 _USUAL = 4 << 10
 _LENGTH_DELIMITED = 2
+_RAW_JSON_NAMED = pb.SessionEvent(truncated_fields=["raw_json"]).SerializeToString()
+STUB_START = b'{"truncated":true,'
 _RAW_JSON_TAG = bytes([pb.SessionEvent.RAW_JSON_FIELD_NUMBER << 3 | _LENGTH_DELIMITED])
 
 
@@ -33,17 +35,31 @@ def seal(event: pb.SessionEvent, *, session_id: str, sequence: int, time_us: int
 
 
 def raw_json(frame: Mapping[str, Any]) -> bytes:
-    """The agent's own message as ASCII JSON; above MAX_EVENT bytes, an object that says so."""
-    text = to_json(frame)
-    if len(text) > MAX_EVENT:
-        kind = text_of(frame.get("type"))[:200] if isinstance(frame, Mapping) else ""
-        text = to_json({"truncated": True, "type": kind, "bytes": len(text)})
-    return text.encode("ascii")
+    """The agent's own message as ASCII JSON, whole."""
+    return to_json(frame).encode("ascii")
+
+
+def raw_stub(size: int) -> bytes:
+    """What is sent in place of a message above MAX_EVENT bytes; the ledger's SQL makes the same."""
+    return STUB_START + b'"bytes":%d}' % size
+
+
+def is_stub(raw: bytes) -> bool:
+    """Whether this stands for a message that is too long. No message of the agent begins like that: `type` is first."""
+    return raw.startswith(STUB_START)
 
 
 def with_raw(body: bytes, raw: bytes | None) -> bytes:
-    """A sealed event with `raw_json` filled in, if there is any, without reading it again."""
-    return b"".join((body, _RAW_JSON_TAG, _varint(len(raw)), raw)) if raw else body
+    """A sealed event with `raw_json` filled in, if there is any, without reading it again.
+
+    A message above MAX_EVENT bytes is replaced by an object that says its size, and named in `truncated_fields`.
+    """
+    if not raw:
+        return body
+    if len(raw) > MAX_EVENT:
+        raw = raw_stub(len(raw))
+    named = _RAW_JSON_NAMED if is_stub(raw) else b""
+    return b"".join((body, _RAW_JSON_TAG, _varint(len(raw)), raw, named))
 
 
 def response_bytes(bodies: Iterable[bytes], field: int = WATCH_EVENTS) -> bytes:

@@ -193,6 +193,18 @@ class Ledger:
         """A turn as it is stored."""
         return await self._store.turn(turn_id)
 
+    async def turn_of(self, session_id: str, turn_id: str) -> pb.Turn | None:
+        """A turn of this session as it is stored."""
+        return await self._store.turn_of(session_id, turn_id)
+
+    async def whole(self, session_id: str, record: str, field: str) -> bytes | None:
+        """A field that was cut in a record (see commits.Whole); None when it was not."""
+        return await self._store.whole(session_id, record, field)
+
+    async def raw(self, session_id: str, sequence: int) -> bytes | None:
+        """The agent's own message of an event, whole."""
+        return await self._store.raw(session_id, sequence)
+
     async def turns(self, session_id: str, states: Sequence[pb.TurnState.ValueType] = ()) -> list[pb.Turn]:
         """A session's turns by number; only those in one of `states`, if any are given."""
         return await self._store.turns(session_id, states)

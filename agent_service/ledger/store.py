@@ -115,6 +115,15 @@ class Store(Protocol):
     async def turns(self, session_id: str, states: Sequence[pb.TurnState.ValueType]) -> list[pb.Turn]:
         """A session's turns by number; only those in one of `states`, if any are given."""
 
+    async def turn_of(self, session_id: str, turn_id: str) -> pb.Turn | None:
+        """A turn of this session as it is stored."""
+
+    async def whole(self, session_id: str, record: str, field: str) -> bytes | None:
+        """The body of the Whole (see commits.py) that was stored last; None when there is none."""
+
+    async def raw(self, session_id: str, sequence: int) -> bytes | None:
+        """The agent's own message of an event, whole; `events` has a stub in its place above MAX_EVENT bytes."""
+
     async def turn_at(self, session_id: str, sequence: int) -> pb.Turn | None:
         """The turn in which a session was, or that had brought it to rest, right after an event."""
 

@@ -22,6 +22,7 @@ from agent_service.registry.control import Cancelled, Control
 from agent_service.registry.deletion import Deletion
 from agent_service.registry.drain import Drain
 from agent_service.registry.execute import Execution, Started
+from agent_service.registry.fields import FieldReader
 from agent_service.registry.idempotency import InFlightRequests
 from agent_service.registry.live import LiveSessions
 from agent_service.registry.recovery import recover
@@ -70,6 +71,7 @@ class SessionRegistry:
             drain=self._drain,
             max_queued=max_queued,
         )
+        self.fields = FieldReader(ledger)
         self.control = Control(self.roster, ledger, claims)
         self.deletion = Deletion(self.roster, ledger, workspaces, self.control)
 

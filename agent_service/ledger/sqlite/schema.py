@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from agent_service.events.limits import MAX_EVENT
+from agent_service.events.wire import STUB_START
 from agent_service.ledger.store import EventQuery
 
 APPLICATION_ID = 0x41474C31
@@ -213,8 +215,12 @@ SIZE = f"""SELECT COALESCE((SELECT SUM(LENGTH(body) + COALESCE(LENGTH(raw), 0)) 
     WHERE session_key = {_KEY}), 0) + COALESCE((SELECT SUM(LENGTH(body)) FROM wholes WHERE session_key = {_KEY}), 0)"""
 WHOLE = f"SELECT body FROM wholes WHERE session_key = {_KEY} AND record = ? AND field = ?"
 TURN_OF = f"SELECT record FROM turns WHERE session_key = {_KEY} AND turn_id = ?"
-EVENT = f"SELECT body FROM events WHERE session_key = {_KEY} AND sequence = ?"
-EVENT_RAW = f"SELECT raw FROM events WHERE session_key = {_KEY} AND sequence = ?"
+RAW = f"SELECT raw FROM events WHERE session_key = {_KEY} AND sequence = ?"
+
+
+# What is shown of the agent's own message: one that is too long is not even read (see events.wire.raw_stub).
+_SHOWN_RAW = f"""CASE WHEN LENGTH(raw) > {MAX_EVENT}
+    THEN CAST('{STUB_START.decode()}"bytes":' || LENGTH(raw) || '}}' AS BLOB) ELSE raw END"""
 
 
 class Query(NamedTuple):
@@ -260,7 +266,7 @@ def events_query(wanted: EventQuery) -> BatchQuery:
         conditions.append(_types(wanted.types))
     where, parameters = all_of(conditions)
     source = f"FROM events WHERE {where} ORDER BY sequence {'DESC' if wanted.newest_first else 'ASC'}"
-    return BatchQuery.of(("sequence", "type"), "body", "raw" if wanted.with_raw else "NULL", source, parameters)
+    return BatchQuery.of(("sequence", "type"), "body", _SHOWN_RAW if wanted.with_raw else "NULL", source, parameters)
 
 
 def _types(types: Sequence[str]) -> Query:

@@ -145,6 +145,21 @@ class SqliteStore:
         rows = await self._rows(schema.TURNS, session_id)
         return [pb.Turn.FromString(record) for state, record in rows if not states or state in states]
 
+    async def turn_of(self, session_id: str, turn_id: str) -> pb.Turn | None:
+        """A turn of this session as it is stored."""
+        record = await self._value(schema.TURN_OF, session_id, turn_id)
+        return pb.Turn.FromString(record) if record is not None else None
+
+    async def whole(self, session_id: str, record: str, field: str) -> bytes | None:
+        """A field that was cut in a record; None when it was not."""
+        body: bytes | None = await self._value(schema.WHOLE, session_id, record, field)
+        return body
+
+    async def raw(self, session_id: str, sequence: int) -> bytes | None:
+        """The agent's own message of an event, whole."""
+        raw: bytes | None = await self._value(schema.RAW, session_id, sequence)
+        return raw
+
     async def turn_at(self, session_id: str, sequence: int) -> pb.Turn | None:
         """The turn in which a session was, or that had brought it to rest, right after an event."""
         return await self._readers.run(lambda db: read_turn_at(db, session_id, sequence))
