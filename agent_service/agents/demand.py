@@ -1,4 +1,4 @@
-"""Demand: which kinds of agent are asked for, and how many of each are worth keeping ready. It forgets by halves."""
+"""Demand: how often each profile of agent was asked for, and how many to keep ready. Weights decay by halves."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_PROFILES = 64
 
 @dataclass(frozen=True)
 class Profile:
-    """What is fixed when an agent is started: agents of equal profiles can stand in for each other."""
+    """The options fixed at an agent's start: agents of equal profiles are interchangeable."""
 
     owner: str
     key: str
@@ -31,14 +31,14 @@ class Profile:
 
 
 class Demand:
-    """The weight of each profile: one for every time it was asked for, halved every five minutes since."""
+    """The weight of each profile: 1 per request, halved every five minutes."""
 
     def __init__(self) -> None:
-        """Know of nothing yet."""
+        """Begin without weights."""
         self._weights: dict[Profile, tuple[float, float]] = {}
 
     def note(self, profile: Profile, now: float, weight: float = 1.0) -> None:
-        """Take note of one who asks, or may ask."""
+        """Count a request, or an expected one."""
         known = self._weight(profile, now)
         self._weights.pop(profile, None)  # the newest goes to the end, with the options as they were asked for last
         self._weights[profile] = (known + weight, now)
@@ -46,7 +46,7 @@ class Demand:
             del self._weights[min(self._weights, key=lambda each: self._weight(each, now))]
 
     def weights(self, now: float) -> dict[Profile, float]:
-        """What every known profile weighs now."""
+        """Return the current weight of every known profile."""
         weights = {profile: self._weight(profile, now) for profile in self._weights}
         for profile in [profile for profile, weight in weights.items() if weight < FORGOTTEN]:
             del self._weights[profile], weights[profile]
@@ -58,7 +58,7 @@ class Demand:
 
 
 def shares(weights: Mapping[Profile, float], places: int) -> Counter[Profile]:
-    """How many of `places` each profile gets: one by one to the most weight per agent, while it is worth one."""
+    """Share `places` among the profiles: one by one to the largest weight per agent, while that is at least 1."""
     given: Counter[Profile] = Counter()
     for _ in range(places):
         best = max(weights, key=lambda profile: weights[profile] / (given[profile] + 1), default=None)

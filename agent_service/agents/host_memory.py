@@ -1,4 +1,4 @@
-"""Memory: how much of it this host, or this container, can still give."""
+"""Host memory: how much this host or container has left."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ PLENTY = 1 << 30
 
 
 class Memory(NamedTuple):
-    """Bytes that could be had without swapping, and bytes in all."""
+    """Bytes available without swapping, and bytes in all."""
 
     available: int
     total: int
 
     @property
     def short(self) -> bool:
-        """Whether processes kept for later should go: less is left than a tenth, and than 1 GiB."""
+        """Whether idle processes should be ended: less than a tenth and less than 1 GiB are left."""
         return self.available < min(self.total // 10, PLENTY)
 
 
 def memory() -> Memory:
-    """What the host has, or the cgroup this process is in where that is less. Where nobody says, there is plenty."""
+    """Return the memory of the host, or of this process's cgroup where that is less; unlimited if neither is known."""
     try:
         fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
         host = Memory(_kilobytes(fields["MemAvailable"]), _kilobytes(fields["MemTotal"]))
@@ -37,7 +37,7 @@ def _kilobytes(text: str) -> int:
 
 
 def _cgroup() -> Memory | None:
-    """What the cgroup's limit leaves; files it has cached can be had again."""
+    """Return what the cgroup's limit leaves; cached files count as available."""
     try:
         limit = int((_CGROUP / "memory.max").read_text())
         used = int((_CGROUP / "memory.current").read_text())

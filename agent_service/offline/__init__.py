@@ -27,15 +27,15 @@ prompt says, one directive a line, in the order of the lines:
     cut-once                          the same, on the first attempt
     help                              say what can be written
 
-Lines that are no directive are echoed, neighbours together: `echo (3 messages): TEXT`, where the messages are those
-of the user and the assistant so far. A directive that cannot be followed is answered with a text that says what is
-accepted. An assistant message ends with a tool or with the program; one that has nothing to say says `done`. After
-other output of the same message, `fail` is an error event in the stream, and the CLI asks once more before it gives
-up. What a user says while a tool runs is added to the end of the program; a background task that ends when all is
-done is answered with `noted: SUMMARY`.
+Lines without a directive are echoed, adjacent ones together: `echo (3 messages): TEXT`; the number counts the messages
+of user and assistant so far. A directive with a bad argument is answered with a text that says what is accepted. An
+assistant message ends with a tool call or with the last step; an empty one says `done`. After other output of the same
+message, `fail` is an error event in the stream, and the CLI asks once more before it gives up. A message that the user
+sends while a tool runs is added to the end of the steps. A background task that ends after the last step is answered
+with `noted: SUMMARY`.
 
-Nothing is remembered between requests (but which `-once` has happened): the position in the program is read from the
-conversation itself, so resumed and forked sessions carry on correctly. Tokens are counted as a quarter of the
+The model keeps no state between requests, except which `-once` has happened: the position among the steps is read from
+the conversation, so resumed and forked sessions continue correctly. Tokens are counted as a quarter of the
 characters, rounded up: input is what prompts, answers and tool results say (not what the CLI adds to them), output
 what is answered; so `tokens: N` costs N. The CLI prices a model it does not know, like "offline", at 4 dollars a
 million tokens of input and 20 of output, so that total_cost_usd is known in advance.

@@ -1,4 +1,4 @@
-"""Where a conversation stands, read from an API request: the only place that knows what the CLI adds to a prompt."""
+"""Reads from an API request where a conversation stands; knows what the CLI adds to a prompt."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ ADDED = (  # and those that ask for nothing
 
 
 class InvalidRequest(Exception):
-    """The body is no request of the Messages API; the text says why."""
+    """The body is not a request of the Messages API; the text says why."""
 
 
 @dataclass(slots=True)
 class Conversation:
-    """What was asked in the turn that is going on, and how much of it has been answered."""
+    """The steps asked for in the current turn, and how many of them have been answered."""
 
     program: list[Step] = field(default_factory=list)
     position: int = 0
@@ -53,7 +53,7 @@ class Conversation:
 
     @property
     def pending(self) -> list[Step]:
-        """The steps that are still to be answered."""
+        """The steps that are not answered yet."""
         return self.program[self.position :]
 
     @property
@@ -62,7 +62,7 @@ class Conversation:
         return max(1, math.ceil(self.characters / 4))
 
     def hear(self, role: str, blocks: list[dict[str, Any]]) -> None:
-        """Take in the next message."""
+        """Read the next message."""
         if role == "system":
             for block in blocks:
                 self._aside(_text(block))
@@ -127,14 +127,14 @@ class Conversation:
             self._turn([])
 
     def _resume(self) -> None:
-        """An answer that broke off was kept: go on at the step that broke it, or after it if it does so only once."""
+        """Go on after an answer that broke off: at the step that broke it, or behind it if it breaks only once."""
         for index, step in enumerate(self.program[self._begun :], self._begun):
             if isinstance(step, Fail | Cut):
                 self.position = index + step.once
                 return
 
     def _aside(self, text: str) -> None:
-        """Said beside the conversation: the user steers the turn, or a background task has ended."""
+        """Read a text beside the conversation: the user steers the turn, or a background task has ended."""
         for steer in STEERED.findall(text):
             self.characters += len(steer)
             self.program = [*self.program, *parse(steer)]
@@ -162,7 +162,7 @@ class Conversation:
 
 
 def read(body: object) -> Conversation:
-    """Follow the messages of a request from the first to the last; neighbours of the assistant's are one message."""
+    """Read the messages of a request in order; adjacent assistant messages count as one."""
     conversation = Conversation()
     for role, messages in groupby(_messages(body), key=itemgetter(0)):
         said = [blocks for _, blocks in messages]
@@ -192,7 +192,7 @@ def _blocks(content: object, where: str) -> list[dict[str, Any]]:
 
 
 def _unfinished(prompt: list[str]) -> list[str]:
-    """Without the prompts of failed turns: the CLI joins them with the next one, each as a text ended by a newline."""
+    """Drop the prompts of failed turns: the CLI joins them with the next one, each as a text that ends in a newline."""
     return [part for part in prompt if not part.endswith("\n")]
 
 

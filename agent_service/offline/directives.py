@@ -1,4 +1,4 @@
-"""The directives: the only place that knows how a line of a prompt becomes steps, and what help says about it."""
+"""The directives: how a line of a prompt becomes steps, and the help text."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ MOST_TURNS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Directive:
-    """One kind of line: what its argument looks like, what it does, and how it is read (ValueError: it cannot be)."""
+    """One directive: the form of its argument, its help, and its parser (ValueError for a bad argument)."""
 
     argument: str
     does: str
     read: Callable[[str], list[Step]]
 
     def usage(self, name: str) -> str:
-        """The line as it is to be written."""
+        """The form of the line."""
         return f"{name}: {self.argument}" if self.argument else name
 
 
 def parse(text: str) -> list[Step]:
-    """Every step the prompt asks for; lines that are no directive become one echo for each run of them."""
+    """Return the steps of a prompt; each run of lines without a directive becomes one echo."""
     steps: list[Step] = []
     plain: list[str] = []
     for line in text.split("\n"):
@@ -60,7 +60,7 @@ def parse(text: str) -> list[Step]:
 
 
 def help_text() -> str:
-    """What may be written in a prompt, one directive a line."""
+    """Return the help: one directive a line."""
     usages = {name: directive.usage(name) for name, directive in DIRECTIVES.items()}
     width = max(map(len, usages.values()))
     lines = (f"  {usages[name]:<{width}}  {directive.does}" for name, directive in DIRECTIVES.items())

@@ -1,4 +1,4 @@
-"""What to answer: from an API request to the steps of one assistant message. Nothing is remembered between requests."""
+"""From an API request to the steps of one assistant message. Keeps no state between requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PARTIAL = "this is cut "
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One assistant message, or the way in which it fails."""
+    """One assistant message, or its failure."""
 
     model: str
     steps: tuple[Shown, ...]
@@ -26,27 +26,27 @@ class Reply:
 
     @property
     def stop_reason(self) -> str:
-        """Why the message ends, in the API's words."""
+        """The API's stop_reason of the message."""
         return "tool_use" if any(isinstance(step, UseTool) for step in self.steps) else "end_turn"
 
     @property
     def output_tokens(self) -> int:
-        """The tokens of what is answered, four characters each."""
+        """The tokens of the reply, four characters each."""
         return max(1, math.ceil(sum(map(_characters, self.steps)) / 4))
 
     @property
     def failure(self) -> Fail | None:
-        """Set if the request is refused before anything is answered."""
+        """The error that refuses the request before any output; None without one."""
         return self.steps[0] if isinstance(self.steps[0], Fail) else None
 
     @property
     def only_first(self) -> bool:
-        """Whether something goes wrong on the first attempt, and not on the next."""
+        """Whether the first attempt fails and the next one does not."""
         return any(isinstance(step, Fail | Cut) and step.once for step in self.steps)
 
 
 def next_reply(body: dict[str, Any], *, repeated: bool = False) -> Reply:
-    """The answer to a request; `repeated` leaves out what is to go wrong on the first attempt only."""
+    """Return the reply to a request; `repeated` leaves out failures of the first attempt."""
     model = body.get("model")
     if not isinstance(model, str) or not model:
         raise InvalidRequest("model: a name is required")
@@ -57,12 +57,12 @@ def next_reply(body: dict[str, Any], *, repeated: bool = False) -> Reply:
 
 
 def tick_text(number: int) -> str:
-    """What a slow answer says at its n-th tick."""
+    """Return the text of the n-th tick of a slow answer."""
     return f"tick {number} "
 
 
 def _message(conversation: Conversation) -> list[Step]:
-    """What is pending, up to the next tool, whose result comes with the next request."""
+    """Return the pending steps up to the next tool call, whose result comes with the next request."""
     steps: list[Step] = []
     for step in conversation.pending:
         steps.append(step)
@@ -86,7 +86,7 @@ def _shown(step: Step, conversation: Conversation, body: dict[str, Any]) -> Show
 
 
 def _field(body: dict[str, Any], path: str) -> str:
-    """A field as JSON, a string as it is; of the tools only the names, since all of it would be 40 KB."""
+    """Return a field as JSON, a string as it is; only the names of the tools, since their definitions have 40 KB."""
     value: Any = body
     for name in path.split("."):
         value = value.get(name) if isinstance(value, dict) else None

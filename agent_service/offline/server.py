@@ -1,4 +1,4 @@
-"""The offline model as a server on loopback: the only place here that does I/O."""
+"""The offline model's server on loopback; does the I/O."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ REMEMBERED = 1024  # messages whose first attempt has gone wrong as it should
 
 
 class OfflineModel:
-    """Serves the Messages API on `url` while the block lasts; open streams are dropped at its end."""
+    """Serves the Messages API on `url` while the block lasts; drops open streams at its end."""
 
     def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
         self.requests = 0
@@ -63,7 +63,7 @@ class OfflineModel:
         await self._server.wait_closed()
 
     def statistics(self) -> dict[str, int]:
-        """How many messages were asked for so far, and how many of these are being answered now."""
+        """Count the messages that were requested, and those being answered now."""
         return {"requests": self.requests, "answering": self._answering}
 
     def _config(self) -> uvicorn.Config:
@@ -126,7 +126,7 @@ class OfflineModel:
 
 
 class Played(Response):
-    """Sends parts as they come, keeps their pauses, and ends early when the other side leaves."""
+    """Sends parts with their pauses, and ends early when the client leaves."""
 
     def __init__(
         self, parts: Iterator[Part], media_type: str, while_played: contextlib.AbstractContextManager[None]
@@ -165,7 +165,7 @@ class Played(Response):
 
 
 async def serve_forever(host: str, port: int) -> None:
-    """Serve until SIGINT or SIGTERM; stdout gets the one line that says where."""
+    """Serve until SIGINT or SIGTERM; writes one line with the address to stdout."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -181,7 +181,7 @@ async def serve_forever(host: str, port: int) -> None:
 
 
 def _connection(config: uvicorn.Config, state: ServerState) -> asyncio.Protocol:
-    """A connection that a request can find in its scope, in order to drop it."""
+    """A connection in the request's scope, so that a handler can drop it."""
     shared: dict[str, Any] = {}
     protocol: asyncio.Protocol = config.http_protocol_class(config=config, server_state=state, app_state=shared)  # type: ignore[call-arg]
     shared["connection"] = protocol

@@ -1,4 +1,4 @@
-"""What the offline model can do: the steps a prompt's directives are turned into."""
+"""The steps that directives become."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """So many pieces of text, as fast as they can be sent."""
+    """A number of pieces of text at full speed."""
 
     count: int
 
 
 @dataclass(frozen=True, slots=True)
 class Silence:
-    """Nothing at all, for a while."""
+    """Silence for some seconds."""
 
     seconds: float
 
@@ -69,7 +69,7 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Echo:
-    """Say what the prompt said, and how long the conversation is."""
+    """Say the prompt's text and the length of the conversation."""
 
     text: str
 

@@ -32,37 +32,37 @@ ERROR_TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Nothing is to be sent for so long."""
+    """A pause, in seconds."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """The connection is to be dropped here."""
+    """Drop the connection here."""
 
 
 Part = bytes | Pause | Drop
 
 
 def new_id(prefix: str) -> str:
-    """Like the API's: never the same twice, since the CLI folds messages of the same id into one."""
+    """Return a new id in the API's form: the CLI merges messages of the same id."""
     return f"{prefix}_offline{uuid.uuid4().hex}"
 
 
 def error_body(status: int, message: str) -> dict[str, Any]:
-    """An error as the API words it."""
+    """Return an error in the API's form."""
     kind = ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
     return {"type": "error", "error": {"type": kind, "message": message}, "request_id": new_id("req")}
 
 
 def failure_text(failure: Fail) -> str:
-    """What an error says that a directive asked for."""
+    """Return the text of an error that a directive asked for."""
     return f"The offline model was asked to fail with {failure.status}."
 
 
 def stream(reply: Reply) -> Iterator[Part]:
-    """The reply as server-sent events; what needs no pause in between comes in as few pieces as possible."""
+    """Return the reply as server-sent events; events without a pause between them are joined into few pieces."""
     ready = [_event("message_start", message=_message(reply, content=[], stop_reason=None, output_tokens=1))]
     for part in _events(reply):
         if isinstance(part, bytes):
@@ -80,7 +80,7 @@ def stream(reply: Reply) -> Iterator[Part]:
 
 
 def whole(reply: Reply) -> Iterator[Part]:
-    """The reply as one JSON object, after all the time its steps take."""
+    """Return the reply as one JSON object, after the pauses of all its steps."""
     yield Pause(sum(_duration(step) for step in reply.steps))
     content = [_block(step) for step in reply.steps if not isinstance(step, Fail | Silence)]
     text = json.dumps(

@@ -1,4 +1,4 @@
-"""The choice of a guard: which one works on this host, found out with real process trees."""
+"""Chooses the process guard: the strongest that passes a trial with real process trees on this host."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from agent_service.processes.tree import ProcessTree
 
 
 class Refusal(NamedTuple):
-    """A guard that does not work here."""
+    """A guard that failed its trial on this host."""
 
     name: str
     reason: str
@@ -27,16 +27,16 @@ class Refusal(NamedTuple):
 
 @dataclass(frozen=True)
 class Choice:
-    """The strongest guard that works here, and why each stronger one was refused."""
+    """The strongest guard that passed its trial, and why each stronger one failed."""
 
     guard: ProcessGuard
     refused: tuple[Refusal, ...] = ()
 
 
 async def choose_guard(preferred: str = "auto") -> Choice:
-    """Try guards on real process trees, strongest first, and take the first that leaves nothing behind.
+    """Try the guards on real process trees, strongest first, and return the first that leaves no process.
 
-    `preferred` names one guard, or with "pidns" either kind of it. Raises GuardUnavailable when none passed.
+    `preferred` names one guard; "pidns" names both kinds of PID namespace. Raises GuardUnavailable when none passes.
     """
     wished = [guard for guard in GUARDS if preferred == "auto" or _is_wished(guard, preferred)]
     if not wished:
@@ -65,7 +65,7 @@ _PARENT_DEATH_PATIENCE = 1.0
 
 
 async def probe(kind: type[ProcessGuard]) -> ProcessGuard:
-    """A guard of this kind that has just killed a tree with daemons in it. Raises GuardUnavailable with the reason."""
+    """Return a guard of this kind that killed a tree with daemons. Raises GuardUnavailable with the reason."""
     if sys.platform != "linux":
         raise GuardUnavailable("process trees can only be held on Linux; run the service in a container")
     try:
@@ -89,7 +89,7 @@ async def _try_kill(guard: ProcessGuard) -> None:
 
 
 async def _try_parent_death(guard: ProcessGuard) -> None:
-    """Let a shell stand in for the service, kill that one alone, and see its tree die."""
+    """Start a tree below a shell that stands in for the service, kill the shell alone, and check that the tree dies."""
     if isinstance(guard, SubreaperGuard):
         guard = replace(guard, parent=0)
     async with _trial(guard, "parent", _STAND_IN) as tree:
@@ -105,7 +105,7 @@ async def _try_parent_death(guard: ProcessGuard) -> None:
 
 @asynccontextmanager
 async def _trial(guard: ProcessGuard, name: str, starter: str) -> AsyncIterator[ProcessTree]:
-    """A small tree with two daemons, running; nothing of it is left afterwards."""
+    """Run a small tree with two daemons while the block lasts; kill all of it afterwards."""
     marker = session_marker("probe", f"{os.getpid()}-{time.monotonic_ns()}", f"{guard.name}-{name}")
     command, keywords = guard.spawn(["sh", "-c", _PROBE_TREE], marker=marker)
     argv = ["sh", "-c", starter, "starter", f"{MARKER}={marker}", *command]

@@ -1,7 +1,7 @@
-"""Process guards: the ways to start a command so that its whole tree can be ended, strongest first in `GUARDS`.
+"""Process guards: ways to start a command so that its whole tree can be ended, strongest first in `GUARDS`.
 
-What a guard promises about the death of this process rests on PR_SET_PDEATHSIG, which fires when the *thread* that
-forked ends, not the process: spawn from a thread that lives as long as the service, as asyncio does from the main one.
+Guards that end the tree with this process use PR_SET_PDEATHSIG. The signal is sent when the *thread* that forked ends,
+not the process, so spawn from a thread that lives as long as the service, such as asyncio's main thread.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from agent_service.processes.tags import MARKER, checked, within
 
 
 class GuardUnavailable(Exception):
-    """The wished guard, or any at all, does not work on this host; the text says why."""
+    """The requested guard, or every guard, failed on this host; the text says why."""
 
 
 class ProcessGuard(ABC):
-    """A way to start a command so that nothing of its tree can stay behind."""
+    """A way to start a command so that no process of its tree can outlive it."""
 
     name: ClassVar[str]
     strength: ClassVar[str]
@@ -40,31 +40,31 @@ class ProcessGuard(ABC):
 
     @abstractmethod
     def command(self, argv: Sequence[str], marker: str) -> list[str]:
-        """What to execute in place of `argv`. Standard streams pass through; exit status n, or 128+n for signal n."""
+        """Return the command to execute in place of `argv`; it passes streams through, and exits 128+n for signal n."""
 
     def spawn(self, argv: Sequence[str], *, marker: str) -> tuple[list[str], dict[str, Any]]:
         """The command and the keyword arguments for `asyncio.create_subprocess_exec` or `Popen`.
 
-        To be called right before the spawn, in the thread that spawns: it also sees to the signals that are inherited.
+        Call it right before the spawn, in the thread that spawns: it also resets the signals that children inherit.
         """
         let_children_start_afresh()
         return self.command(argv, checked(marker)), {"start_new_session": True}
 
     def environment(self, marker: str) -> dict[str, str]:
-        """What the environment of the command must hold besides its own."""
+        """Return the variables to add to the command's environment."""
         return {MARKER: marker}
 
     def first_victims(self, wrappers: list[Process], others: list[Process]) -> list[Process]:
-        """Whom to kill first; all that lives is next."""
+        """Return the processes to kill first; the others follow."""
         return [*wrappers, *others]
 
     def cgroups(self, prefix: str) -> list[Path]:
-        """The cgroups of the trees whose marker begins with `prefix`: the kernel's own count of who belongs to them."""
+        """Return the cgroups of the trees whose marker begins with `prefix`."""
         return []
 
 
 def _tool(name: str) -> str:
-    """Where a program is on the service's own PATH: the command's may be another, and is not to choose its guard."""
+    """Return a program's path on the service's own PATH: the command's PATH must not choose its guard."""
     found = shutil.which(name)
     if found is None:
         raise GuardUnavailable(f"there is no {name} on this host")
@@ -83,10 +83,10 @@ _inner_ids = itertools.cycle(range(1000, 31000))
 
 @functools.cache
 def _lifeline() -> int:
-    """The reading end of a pipe that nobody writes to: it ends when this process dies.
+    """Return the reading end of a pipe without a writer: it ends when this process dies.
 
-    setpriv and unshare ask for the signal of a death that may have happened a moment before, and do not look again: of
-    a hundred services killed while they start an agent, five left one behind.
+    setpriv and unshare request the parent-death signal without checking that the parent still lives. Of 100 services
+    that were killed while they started an agent, 5 left one behind without this pipe.
     """
     reading, _ = os.pipe()
     return reading
@@ -94,13 +94,13 @@ def _lifeline() -> int:
 
 @dataclass(frozen=True)
 class NamespaceGuard(ProcessGuard):
-    """A PID namespace: the kernel kills everything in it with its first process, and that one with this process.
+    """A PID namespace: the kernel kills all of it with its first process, and the first process with this one.
 
-    The first process is a shell that waits for all orphans, because the command would not: it would pile up zombies,
-    and as process 1 it would be deaf to signals it has no handler for. The command sees a /proc of its own namespace.
+    The first process is a shell that reaps orphans. The command would not reap them, and as process 1 it would ignore
+    signals without a handler. The command sees a /proc of its own namespace.
 
-    The CLI names files by its process id, so two that see the same id in one directory would take each other's: where
-    the shell may (as root, not rootless), it lets each count from another number.
+    The CLI names files by its process id. Two CLIs with the same id in one directory would share such files, so as root
+    the shell starts each namespace's ids at another number. Rootless namespaces cannot do that.
     """
 
     name: ClassVar[str] = "pidns"
@@ -127,7 +127,7 @@ class NamespaceGuard(ProcessGuard):
 
 @dataclass(frozen=True)
 class RootlessNamespaceGuard(NamespaceGuard):
-    """A PID namespace inside a user namespace, for services without privileges; only the own user exists in it."""
+    """A PID namespace inside a user namespace, for services without privileges; it contains only the service's user."""
 
     name: ClassVar[str] = "pidns-rootless"
     strength: ClassVar[str] = "PID namespace in a user namespace: as pidns, without privileges and without sudo inside"
@@ -136,7 +136,7 @@ class RootlessNamespaceGuard(NamespaceGuard):
 
 @dataclass(frozen=True)
 class SubreaperGuard(ProcessGuard):
-    """A launcher that inherits the tree's orphans, and kills everything when the command ends or this process dies."""
+    """A launcher that inherits the tree's orphans, and kills the tree when the command ends or this process dies."""
 
     name: ClassVar[str] = "subreaper"
     strength: ClassVar[str] = (
@@ -156,13 +156,13 @@ class SubreaperGuard(ProcessGuard):
         return "-"
 
     def first_victims(self, wrappers: list[Process], others: list[Process]) -> list[Process]:
-        """The launcher is spared: it finds and ends what a look could miss."""
+        """Spare the launcher: it ends processes that a look at /proc can miss."""
         return others or wrappers
 
 
 @dataclass(frozen=True)
 class CgroupGuard(SubreaperGuard):
-    """The subreaper, with a cgroup of its own for each command, which the kernel kills in one stroke."""
+    """The subreaper with one cgroup per command, which the kernel kills at once."""
 
     name: ClassVar[str] = "cgroup"
     strength: ClassVar[str] = "cgroup v2: the kernel kills every process in one stroke, also when the launcher is dead"
@@ -179,19 +179,19 @@ class CgroupGuard(SubreaperGuard):
 
 
 def _own_cgroup() -> Path:
-    """The cgroup v2 directory this process is in; a directory that does not exist where there is none."""
+    """Return this process's cgroup v2 directory; without cgroup v2, a directory that does not exist."""
     inside = re.search(r"^0::/(.*)$", Path("/proc/self/cgroup").read_text(), re.MULTILINE)
     mounted = re.search(r"^(?:\S+ ){4}(\S+) .* - cgroup2 ", Path("/proc/self/mountinfo").read_text(), re.MULTILINE)
     return Path(mounted[1], inside[1]) if inside and mounted else Path("/proc/self/no-cgroup-v2")
 
 
 def cgroup_members(groups: Iterable[Path]) -> set[int]:
-    """The ids of the processes in these cgroups."""
+    """Return the ids of the processes in these cgroups."""
     return {int(pid) for group in groups for pid in read(f"{group}/cgroup.procs").split()}
 
 
 def kill_cgroups(groups: Iterable[Path]) -> None:
-    """SIGKILL to all in these cgroups, in one stroke; nothing where they are gone."""
+    """Send SIGKILL to every process of these cgroups at once; a cgroup that is gone is skipped."""
     for group in groups:
         with suppress(OSError):
             descriptor = os.open(group / "cgroup.kill", os.O_WRONLY)
@@ -202,7 +202,7 @@ def kill_cgroups(groups: Iterable[Path]) -> None:
 
 
 def remove_cgroups(groups: Iterable[Path]) -> None:
-    """Remove the cgroups that nobody is in any more."""
+    """Remove the cgroups without processes."""
     for group in groups:
         with suppress(OSError):
             group.rmdir()
@@ -210,7 +210,7 @@ def remove_cgroups(groups: Iterable[Path]) -> None:
 
 @dataclass(frozen=True)
 class GroupGuard(ProcessGuard):
-    """No guard at all but the marker and the session id; for hosts that refuse everything else."""
+    """No guard but the marker and the kernel's session id, for hosts that refuse the others."""
 
     name: ClassVar[str] = "process-group"
     strength: ClassVar[str] = (

@@ -1,4 +1,4 @@
-"""Runs one command and leaves nothing of it behind; a program, not a module of the service.
+"""Runs one command and ends its whole process tree with it. A program, not a module of the service.
 
     python -I -S subreaper.py PARENT CGROUP COMMAND...
 

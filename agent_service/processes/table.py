@@ -1,6 +1,6 @@
-"""The process table: /proc as it is now, and signals for exactly the processes that it showed. Linux only.
+"""The process table: reads /proc, and sends signals to exactly the processes that were read. Linux only.
 
-Process ids are always those of the host, also for processes that live in a namespace of their own.
+Process ids are the host's, also those of processes in another PID namespace.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Process(NamedTuple):
-    """A process as /proc showed it; `pid` and `started` together are never used twice."""
+    """A process as read from /proc; no two processes share both `pid` and `started`."""
 
     pid: int
     name: str
@@ -30,12 +30,12 @@ class Process(NamedTuple):
 
     @property
     def identity(self) -> tuple[int, int]:
-        """What tells it from all others that ever had its id."""
+        """Distinguishes the process from every other that had its id."""
         return self.pid, self.started
 
 
 class Table:
-    """One look at all living processes; zombies count as dead."""
+    """A snapshot of all living processes; zombies count as dead."""
 
     def __init__(self, processes: Iterable[Process], marker_of: Callable[[Process], str | None]) -> None:
         self.by_pid = {process.pid: process for process in processes}
@@ -48,26 +48,26 @@ class Table:
             self._sessions.setdefault(process.session, []).append(process)
 
     def children(self, pid: int) -> list[Process]:
-        """The processes whose parent has this id."""
+        """Return the processes whose parent has this id."""
         return self._children.get(pid, [])
 
     def ancestors(self, pid: int) -> Iterator[int]:
-        """The id itself, its parent's, and so on."""
+        """Yield the id itself, its parent's, and so on."""
         while process := self.by_pid.get(pid):
             yield pid
             pid = process.parent
 
     def in_session(self, session: int | None) -> list[Process]:
-        """The processes of one session, in the kernel's sense of it."""
+        """Return the processes of one kernel session."""
         return self._sessions.get(session, []) if session else []
 
     def known(self, identities: Iterable[tuple[int, int]]) -> list[Process]:
-        """Those of these processes that still live."""
+        """Return those of these processes that still live."""
         found = ((self.by_pid.get(identity[0]), identity) for identity in identities)
         return [process for process, identity in found if process is not None and process.identity == identity]
 
     def marked(self, prefix: str) -> list[Process]:
-        """The processes whose marker begins with `prefix`."""
+        """Return the processes whose marker begins with `prefix`."""
         if self._marked is None:
             self._marked = self._by_marker()
         return [process for value, group in self._marked.items() if within(value, prefix) for process in group]
@@ -80,7 +80,7 @@ class Table:
         return found
 
     def with_descendants(self, roots: Iterable[Process]) -> dict[int, Process]:
-        """These processes and all that came from them, by id."""
+        """Return these processes and all their descendants, by id."""
         found: dict[int, Process] = {}
         waiting = list(roots)
         while waiting:
@@ -92,7 +92,7 @@ class Table:
 
 
 class Host:
-    """Reads the process table, and remembers the markers: a process cannot lose the tree it was once seen in."""
+    """Reads the process table and remembers markers: a process that drops its environment still belongs to its tree."""
 
     def __init__(self) -> None:
         self._markers: dict[tuple[int, int], str | None] = {}
@@ -100,14 +100,14 @@ class Host:
         self._rest_until = 0.0
 
     def look(self) -> Table:
-        """Walk through /proc, now."""
+        """Read /proc now."""
         table = Table(self._processes(), self._marker_of)
         living = {process.identity for process in table.by_pid.values()}
         self._markers = {key: value for key, value in self._markers.items() if key in living}
         return table
 
     async def fresh_look(self) -> Table:
-        """A look that begins after this call, shared by all who asked before it began: 50 cancels are not 50 walks."""
+        """Return a snapshot that begins after this call, shared by waiting callers: 50 cancels are not 50 reads."""
         loop = asyncio.get_running_loop()
         if self._next is None or self._next.get_loop() is not loop:
             self._next = loop.create_future()
@@ -115,7 +115,7 @@ class Host:
         return await asyncio.shield(self._next)
 
     def _share(self) -> None:
-        """Look, then rest for as long as it took: looking never takes more than half of the loop's time."""
+        """Take a snapshot, then pause for as long as it took, so that they take at most half of the loop's time."""
         assert self._next is not None
         waiting, self._next = self._next, None
         began = time.monotonic()
@@ -145,7 +145,7 @@ _UNREADABLE = (FileNotFoundError, ProcessLookupError, PermissionError)
 
 
 def read(path: str, chunk: int = 1024) -> bytes:
-    """A kernel's file, or nothing if it is gone or not ours to read; other errors must not look like a death."""
+    """Read a kernel file; empty if it is gone or not readable. Other errors are raised: no death may be inferred."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except _UNREADABLE:
@@ -159,7 +159,7 @@ def read(path: str, chunk: int = 1024) -> bytes:
 
 
 def _read_all(descriptor: int, chunk: int) -> bytes:
-    """A short answer is the last: a second read of each file, or a large buffer, would double the time of a look."""
+    """Read until a short read: a second read of each file, or a large buffer, would double the time of a snapshot."""
     data = part = os.read(descriptor, chunk)
     while len(part) == chunk:
         part = os.read(descriptor, chunk)
@@ -168,9 +168,9 @@ def _read_all(descriptor: int, chunk: int) -> bytes:
 
 
 def read_process(pid: str) -> Process | None:
-    """The process with this id; None if it has ended, zombies included, but for one whose other threads live on.
+    """Return the process with this id; None for an ended one, or a zombie without running threads.
 
-    The name may hold blanks and parentheses: the last one closes it.
+    The name may contain blanks and parentheses: the last parenthesis closes it.
     """
     head, _, tail = read(f"/proc/{pid}/stat").rpartition(b")")
     if not head:
@@ -202,7 +202,7 @@ def _is_alive(process: Process) -> bool:
 
 @contextmanager
 def _handle(process: Process) -> Iterator[int | None]:
-    """A pidfd for exactly this process, or None if it has ended: an id alone could belong to another one by now."""
+    """Open a pidfd for exactly this process; None if it has ended: another may have its id by now."""
     try:
         descriptor = os.pidfd_open(process.pid)
     except ProcessLookupError:
@@ -215,7 +215,7 @@ def _handle(process: Process) -> Iterator[int | None]:
 
 
 def send(process: Process, *numbers: int) -> None:
-    """Signals for this process; nothing happens if it has ended, or is another user's."""
+    """Send signals to this process; ignored if it has ended or belongs to another user."""
     try:
         with _handle(process) as handle:
             if handle is not None:
@@ -234,7 +234,7 @@ def _send_by_id(process: Process, *numbers: int) -> None:
 
 
 async def gone(process: Process, deadline: float) -> None:
-    """Wait until the process has ended or the loop's clock shows `deadline`."""
+    """Wait until the process has ended or until `deadline` (the loop's clock)."""
     try:
         with _handle(process) as handle:
             if handle is not None:

@@ -1,7 +1,7 @@
-"""Processes: what becomes of process trees: how they end, and the receipt that proves it.
+"""Process trees: find them, end them, and return a receipt of the processes that ended.
 
-A `ProcessTree` is all that came from one command, started under a guard (guards.py); `sweep` ends what an earlier
-instance of the service left behind. Every tree carries a marker in its environment (markers.py).
+A `ProcessTree` holds every process that came from one command, started under a guard (guards.py). `sweep` ends the
+trees of earlier runs of the service. Every tree carries a tag in its environment (tags.py).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass(frozen=True)
 class Reaped:
-    """The receipt for a process tree: the host's ids of all that lived in it, and what it took to end them."""
+    """The receipt for a process tree: the host's ids of its processes, and the signals that were needed."""
 
     process_ids: tuple[int, ...] = ()
     terminated: bool = False
@@ -38,14 +38,14 @@ class Reaped:
 
 
 class ProcessTree:
-    """All processes that came from one spawned command, wherever they went.
+    """All processes that came from one spawned command, daemons included.
 
-    A process belongs to it that descends from the command, runs in its session, carries its marker, is in its cgroup,
-    or was once seen in it. This process and its ancestors never belong, whatever marker they inherited.
+    A process belongs to the tree if it descends from the command, runs in its kernel session, carries its marker, is in
+    its cgroup, or was found in the tree before. This process and its ancestors never belong.
     """
 
     def __init__(self, guard: ProcessGuard, pid: int | None, marker: str) -> None:
-        """The tree under `pid`, made right after the spawn; with None, all trees whose marker begins with `marker`."""
+        """Take the tree under `pid`, right after the spawn; with None, all trees whose marker begins with `marker`."""
         self.pid = pid
         self._session = pid
         self._forced = False
@@ -55,26 +55,26 @@ class ProcessTree:
         self._seen: set[tuple[int, int]] = {root.identity} if root else set()
 
     def processes(self) -> list[Process]:
-        """What lives in the tree now, wrappers included, in order of their ids."""
+        """Return the tree's living processes, wrappers included, by id."""
         return self.members(HOST.look())
 
     def memory_bytes(self) -> int:
-        """Memory that would be free without the tree: resident, and not shared with the files it is read from."""
+        """Return the tree's private resident memory in bytes: what its end would free."""
         return sum(_private_bytes(process.pid) for process in self.processes())
 
     async def terminate(self, grace: float) -> Reaped:
-        """SIGTERM to all, SIGKILL to what lives `grace` seconds later, and return once nothing does.
+        """Send SIGTERM to all, SIGKILL to those that live `grace` seconds later; return once all are dead.
 
-        When the command ends, a guard's wrapper kills the rest at once: the grace is the command's, not its daemons'.
+        When the command ends, a guard's wrapper kills the rest at once: daemons get no grace of their own.
         """
         return await self._end(grace)
 
     async def kill(self) -> Reaped:
-        """SIGKILL to all, again and again until nothing lives. Shield it: who cancels it stops it."""
+        """Send SIGKILL until no process lives. Shield the call: a cancelled one stops before the tree is dead."""
         return await self._end(None)
 
     def kill_now(self) -> None:
-        """SIGKILL to all that lives now, without waiting; cuts the grace of a `terminate` that is under way."""
+        """Send SIGKILL to every living process without waiting; ends the grace of a running `terminate`."""
         members = self.processes()
         self._forced = self._forced or bool(members)
         self._strike(self._victims(members))
@@ -107,7 +107,7 @@ class ProcessTree:
         return members
 
     def members(self, table: Table) -> list[Process]:
-        """What lives in the tree, in one look at all processes."""
+        """Return the tree's living processes from a snapshot."""
         own = set(table.ancestors(os.getpid()))
         counted = cgroup_members(self._guard.cgroups(self._marker))
         roots = [
@@ -123,7 +123,7 @@ class ProcessTree:
         return [found[pid] for pid in sorted(found)]
 
     def _ask(self, members: list[Process]) -> bool:
-        """SIGTERM to all but the wrappers; false if there is nobody yet to ask. What is stopped could not hear it."""
+        """Send SIGTERM to all but the wrappers; false if there is none yet. SIGCONT lets stopped ones receive it."""
         wrappers = self._wrappers(members)
         asked = [process for process in members if process not in wrappers]
         for process in asked:
@@ -131,7 +131,7 @@ class ProcessTree:
         return bool(asked)
 
     def _wrappers(self, members: list[Process]) -> list[Process]:
-        """The chain from the root down to the command."""
+        """Return the chain of processes from the root down to the command."""
         chain: list[Process] = []
         below = [process for process in members if process.pid == self.pid]
         while len(chain) < self._guard.wrappers and len(below) == 1:
@@ -140,7 +140,7 @@ class ProcessTree:
         return chain
 
     async def _wait(self, members: list[Process], seen: set[int], deadline: float) -> list[Process]:
-        """Wait until all of them are gone, or for `deadline`; who lives then."""
+        """Wait until all are gone or until `deadline`; return those that still live."""
         for process in members:
             await gone(process, deadline)
         return await self._look(seen)
@@ -172,7 +172,7 @@ class ProcessTree:
 
 
 def private_bytes(trees: Iterable[ProcessTree]) -> int:
-    """The `memory_bytes` of many trees, for one look at all processes."""
+    """Return the `memory_bytes` of many trees from one snapshot of the process table."""
     table = HOST.look()
     members = {process.pid for tree in trees for process in tree.members(table)}
     return sum(_private_bytes(pid) for pid in members)
@@ -184,8 +184,8 @@ def _private_bytes(pid: int) -> int:
 
 
 async def sweep(owner: str, guard: ProcessGuard | None = None) -> Reaped:
-    """Kill what earlier instances of the service with this `owner_id` left behind, and nothing else.
+    """Kill the process trees of earlier runs of the service with this `owner_id`, and no others.
 
-    To be called before the first spawn, by the one service that holds the data directory.
+    Call it before the first spawn, from the one service that holds the data directory.
     """
     return await ProcessTree(guard or GroupGuard(), None, owner).kill()
