@@ -1,4 +1,4 @@
-"""The server: health for every service it serves, reflection, and what it says of itself."""
+"""The server: health for every service it serves, and what it says of itself."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ from typing import Any
 import grpc
 import pytest
 from agentpb import agent_pb2 as pb
-from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from agent_service.server import running
 from tests.conftest import Service, make_config
-from tests.rpc import ALL
 
 NAME = "agentservice.v1.AgentService"
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -42,22 +39,6 @@ async def test_health_turns_before_the_server_stops(tmp_path: Any) -> None:
         assert (await watch.read()).status == SERVING
     assert (await watch.read()).status == NOT_SERVING
     await channel.close()
-
-
-async def test_reflection_lists_the_services_and_gives_the_contract(service: Service) -> None:
-    stub: Any = reflection_pb2_grpc.ServerReflectionStub(service.channel)
-
-    async def ask(**fields: Any) -> Any:
-        request = reflection_pb2.ServerReflectionRequest(**fields)
-        return await anext(aiter(stub.ServerReflectionInfo(iter([request]))))
-
-    listed = await ask(list_services="")
-    names = {each.name for each in listed.list_services_response.service}
-    assert names == {NAME, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
-    found = await ask(file_containing_symbol=NAME)
-    files = [FileDescriptorProto.FromString(data) for data in found.file_descriptor_response.file_descriptor_proto]
-    methods = [method.name for file in files for served in file.service for method in served.method]
-    assert set(methods) == set(ALL)
 
 
 async def test_the_server_says_what_runs_here(start: Any) -> None:

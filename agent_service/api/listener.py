@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from agent_service.api.chain import MAX_MESSAGE_BYTES, SERVICE, Chain
 from agent_service.api.grpc import MAX_RECEIVED_BYTES, add_to_server
+from agent_service.api.reflection import add_reflection
 from agent_service.errors import CannotServe
 
 MAX_PENDING_CALLS = 20_000
@@ -53,7 +53,7 @@ async def listen(address: str, chain: Chain) -> Listener:
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     for name in ("", SERVICE):
         await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
-    reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    add_reflection(server)
     host, _, port_text = address.rpartition(":")
     try:
         port = server.add_insecure_port(address)

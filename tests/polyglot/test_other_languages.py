@@ -59,18 +59,31 @@ async def test_grpcurl_lists_executes_and_watches_by_reflection(service: Service
 
     services = (await run(grpcurl, "-plaintext", address, "list")).split()
     assert {"agentservice.v1.AgentService", "grpc.health.v1.Health"} <= set(services)
-    assert "rpc WatchSession" in await run(grpcurl, "-plaintext", address, "describe", "agentservice.v1.AgentService")
+    described = await run(grpcurl, "-plaintext", address, "describe", "agentservice.v1.AgentService.Execute")
+    assert "// Starts a session, or gives an existing one its next turn." in described
+    assert "rpc Execute ( .agentservice.v1.ExecuteRequest )" in described
     request = {"prompt": PROMPT, "options": {"allowed_tools": ["Bash"]}}
     (started,) = await call("Execute", request)
-    session_id = started["session_id"]
+    session_id = started["sessionId"]
     responses = await call("WatchSession", {"session_id": session_id})
     events = [event for response in responses for event in response.get("events", ())]
     assert [int(event["sequence"]) for event in events] == list(range(1, len(events) + 1))
     assert {event["type"] for event in events} >= KNOWN
     assert responses[-1]["end"]["reason"] == "WATCH_END_REASON_AT_REST"
-    (status,) = await call("GetStatus", {"session_id": session_id})
+    (status,) = await call("GetStatus", {"sessionId": session_id})
     assert status["state"] == "SESSION_STATE_COMPLETED"
     assert "all done" in status["result"]["result"]
+
+
+async def test_grpcurl_shows_the_details_of_an_error(service: Service, grpcurl: str) -> None:
+    method = "agentservice.v1.AgentService/GetStatus"
+    process = await asyncio.create_subprocess_exec(
+        *(grpcurl, "-plaintext", "-format-error", "-d", '{"sessionId": "nope"}', service.running.address, method),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, complaint = await process.communicate()
+    error = json.loads(complaint)
+    assert [detail["reason"] for detail in error["details"] if "reason" in detail] == ["SESSION_NOT_FOUND"]
 
 
 @pytest.fixture
