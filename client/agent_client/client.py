@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Self, TypeVar, Unpack
 from uuid import uuid4
 
 import grpc
@@ -15,15 +15,20 @@ import grpc.aio
 from agentpb import agent_pb2 as pb
 from agentpb import agent_pb2_grpc
 
-from agent_client import errors, options, retry
+from agent_client import errors, options, retry, whole
 from agent_client.arguments import ExecuteArguments, FilterArguments, Seconds
 from agent_client.channel import ChannelOptions, open_channel
 from agent_client.handle import SessionHandle
 from agent_client.results import RunResult
 from agent_client.watching import SessionWatch
+from agent_client.whole import R
 
 DEFAULT_TARGET = "127.0.0.1:50051"
 DEFAULT_GRACE = 5.0
+# A field of many megabytes may take this many times as long as a call.
+SLOW_READ = 10
+
+T = TypeVar("T")
 
 
 class AgentClient:
@@ -127,10 +132,17 @@ class AgentClient:
         wait_for: str | int | None = None,
         after_sequence: int = 0,
     ) -> pb.GetStatusResponse:
-        """Read a session: state, newest messages, result. With `wait`, not before `wait_for` is true or it is over."""
+        """Read a session: state, newest messages, result. With `wait`, not before `wait_for` is true or it is over.
+
+        The result is whole, however long; messages and prompts may be cut (see `complete`).
+        """
         fields = {"history_limit": history_limit, "wait": wait, "wait_for": wait_for, "after_sequence": after_sequence}
         request = options.build(pb.GetStatusRequest, {"session_id": session_id, **fields})
         response: pb.GetStatusResponse = await self._call("GetStatus", request, extra=_seconds(request.wait))
+        if response.result.truncated_fields:
+            turn = await self.complete(session_id, response.turn)
+            response.result.CopyFrom(turn.result)
+            response.turn.result.CopyFrom(turn.result)
         return response
 
     async def list_sessions(
@@ -169,6 +181,26 @@ class AgentClient:
         )
         async for event in self._pages("ListEvents", request, "events", limit):
             yield event
+
+    async def read_field(
+        self, session_id: str, field: str, *, sequence: int = 0, turn_id: str = "", interaction_id: str = ""
+    ) -> str:
+        """Read the whole of a field that was cut: a text, or anything else as JSON.
+
+        `field` is a path from `truncated_fields`, of the event, the turn or the interaction that is named with it.
+        """
+        request = pb.ReadFieldRequest(session_id=session_id, field=field)
+        if sequence:
+            request.sequence = sequence
+        elif turn_id:
+            request.turn_id = turn_id
+        elif interaction_id:
+            request.interaction_id = interaction_id
+        return bytes(await self._retried(lambda: self._pieces(request))).decode()
+
+    async def complete(self, session_id: str, record: R) -> R:
+        """Return an event, a turn or an interaction with nothing cut in it, however long its texts are."""
+        return await whole.complete(self.read_field, session_id, record)
 
     async def server_info(self) -> pb.GetServerInfoResponse:
         """Tell what runs there: versions, limits, load, model backend."""
@@ -283,12 +315,15 @@ class AgentClient:
     # --- the connection -----------------------------------------------------------------------------------------------
 
     async def _call(self, method: str, request: Any, *, extra: float = 0.0) -> Any:
-        backoff = retry.Backoff(self._patience)
         # One id for all attempts of a call: a retried answer to an interaction is known as the one that won.
         metadata = [*self._metadata, ("agent-request-id", uuid4().hex)]
+        return await self._retried(lambda: self._try(method, request, self.timeout + extra, metadata))
+
+    async def _retried(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        backoff = retry.Backoff(self._patience)
         while True:
             try:
-                return await self._try(method, request, self.timeout + extra, metadata)
+                return await attempt()
             except grpc.aio.AioRpcError as error:
                 delay = retry.delay_after(error, backoff)
                 if delay is None:
@@ -299,6 +334,14 @@ class AgentClient:
         response = await getattr(self._connected(), method)(request, timeout=deadline, metadata=metadata)
         self._patience.answered = True
         return response
+
+    async def _pieces(self, request: pb.ReadFieldRequest) -> bytearray:
+        found = bytearray()
+        deadline = self.timeout * SLOW_READ
+        async for response in self._connected().ReadField(request, timeout=deadline, metadata=self._metadata):
+            self._patience.answered = True
+            found += response.data
+        return found
 
     async def _pages(self, method: str, request: Any, items: str, limit: int | None) -> AsyncIterator[Any]:
         sent = 0

@@ -11,6 +11,7 @@ from agentpb import agent_pb2 as pb
 from agent_client.arguments import ExecuteArguments, Seconds
 from agent_client.results import AT_REST, RunResult
 from agent_client.watching import SessionWatch
+from agent_client.whole import R
 
 if TYPE_CHECKING:
     from agent_client.client import AgentClient
@@ -54,7 +55,7 @@ class SessionHandle:
         )
 
     async def result(self, timeout: float | None = None, *, check: bool = False) -> RunResult:
-        """Wait for the turn to end and return what came of it; TimeoutError leaves the run as it is.
+        """Wait for the turn to end and return what came of it, whole; TimeoutError leaves the run as it is.
 
         Without a turn of its own (`client.session(...)`) the session's last one is meant, once the session is at rest.
         """
@@ -63,6 +64,7 @@ class SessionHandle:
             status = await self.status(history_limit=0)
             if status.state not in AT_REST and status.session.current_turn.turn_id in {"", turn.turn_id}:
                 status = await self.status(history_limit=0, wait=SETTLING)
+            turn = await self.complete(turn)
         result = RunResult(session=status.session, turn=turn)
         return result.check() if check else result
 
@@ -153,6 +155,10 @@ class SessionHandle:
             include_raw=include_raw,
             limit=limit,
         )
+
+    async def complete(self, record: R) -> R:
+        """Return an event, a turn or an interaction of the session with nothing cut in it."""
+        return await self._client.complete(self.session_id, record)
 
     async def _completed_turn(self) -> pb.Turn:
         last = pb.Turn()

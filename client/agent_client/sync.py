@@ -89,6 +89,7 @@ class SyncSessionHandle(_Twin[SessionHandle]):
     allow = _blocking(SessionHandle.allow)
     deny = _blocking(SessionHandle.deny)
     delete = _blocking(SessionHandle.delete)
+    complete = _blocking(SessionHandle.complete)
 
 
 class SyncAgentClient(_Twin[AgentClient]):
@@ -121,6 +122,8 @@ class SyncAgentClient(_Twin[AgentClient]):
     status = _blocking(AgentClient.status)
     list_sessions = _iterating(AgentClient.list_sessions)
     list_events = _iterating(AgentClient.list_events)
+    read_field = _blocking(AgentClient.read_field)
+    complete = _blocking(AgentClient.complete)
     server_info = _blocking(AgentClient.server_info)
     cancel = _blocking(AgentClient.cancel)
     cleanup = _blocking(AgentClient.cleanup)

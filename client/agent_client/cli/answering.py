@@ -49,7 +49,8 @@ async def pending(server: Server = None, as_json: Json = False) -> None:
     async with connect(server) as client:
         async for session in client.list_sessions(phases=["awaiting_permission", "awaiting_input"]):
             for interaction in session.pending_interactions:
-                print_json(interaction) if as_json else _print_pending(session, interaction)
+                whole = await client.complete(session.session_id, interaction)
+                print_json(whole) if as_json else _print_pending(session, whole)
 
 
 @command("approve")
@@ -160,7 +161,7 @@ async def _find(client: AgentClient, session_id: str, interaction_id: str, *, lo
         )
         say(f"agentctl: {what}; see them with: agentctl pending")
         raise typer.Exit(int(Exit.USAGE if pending else Exit.NOT_FOUND))
-    return pending[0]
+    return await client.complete(session_id, pending[0])
 
 
 def _matched(interaction: pb.Interaction, given: list[str]) -> dict[str, str]:

@@ -147,7 +147,8 @@ async def _follow(
 async def _show(handle: SessionHandle, watch: SessionWatch, printer: EventPrinter | None, *, ask_me: bool) -> pb.Turn:
     """Show events; return our turn as it ended, or the last one where none is ours."""
     ended = pb.Turn()
-    async for event in watch:
+    async for shown in watch:
+        event = await handle.complete(shown)
         if handle.turn_id and ended.turn_id == handle.turn_id and event.HasField("turn_started"):
             break
         if printer is None:

@@ -162,7 +162,8 @@ async def export(
             if markdown:
                 file.write(_heading(session))
             async for event in client.list_events(session_id, page_size=1000, include_raw=not markdown):
-                file.write(_markdown(event) if markdown else _json_line(event))
+                whole = await client.complete(session_id, event)
+                file.write(_markdown(whole) if markdown else _json_line(whole))
 
 
 def receipt(response: pb.CancelResponse) -> str:
