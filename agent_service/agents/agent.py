@@ -1,8 +1,8 @@
-"""Agent: one CLI process behind the Claude Agent SDK, from its start to the proof that its whole tree is dead.
+"""Agent: one CLI process behind the Claude Agent SDK, from its start to the proof that its process tree is dead.
 
-The seam to the SDK. One permanent reader takes every frame as it comes (the SDK's buffer also carries control traffic:
-who stops reading can no longer interrupt) and hands it to the session the agent serves. Nobody who may be cancelled
-owns an agent's end.
+The seam to the SDK. One permanent reader takes every frame and hands it to the session: the SDK's buffer of 100
+messages also carries control traffic, so an interrupt is not answered while nothing reads. A task of its own, which is
+never cancelled, ends the process.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ CONTROL_TIMEOUT = 10.0
 
 @dataclass(frozen=True)
 class Answer:
-    """What the agent is told when it asks: yes with this input and these rules, or no with this text."""
+    """The answer to the agent's permission request: allowed with an input and rules, or denied with a text."""
 
     allowed: bool
     updated_input: dict[str, Any] | None = None
@@ -56,25 +56,25 @@ class Answer:
 
 
 class Sink(Protocol):
-    """Who an agent reports to."""
+    """The receiver of an agent's reports."""
 
     async def on_frame(self, frame: dict[str, Any]) -> None:
-        """Take one frame of the CLI's output; while this waits, the agent waits."""
+        """Take one frame of the CLI's output. The next frame is read after this returns."""
 
     def on_stderr(self, line: str) -> None:
         """Take one line of the CLI's stderr."""
 
     def on_exit(self, failure: AgentFailed) -> None:
-        """Learn that the agent's output has ended."""
+        """Take note that the agent's output has ended."""
 
     async def on_permission(self, tool: str, tool_input: dict[str, Any], context: PermissionContext) -> Answer:
-        """Decide whether a tool may be used; may take for ever."""
+        """Decide whether a tool may be used. There is no time limit."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class AgentSpec:
-    """What an agent is started with. `key` is equal for specs that one connected agent can serve alike."""
+    """The start parameters of an agent. One connected agent can serve all specs of equal `key`."""
 
     options: ClaudeAgentOptions
     environment: Mapping[str, str]
@@ -87,7 +87,7 @@ class AgentSpec:
 
 @dataclass(frozen=True)
 class Ended:
-    """How an agent's process tree came to its end."""
+    """How an agent's process tree ended."""
 
     process_ids: tuple[int, ...]
     terminated: bool
@@ -95,7 +95,7 @@ class Ended:
 
 
 class Agent:
-    """One connected, or connecting, CLI. Serves one session in its life."""
+    """One connected or connecting CLI. It serves one session in its life."""
 
     def __init__(
         self, spec: AgentSpec, *, guard: ProcessGuard, start_slots: asyncio.Semaphore, start_timeout: float
@@ -130,12 +130,12 @@ class Agent:
 
     @property
     def alive(self) -> bool:
-        """Whether it is connected and nobody has begun to end it."""
+        """Whether the agent is connected and its end has not begun."""
         return self._reader is not None and not self._reader.done() and self._end is None
 
     @property
     def tree(self) -> ProcessTree | None:
-        """Its processes, once there are any."""
+        """Its process tree; None before the start."""
         return self._transport.tree
 
     @property
@@ -144,7 +144,7 @@ class Agent:
         return self._transport.tree is not None
 
     def process_ids(self) -> set[int]:
-        """What lives of its process tree now, by the host's ids."""
+        """The living processes of its tree, by the host's ids."""
         tree = self._transport.tree
         return {process.pid for process in tree.processes()} if tree is not None else set()
 
@@ -154,13 +154,13 @@ class Agent:
         return "\n".join(self._stderr)
 
     def attach(self, sink: Sink) -> None:
-        """Report to `sink` from now on. An agent that has ended already says so at once."""
+        """Report to `sink` from now on. An agent that has ended already reports that at once."""
         self._sink = sink
         if self._failure is not None:
             sink.on_exit(self._failure)
 
     def detach(self) -> None:
-        """Report to nobody any more."""
+        """Stop reporting."""
         self._sink = None
 
     async def connect(self) -> None:
@@ -202,7 +202,7 @@ class Agent:
         return classify(error, stderr_tail=self.stderr_tail)
 
     async def _read(self) -> None:
-        """Hand every frame to the session until the output ends; then say so."""
+        """Hand every frame to the sink until the output ends; then report the end."""
         try:
             async for frame in self._client._query.receive_messages():  # type: ignore[union-attr]
                 if self._sink is not None:
@@ -249,36 +249,36 @@ class Agent:
             raise self._failure or self._start_failure(error) from error
 
     async def interrupt(self, *, cancel_queued: bool) -> frozenset[str]:
-        """Ask it to stop its turn; the uuids of prompts it had not begun with and now forgets: no result comes of them.
+        """Ask the agent to stop its turn. Returns the uuids of queued prompts that it dropped.
 
-        Never raises: an agent that cannot be asked is killed later.
+        Never raises: an agent that does not answer is killed later.
         """
         answer = await self._answer({"subtype": "interrupt", "cancel_queued": cancel_queued})
         return frozenset((answer or {}).get("cancelled") or ())
 
     async def set_model(self, model: str | None) -> bool:
-        """Use another model from the next turn on; whether it acknowledged."""
+        """Use another model from the next turn on. Returns whether the agent acknowledged."""
         self.model = model
         return await self._control({"subtype": "set_model", "model": model})
 
     async def set_permission_mode(self, mode: str) -> bool:
-        """Use another permission mode; whether it acknowledged."""
+        """Use another permission mode. Returns whether the agent acknowledged."""
         self.permission_mode = mode  # type: ignore[assignment]
         return await self._control({"subtype": "set_permission_mode", "mode": mode})
 
     async def rehearse(self) -> None:
-        """Do a part of the first prompt's work beforehand: to say how full its context is, it puts one together."""
+        """Assemble the context in advance by `get_context_usage`: the first prompt then takes 116 ms, not 167."""
         await self._control({"subtype": "get_context_usage"})
 
     async def answers(self) -> bool:
-        """Whether it still answers; takes a millisecond or two."""
+        """Return whether the agent still answers; takes 1 to 2 ms."""
         return await self._control({"subtype": "mcp_status"})
 
     async def _control(self, request: dict[str, Any]) -> bool:
         return await self._answer(request) is not None
 
     async def _answer(self, request: dict[str, Any]) -> dict[str, Any] | None:
-        """The answer to a control request; None when it was not acknowledged."""
+        """Return the answer to a control request; None when it was not acknowledged."""
         query = self._client._query
         if query is None or not self.alive:
             return None
@@ -289,11 +289,10 @@ class Agent:
             return None
 
     def end(self, *, patience: float, term_grace: float) -> asyncio.Task[Ended]:
-        """End the process tree, once, and prove it dead.
+        """End the process tree, and return the proof that it is dead.
 
-        Close stdin, wait `patience` s, SIGTERM, wait `term_grace` s, SIGKILL. The task runs on its own, so that nobody
-        who is cancelled can leave a process behind. A later call with less patience does not wait for an earlier one:
-        it kills at once.
+        Close stdin, wait `patience` seconds, SIGTERM, wait `term_grace` seconds, SIGKILL. It runs in a task of its own, so
+        that a cancelled caller leaves no process behind. A later call with less patience kills at once.
         """
         self._stopped.set()
         if self._end is None:
@@ -326,7 +325,7 @@ class Agent:
         )
 
     async def _start_over(self) -> None:
-        """Wait until a start under way has been given up, and shows the process it made."""
+        """Wait until a running start has been given up, so that its process is known."""
         if self._started is not None:
             await asyncio.wait([self._started])
         await self._transport.settled()

@@ -1,4 +1,4 @@
-"""Failures: why an agent did not start or ended by itself, in our words: SDK exceptions and exit codes stop here."""
+"""Failures: SDK exceptions and exit codes as reasons of SessionError."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class AgentFailed(Exception):
     """An agent did not start, or ended by itself: `reason` as in SessionError.reason, and what its process said."""
 
     def __init__(self, reason: str, message: str, *, retryable: bool = False, stderr_tail: str = "") -> None:
-        """Keep what the session's error will tell."""
+        """Keep the parts of the session's error."""
         super().__init__(message)
         self.reason = reason
         self.message = message
@@ -20,7 +20,7 @@ class AgentFailed(Exception):
 
 
 def classify(error: BaseException, *, stderr_tail: str) -> AgentFailed:
-    """Say in our words why an agent did not start, or ended."""
+    """Return the reason why an agent did not start, or ended by itself."""
     text = str(error)
     if isinstance(error, ResultError) and "No conversation found" in text:
         return AgentFailed(
@@ -44,7 +44,7 @@ def classify(error: BaseException, *, stderr_tail: str) -> AgentFailed:
 
 
 def _died_by_signal(exit_code: int | None) -> bool:
-    """Asyncio reports signal n as -n, process guards as 128+n; what is above that is an exit code again."""
+    """Asyncio reports signal n as -n, process guards as 128+n; greater numbers are exit codes."""
     return exit_code is not None and (exit_code < 0 or 128 < exit_code < 128 + signal.NSIG)
 
 

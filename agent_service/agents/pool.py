@@ -1,6 +1,6 @@
-"""AgentPool: where agents come from, warm or cold, and where they end. It makes their environment and owns their ends.
+"""AgentPool: starts agents, warm or cold, makes their environment, and ends every agent that it started.
 
-Agents that wait for a session are kept by warm.py; sessions that keep their process between turns are bounded here.
+warm.py keeps the agents without a session; the pool bounds how many sessions at rest keep their process.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ MEMORY_SAMPLE = 1.0
 
 
 class Resume(NamedTuple):
-    """Which conversation an agent continues: the SDK's id, whether as a fork of its own, and up to which message."""
+    """The conversation that an agent continues: the SDK's id, whether as a fork, and up to which message."""
 
     agent_session_id: str
     fork: bool = False
@@ -63,7 +63,7 @@ class Resume(NamedTuple):
 
 
 class AgentPool:
-    """Where sessions get their agents. Whatever becomes of a session, the pool ends what it started."""
+    """Starts agents for sessions and ends them, whatever becomes of the session."""
 
     def __init__(
         self,
@@ -80,8 +80,8 @@ class AgentPool:
     ) -> None:
         """Start at most `spawn_limit` agents at a moment, in process trees whose marker begins with `marker`.
 
-        Their CLI sees `environment` and what each session adds, nothing else. Up to `warm_agents` are kept connected
-        for sessions to come; at most `max_idle` sessions at rest keep their process, without bound when it is 0.
+        Their CLI gets `environment` and each session's own variables, nothing else. Up to `warm_agents` agents are kept
+        connected for new sessions; at most `max_idle` sessions at rest keep their process, 0 for no limit.
         """
         self._guard = guard
         self._workspaces = workspaces
@@ -110,7 +110,7 @@ class AgentPool:
         self._tick: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Self:
-        """Clear away what earlier runs left, and begin to keep agents warm."""
+        """End the processes that earlier runs left, and begin to keep agents warm."""
         await asyncio.to_thread(self._workspaces.clear)
         self._warm.open()
         self._look_after()
@@ -133,7 +133,7 @@ class AgentPool:
     # -------------------------------------------------------------------------------------------------- what is started
 
     def spec(self, session: pb.Session, options: pb.AgentOptions, resume: Resume | None) -> AgentSpec:
-        """What an agent for this session and options is started with. Writes files; call it off the loop's hot path."""
+        """Return the start parameters of an agent for this session. Writes files; call it off the loop's hot path."""
         cwd = self._workspaces.make_cwd(session)
         sdk = translate.to_sdk(
             options,
@@ -163,9 +163,9 @@ class AgentPool:
 
     @staticmethod
     def key(options: pb.AgentOptions) -> str:
-        """Equal for options that one connected agent can serve one after the other.
+        """Return a key that is equal for options which one connected agent can serve in turn.
 
-        Model and permission mode can be changed.
+        Model and permission mode are not part of it: a connected agent can change them.
         """
         fixed = pb.AgentOptions()
         fixed.CopyFrom(options)
@@ -199,41 +199,41 @@ class AgentPool:
         return {**environment, **options.env}
 
     def cwd(self, session: pb.Session) -> str:
-        """The directory the session's agent works in; empty until the session has one."""
+        """Return the working directory of the session's agent; empty until the session has one."""
         known = session.options.cwd or session.agent_session_id
         return str(self._workspaces.cwd(session)) if known else ""
 
     def transcript(self, session: pb.Session) -> Path | None:
-        """The file of the session's conversation; None when there is none that could be continued."""
+        """Return the transcript file of the session's conversation; None without one to continue."""
         return self._workspaces.transcript(session)
 
     def transcript_to_fork(self, session: pb.Session, agent_session_id: str) -> Path | None:
-        """The file of the conversation that the session begins with; None when it is gone."""
+        """Return the transcript file of the conversation that the session was forked from; None when it is gone."""
         return self._workspaces.find_transcript(session.owner, agent_session_id)
 
     # ------------------------------------------------------------------------------------------------------- cold, warm
 
     def claim(self, spec: AgentSpec) -> Agent:
-        """An agent for `spec`; the caller connects it."""
+        """Return an agent for `spec`; the caller connects it."""
         agent = Agent(spec, guard=self._guard, start_slots=self._start_slots, start_timeout=self._start_timeout)
         self._agents.add(agent)
         return agent
 
     def started(self, how: Literal["warm", "cold"], seconds: float) -> None:
-        """Remember how long a turn waited for its agent."""
+        """Record how long a turn waited for its agent, in seconds."""
         self._warm.turn_begins()
         self._starts[how] += 1
         self._start_times[how].append(seconds)
 
     def expect(self, options: pb.AgentOptions, owner: str) -> None:
-        """Be prepared for a session with these options; what is really asked for counts more."""
+        """Prepare for a session with these options; real requests weigh more."""
         if (profile := self._profile(options, owner)) is not None:
             self._warm.expect(profile, EXPECTED)
 
     def reserve(self, options: pb.AgentOptions, owner: str) -> str:
-        """The agent_session_id of a new session: that of a warm agent, if there is one for it; see `take`.
+        """Return the agent_session_id of a new session: a warm agent's, if one fits; see `take`.
 
-        Whoever asks for one is expected to come again.
+        Each call counts as demand.
         """
         profile = self._profile(options, owner)
         warm = self._warm.take(profile) if profile is not None else None
@@ -247,17 +247,17 @@ class AgentPool:
         return warm.agent_session_id
 
     def take(self, agent_session_id: str) -> WarmAgent | None:
-        """The warm agent reserved under this id, for good; the caller waits until it is connected, and ends it."""
+        """Take the warm agent reserved under this id; the caller waits until it is connected, and ends it."""
         return self._reserved.pop(agent_session_id, None)
 
     def _give_up(self, agent_session_id: str) -> None:
-        """End an agent whose session did not come for it. Its directory is the session's."""
+        """End a reserved agent that its session did not take. Its directory stays the session's."""
         if (warm := self.take(agent_session_id)) is not None:
             self._retired += 1
             self.end(warm.agent, patience=0)
 
     def _profile(self, options: pb.AgentOptions, owner: str) -> Profile | None:
-        """What an agent for these options must have been started with; None when none should wait for them."""
+        """Return the profile of an agent for these options; None when no agent should be kept warm for them."""
         if _is_perishable(options):
             return None
         # A connected agent can be told another model or mode, but not to return to what it would have chosen itself.
@@ -267,7 +267,7 @@ class AgentPool:
         return Profile(owner, named + self.key(options), fixed)
 
     async def _make(self, profile: Profile) -> Agent:
-        """Prepare an agent that no session has yet."""
+        """Prepare an agent without a session."""
         session = pb.Session(agent_session_id=str(uuid4()), owner=profile.owner, options=profile.options)
         spec = await asyncio.to_thread(self._unclaimed_spec, session)
         return self.claim(spec)
@@ -281,7 +281,7 @@ class AgentPool:
             raise
 
     def _end_unused(self, agent: Agent) -> None:
-        """End an agent that no session has had, and remove what was made for it."""
+        """End an unused agent and remove its directories."""
         agent_session_id = agent.spec.options.session_id
         assert agent_session_id is not None
         # With its input closed it ends by itself and quietly, as fast as by a signal.
@@ -289,7 +289,7 @@ class AgentPool:
         ended.add_done_callback(lambda _: self._workspaces.forget(agent_session_id))
 
     def _made_with(self, profile: Profile) -> object:
-        """What an agent reads at its start and nobody tells it: the CLI itself, and credentials that lie in files."""
+        """Fingerprint what an agent reads at its start besides its parameters: the CLI, credentials in files."""
         config = self._workspaces.config_dir(profile.owner)
         named = [self._environment[name] for name in CREDENTIAL_FILES if name in self._environment]
         files: list[str | Path] = [_cli(), config / ".credentials.json", config / "settings.json", *named]
@@ -298,12 +298,12 @@ class AgentPool:
     # ------------------------------------------------------------------------------------------- sessions between turns
 
     def rests(self, cool_down: Callable[[], None]) -> None:
-        """Let a session keep its process for its next turn; `cool_down` is called if that asks too much of the host."""
+        """Let a session keep its process for its next turn; `cool_down` is called when the host needs the memory."""
         self._resting[cool_down] = None
         asyncio.get_running_loop().call_soon(self._relieve)
 
     def stirs(self, cool_down: Callable[[], None]) -> None:
-        """Take note that the session is at work again, or has given up its process."""
+        """Record that the session is at work again, or has given up its process."""
         self._resting.pop(cool_down, None)
 
     def _look_after(self) -> None:
@@ -311,7 +311,7 @@ class AgentPool:
         self._tick = asyncio.get_running_loop().call_later(RELIEF_INTERVAL, self._look_after)
 
     def _relieve(self) -> None:
-        """Let those that rest longest go, while there are too many; one, while memory is short."""
+        """Release the processes that rest longest while there are too many; one at a time while memory is short."""
         surplus = len(self._resting) - self._max_idle if self._max_idle else 0
         if self._resting and surplus <= 0 and memory().short:
             surplus = 1
@@ -324,7 +324,7 @@ class AgentPool:
     def end(
         self, agent: Agent, *, patience: float = CLOSE_PATIENCE, term_grace: float = TERM_GRACE
     ) -> asyncio.Task[Ended]:
-        """End an agent in a task of the pool's own; it is done when the whole tree is dead."""
+        """End an agent in a task of the pool's own; the task is done when the whole tree is dead."""
         self._agents.discard(agent)
         task = agent.end(patience=patience, term_grace=term_grace)
         if task not in self._ends:
@@ -333,7 +333,7 @@ class AgentPool:
         return task
 
     def statistics(self) -> pb.PoolStatistics:
-        """How agents were started so far, and what they take."""
+        """Return how agents were started so far, and their memory."""
         figures = pb.PoolStatistics(
             warm_starts=self._starts["warm"],
             cold_starts=self._starts["cold"],
@@ -346,14 +346,14 @@ class AgentPool:
         return figures
 
     def waiting(self, options: pb.AgentOptions | None = None, owner: str = "") -> int:
-        """How many connected agents no session has yet: for sessions with these options, or in all."""
+        """Return the number of connected agents without a session: for these options, or in all."""
         if options is None:
             return self._warm.ready()
         profile = self._profile(options, owner)
         return self._warm.ready(profile) if profile is not None else 0
 
     def _resident_bytes(self) -> int:
-        """Walks through all processes of the host, so it does that once a second at most."""
+        """Reads all processes of the host, therefore at most once a second."""
         sampled, size = self._memory
         if time.monotonic() - sampled > MEMORY_SAMPLE:
             size = private_bytes([agent.tree for agent in self._agents if agent.tree is not None])
@@ -367,7 +367,7 @@ def _cli() -> str:
 
 
 def _is_perishable(options: pb.AgentOptions) -> bool:
-    """Whether an agent reads at its start what may soon be otherwise: settings, plugins, the state of a repository."""
+    """Return whether an agent reads at its start what may change soon: settings, plugins, the state of a repository."""
     if options.setting_sources or options.plugins or options.resume_at_message_uuid:
         return True
     cwd = Path(options.cwd) if options.cwd else None

@@ -1,8 +1,8 @@
 """ProcessTransport: the pipe to one CLI process, spawned under the process guard with a clean environment.
 
-It stands behind the SDK's public Transport class. The SDK's own transport hands the CLI this process's whole
-environment, waits five seconds when it closes, and can leave the process behind when it is cancelled twice; here the
-owner of the process decides when it dies (see processes.py), and closing the transport only closes pipes.
+It implements the SDK's public Transport class. The SDK's own transport gives the CLI this process's whole environment,
+waits five seconds in close, and can leak the process when it is cancelled twice. Here the owner of the process ends it
+(processes/tree.py), and close only closes pipes.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ class ProcessTransport(Transport):
         return self._process.returncode if self._process else None
 
     async def connect(self) -> None:
-        """Start the process. Raises OSError when the host cannot. A cancel does not stop the start: see `settled`."""
+        """Start the process. Raises OSError when the host cannot. A cancelled start goes on: see `settled`."""
         self._spawning = asyncio.create_task(self._spawn(), name=f"spawn {self._marker}")
         await asyncio.shield(self._spawning)
 
     async def settled(self) -> None:
-        """Wait until a start under way has given a process, or has failed."""
+        """Wait until a running start has made a process or has failed."""
         if self._spawning is not None:
             await asyncio.wait([self._spawning])
 
@@ -81,7 +81,7 @@ class ProcessTransport(Transport):
         self._stderr_task = asyncio.create_task(self._read_stderr(), name=f"stderr of {self._process.pid}")
 
     async def wait(self) -> int:
-        """Wait for the process to exit; its exit code."""
+        """Wait for the process to exit, and return its exit code."""
         assert self._process is not None
         return await self._process.wait()
 
@@ -95,7 +95,7 @@ class ProcessTransport(Transport):
             await stdin.drain()
 
     async def read_messages(self) -> AsyncIterator[dict[str, Any]]:
-        """Yield each frame. Raises ProcessError when it ends and nobody closed it, lest a request wait for ever."""
+        """Yield each frame. Raises ProcessError at an unexpected end, so that no request waits for ever."""
         assert self._process is not None
         assert self._process.stdout is not None
         while line := await self._process.stdout.readline():
@@ -120,7 +120,7 @@ class ProcessTransport(Transport):
             self._process.stdin.close()
 
     async def close(self) -> None:
-        """Close the pipes. The process itself is the owner's to end."""
+        """Close the pipes. The owner ends the process."""
         await self.end_input()
         if self._stderr_task:
             self._stderr_task.cancel()

@@ -1,8 +1,8 @@
-"""WarmAgents: agents connected before anybody asks for them. Each is given away once, to one session, and dies with it.
+"""WarmAgents: agents connected before a session asks for them. Each serves one session and ends with it.
 
-A warm agent has an id and a directory of its own, which the session that gets it takes over; nobody's prompt, files or
-rules have been near it. One task keeps them: it starts what is in demand, one at a time and only while nobody waits for
-a start, and retires what is too old, dead, no longer wanted, or started with what has changed since.
+A warm agent has an id and a directory of its own, which its session takes over; it has had no prompt, files or rules
+of any caller. One task starts agents by demand, one at a time and only while no turn waits for a start. It retires
+agents that are too old, dead, no longer in demand, or started before a change of the CLI or of credentials.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MAX_BACKOFF = 300.0
 
 @dataclass(eq=False)
 class WarmAgent:
-    """An agent that waits for its session."""
+    """An agent without a session."""
 
     profile: Profile
     agent: Agent
@@ -54,19 +54,19 @@ class WarmAgent:
 
     @property
     def agent_session_id(self) -> str:
-        """The id of its conversation, which is still empty."""
+        """The id of its conversation, which is empty."""
         session_id = self.agent.spec.options.session_id
         assert session_id is not None
         return session_id
 
     @property
     def usable(self) -> bool:
-        """Whether it is connected, or about to be."""
+        """Whether the agent is connected or connecting."""
         return self.agent.alive if self.connected.done() else True
 
 
 class WarmAgents:
-    """The agents that wait, and the task that keeps them."""
+    """The agents without a session, and the task that keeps them."""
 
     def __init__(
         self,
@@ -80,8 +80,8 @@ class WarmAgents:
     ) -> None:
         """Keep at most `places` agents.
 
-        `make` prepares one and `end` ends it; `made_with` is equal as long as an agent would be started alike;
-        `may_start` is false while somebody waits for a start.
+        `make` prepares an agent and `end` ends it. `made_with` changes when an agent would be started differently.
+        `may_start` is false while a turn waits for a start.
         """
         self._places = places
         self._make = make
@@ -100,39 +100,39 @@ class WarmAgents:
         self.retired = 0
 
     def __len__(self) -> int:
-        """How many wait, or are being started."""
+        """The number of agents kept, connecting ones included."""
         return len(self._waiting)
 
     def ready(self, profile: Profile | None = None) -> int:
-        """How many are connected and could be given away: of one profile, or in all."""
+        """Return the number of connected agents: of one profile, or in all."""
         fitting = [warm for warm in self._waiting if profile is None or warm.profile == profile]
         return sum(warm.connected.done() and warm.usable for warm in fitting)
 
     def open(self) -> None:
-        """Begin to keep them."""
+        """Start the task."""
         if self._places:
             self._task = asyncio.create_task(self._keep(), name="warm agents")
 
     def stop(self) -> list[Agent]:
-        """Start no more; those that wait are the caller's to end."""
+        """Start no more agents; the caller ends those that are kept."""
         self._closed = True
         self._wake.set()
         waiting, self._waiting = self._waiting, []
         return [warm.agent for warm in waiting]
 
     async def stopped(self) -> None:
-        """Wait until nothing is started any more."""
+        """Wait until no start is running."""
         if self._task is not None:
             await asyncio.wait([self._task])
 
     def expect(self, profile: Profile, weight: float = 1.0) -> None:
-        """Take note that agents of this profile are asked for."""
+        """Count demand for this profile."""
         if self._places:
             self._demand.note(profile, time.monotonic(), weight)
             self._wake.set()
 
     def take(self, profile: Profile) -> WarmAgent | None:
-        """Give one away, for good: a connected one, or else the one that is furthest on its way."""
+        """Hand over an agent: a connected one, or the one that has been connecting longest."""
         made_with = self._made_with(profile)
         fitting = [
             warm for warm in self._waiting if warm.profile == profile and warm.usable and warm.made_with == made_with
@@ -147,12 +147,12 @@ class WarmAgents:
         return taken
 
     def turn_begins(self) -> None:
-        """Take note that a turn begins, on whatever agent."""
+        """Record that a turn begins, on any agent."""
         self._turn_began = time.monotonic()
 
     @staticmethod
     async def _prove(taken: WarmAgent) -> bool:
-        """Whether it serves: one that died a moment ago looks alive until asked; meanwhile the turn is written."""
+        """Return whether the agent answers: one that died a moment ago looks alive until asked."""
         if not taken.connected.done():
             return await taken.connected
         return await taken.agent.answers()
@@ -177,14 +177,14 @@ class WarmAgents:
                 await asyncio.wait_for(self._pause_or_wake(pause), pause)
 
     async def _pause_or_wake(self, pause: float) -> None:
-        """A short pause is a pause; a long one ends when there is something to look at."""
+        """Pause; a long pause ends early when there is something to do."""
         if pause >= CHECK_INTERVAL:
             await self._wake.wait()
         else:
             await asyncio.sleep(pause)
 
     def _wanted(self) -> Profile | None:
-        """A profile that has fewer agents than its share; for it, one that has too many gives up one of its own."""
+        """Return a profile with fewer agents than its share; a profile with too many gives one up for it."""
         now = time.monotonic()
         weights = self._demand.weights(now)
         wanted = shares(weights, self._places)
@@ -197,7 +197,7 @@ class WarmAgents:
         return None
 
     def _make_room(self, wanted: Counter[Profile], weights: dict[Profile, float], profile: Profile) -> bool:
-        """Retire one that is wanted clearly less: places must not change hands at every request."""
+        """Retire an agent of clearly less demand: places must not change with every request."""
         kept = Counter(warm.profile for warm in self._waiting)
         surplus = [warm for warm in self._waiting if kept[warm.profile] > wanted[warm.profile]]
         if not surplus:
@@ -212,7 +212,7 @@ class WarmAgents:
         return True
 
     async def _start(self, profile: Profile) -> float:
-        """Start one, unless it would be in somebody's way; how long to pause then."""
+        """Start one unless a turn waits for a start. Returns the pause after it, in seconds."""
         now = time.monotonic()
         if now < min(self._turn_began + QUIET, self._wanted_since + PATIENCE):
             return QUIET / 10
@@ -235,7 +235,7 @@ class WarmAgents:
         return 0.0
 
     async def _connect(self, warm: WarmAgent) -> None:
-        """Connect it, and let it do beforehand what it would do at its first prompt."""
+        """Connect the agent, and have it do part of its first prompt's work in advance."""
         try:
             await warm.agent.connect()
         except AgentFailed as failure:
@@ -260,7 +260,7 @@ class WarmAgents:
         return self._failures.get(profile, (0, now))[1] > now
 
     def _retire(self) -> None:
-        """Give up what nobody should get any more."""
+        """Retire the agents that no session should get."""
         now = time.monotonic()
         for warm in list(self._waiting):
             if not warm.connected.done():
@@ -281,21 +281,21 @@ class WarmAgents:
 
 
 class _Unattended:
-    """Who an agent reports to while it waits: nobody, but for its end."""
+    """The sink of an agent without a session: acts on its end only."""
 
     def __init__(self, on_exit: Callable[[], None]) -> None:
         self._on_exit = on_exit
 
     async def on_frame(self, frame: dict[str, Any]) -> None:
-        """Nothing it says before its first prompt is of a conversation."""
+        """Ignore the frame: before the first prompt none belongs to a conversation."""
 
     def on_stderr(self, line: str) -> None:
-        """The agent keeps its last lines itself."""
+        """Ignore the line: the agent keeps its last lines."""
 
     def on_exit(self, failure: AgentFailed) -> None:
-        """Have it replaced."""
+        """Have the agent replaced."""
         self._on_exit()
 
     async def on_permission(self, tool: str, tool_input: dict[str, Any], context: Any) -> Answer:
-        """Nothing runs before the first prompt, so nothing may."""
+        """Deny: no tool runs before the first prompt."""
         return Answer(allowed=False, message="no session is there to be asked")

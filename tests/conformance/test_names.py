@@ -1,8 +1,7 @@
 """Names of the contract, seen by the generators of other languages: none is a macro, a keyword or a clash there.
 
-Sources: macros of C's standard headers, which break protoc's C++ output; protobuf's C# generator, which appends an
-underscore to the message's own name, to "Types" and to "Descriptor"; Python's keywords, as which a field is reachable by
-getattr only.
+Macros of C's standard headers break protoc's C++ output. The C# generator appends an underscore to the message's own
+name, to "Types" and to "Descriptor". A field that is a keyword of Python is reachable by getattr only.
 """
 
 from __future__ import annotations
