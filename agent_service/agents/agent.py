@@ -291,8 +291,8 @@ class Agent:
     def end(self, *, patience: float, term_grace: float) -> asyncio.Task[Ended]:
         """End the process tree, and return the proof that it is dead.
 
-        Close stdin, wait `patience` seconds, SIGTERM, wait `term_grace` seconds, SIGKILL. It runs in a task of its own, so
-        that a cancelled caller leaves no process behind. A later call with less patience kills at once.
+        Close stdin, wait `patience` seconds, SIGTERM, wait `term_grace` seconds, SIGKILL. The end runs in a task of its
+        own, so that a cancelled caller leaves no process behind. A later call with less patience kills at once.
         """
         self._stopped.set()
         if self._end is None:
