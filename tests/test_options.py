@@ -35,7 +35,7 @@ FULL = f"""
     effort: EFFORT_HIGH output_schema_json: '{{"type":"object"}}' cwd: "{HERE}" add_dirs: "{HERE}"
     env {{ key: "A" value: "b" }}
     mcp_servers {{ key: "x" value {{ stdio {{ command: "c" args: "-v" env {{ key: "K" value: "v" }} }} }} }}
-    strict_mcp_config: false skills: "s" setting_sources: SETTING_SOURCE_USER settings_json: '{{"a":1}}'
+    strict_mcp_config: false skills: "s" setting_sources: SETTING_SOURCE_USER settings_json: '{{"model":"m"}}'
     agents {{ key: "helper" value {{
         description: "d" prompt: "p" tools: "Read" disallowed_tools: "Bash" model: "haiku" skills: "s"
         memory: SETTING_SOURCE_LOCAL mcp_servers: "x" initial_prompt: "i" max_turns: 2 background: true
@@ -51,12 +51,14 @@ FULL = f"""
     forward_subagent_text: true enable_file_checkpointing: true
     resume_at_message_uuid: "11111111-2222-3333-4444-555555555555"
     extra_args {{ key: "debug" value: "" }} client_app: "app/1" verbatim_prompts: true
+    file_mentions: true
     interactions {{ permissions: true questions: false timeout {{ seconds: 5 }} on_timeout: ON_TIMEOUT_INTERRUPT }}
 """
 """Every option there is, each with an acceptable value."""
 
 WITHOUT_EFFECT = {
     "resume_at_message_uuid": "the pool sets it together with resume",
+    "file_mentions": "the pool gives the agent a variable",
     "cwd": "the workspace decides between it and a directory of the session's own, and gives the outcome",
 }
 """Fields of AgentOptions that to_sdk does not read, with the reason."""
@@ -89,7 +91,8 @@ def read(translated: ClaudeAgentOptions) -> dict[str, Any]:
 
 
 def violations(given: pb.AgentOptions) -> dict[str, str]:
-    return {violation.field: violation.description for violation in options.check(given)}
+    found = options.check(given) or options.check_directories(given)
+    return {violation.field: violation.description for violation in found}
 
 
 # --------------------------------------------------------------------------------------------------- nothing forgotten
@@ -371,6 +374,60 @@ BAD: list[tuple[str, str, str]] = [
     ('env { key: "" value: "" }', 'env[""]', "letters"),
     ('env { key: "A" value: "a\\000b" }', 'env["A"]', "NUL"),
     ('env { key: "CLAUDE_CONFIG_DIR" value: "/" }', 'env["CLAUDE_CONFIG_DIR"]', "service's own"),
+    ('env { key: "NODE_OPTIONS" value: "--require /x.js" }', 'env["NODE_OPTIONS"]', "runtime"),
+    ('env { key: "BUN_OPTIONS" value: "x" }', 'env["BUN_OPTIONS"]', "runtime"),
+    ('env { key: "LD_PRELOAD" value: "/x.so" }', 'env["LD_PRELOAD"]', "loads"),
+    ('env { key: "BASH_ENV" value: "/x" }', 'env["BASH_ENV"]', "shell"),
+    ('env { key: "ANTHROPIC_BASE_URL" value: "http://x" }', 'env["ANTHROPIC_BASE_URL"]', "operator"),
+    ('env { key: "https_proxy" value: "http://x" }', 'env["https_proxy"]', "operator"),
+    ('env { key: "OTEL_EXPORTER" value: "x" }', 'env["OTEL_EXPORTER"]', "operator"),
+    ('env { key: "HOME" value: "/" }', 'env["HOME"]', "service's own"),
+    ('env { key: "IS_SANDBOX" value: "1" }', 'env["IS_SANDBOX"]', "service's own"),
+    ('env { key: "AGENT_SERVICE_MARKER" value: "x" }', 'env["AGENT_SERVICE_MARKER"]', "service's own"),
+    (
+        'env { key: "CLAUDE_CODE_DISABLE_FILE_MENTIONS" value: "0" }',
+        'env["CLAUDE_CODE_DISABLE_FILE_MENTIONS"]',
+        "file_mentions",
+    ),
+    ('env { key: "__proto__" value: "x" }', 'env["__proto__"]', "drop"),
+    (
+        'mcp_servers { key: "x" value { stdio { command: "c" env { key: "AGENT_SERVICE_MARKER" value: "" } } } }',
+        'mcp_servers["x"].stdio.env["AGENT_SERVICE_MARKER"]',
+        "service's own",
+    ),
+    (
+        'mcp_servers { key: "x" value { http { url: "http://a" headers { key: "__proto__" value: "" } } } }',
+        'mcp_servers["x"].http.headers["__proto__"]',
+        "drop",
+    ),
+    ('mcp_servers { key: "__proto__" value { stdio { command: "c" } } }', 'mcp_servers["__proto__"]', "drop"),
+    (
+        'mcp_servers { key: "__defineGetter__" value { stdio { command: "c" } } }',
+        'mcp_servers["__defineGetter__"]',
+        "drop",
+    ),
+    ('mcp_servers { key: "workspace" value { stdio { command: "c" } } }', 'mcp_servers["workspace"]', "another name"),
+    (
+        'mcp_servers { key: "claude-in-chrome" value { stdio { command: "c" } } }',
+        'mcp_servers["claude-in-chrome"]',
+        "another name",
+    ),
+    (
+        f'mcp_servers {{ key: "{"x" * 57}" value {{ stdio {{ command: "c" }} }} }}',
+        f'mcp_servers["{"x" * 57}"]',
+        "64 of mcp__SERVER__TOOL",
+    ),
+    ('agents { key: "__proto__" value { description: "d" prompt: "p" } }', 'agents["__proto__"]', "drop"),
+    (
+        'sandbox { ignore_violations { key: "__proto__" value { values: "/x" } } }',
+        'sandbox.ignore_violations["__proto__"]',
+        "drop",
+    ),
+    ('output_schema_json: \'{"a":1,"a":2}\'', "output_schema_json", "twice at $.a (line 1, column 8)"),
+    ("settings_json: '{\"a\":1e999}'", "settings_json", "too large at $.a"),
+    ("settings_json: '{\"__proto__\":{}}'", "settings_json", "__proto__"),
+    ('extra_args { key: "plugin-url" value: "http://x" }', 'extra_args["plugin-url"]', "not open to callers"),
+    ('extra_args { key: "debug-file" value: "/x" }', 'extra_args["debug-file"]', "not open to callers"),
     ('mcp_servers { key: "x" value {} }', 'mcp_servers["x"]', "one of stdio, sse and http"),
     ('mcp_servers { key: "a b" value { stdio { command: "c" } } }', 'mcp_servers["a b"]', "letters"),
     ('mcp_servers { key: "x" value { stdio {} } }', 'mcp_servers["x"].stdio.command', "program"),
@@ -443,7 +500,9 @@ def test_a_bad_field_is_named_with_what_is_accepted(given: str, field: str, said
         'extra_args { key: "restricted" value: "" }',
         'skills: ["all"]',
         'mcp_servers { key: "x" value { http { url: "https://[::1]:8443/mcp?x=1" } } }',
-        'env { key: "ANTHROPIC_BASE_URL" value: "http://x" }',
+        'env { key: "CLAUDE_CODE_MAX_RETRIES" value: "2" }',
+        'env { key: "PATH" value: "/opt/venv/bin:/usr/bin" }',
+        'mcp_servers { key: "x" value { stdio { command: "node" env { key: "NODE_OPTIONS" value: "-r x" } } } }',
     ],
 )
 def test_good_options(given: str) -> None:
@@ -451,7 +510,7 @@ def test_good_options(given: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["system_prompt.append", 'env["A"]', 'extra_args["x"]', "output_schema_json", "allowed_tools", "tools"]
+    "name", ["system_prompt.append", 'env["A"]', 'extra_args["name"]', "output_schema_json", "allowed_tools", "tools"]
 )
 def test_what_must_go_into_argv_is_bounded(name: str) -> None:
     long = "x" * MAX_ARGUMENT
@@ -461,8 +520,8 @@ def test_what_must_go_into_argv_is_bounded(name: str) -> None:
             given.system_prompt.preset, given.system_prompt.append = "claude_code", long + "x"
         case 'env["A"]':
             given.env["A"] = long
-        case 'extra_args["x"]':
-            given.extra_args["x"] = long
+        case 'extra_args["name"]':
+            given.extra_args["name"] = long
         case "output_schema_json":
             given.output_schema_json = json.dumps({"description": long})
         case "allowed_tools" | "tools":

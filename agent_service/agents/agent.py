@@ -380,7 +380,7 @@ def _permission_update(update: pb.PermissionUpdate) -> PermissionUpdate:
         behavior=update.behavior or None,  # type: ignore[arg-type]
         mode=update.mode or None,  # type: ignore[arg-type]
         directories=list(update.directories) or None,
-        destination=update.destination or None,  # type: ignore[arg-type]
+        destination="session",
     )
 
 

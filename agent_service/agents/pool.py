@@ -189,6 +189,9 @@ class AgentPool:
             "CLAUDE_CODE_TMPDIR": str(tmp),
             "PWD": str(cwd),
         }
+        if not options.file_mentions:
+            # The agent reads every "@path" of a prompt into it, whatever its tools are and with nobody asked.
+            environment["CLAUDE_CODE_DISABLE_FILE_MENTIONS"] = "1"
         if options.enable_file_checkpointing:
             environment["CLAUDE_CODE_ENABLE_SDK_FILE_CHECKPOINTING"] = "true"
         if options.client_app:

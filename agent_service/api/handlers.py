@@ -15,6 +15,7 @@ from agent_service.api import pages
 from agent_service.api.call import Call
 from agent_service.api.shown import shown, shown_turn
 from agent_service.api.status import STATUS_TAILS, status_head, status_messages
+from agent_service.api.validation import check_host
 from agent_service.events.text import cut
 from agent_service.ledger import Event
 from agent_service.registry.registry import SessionRegistry
@@ -46,6 +47,7 @@ class Handlers:
 
     async def Execute(self, request: pb.ExecuteRequest, call: Call) -> pb.ExecuteResponse:
         """Start a session or its next turn; answer once it is durable, or once it is at rest, with `wait`."""
+        check_host(request)
         if request.validate_only:
             return self._checked(request, await self._registry.execution.check_start(request, call.owner))
         started = await self._registry.start(request, call.owner)

@@ -14,17 +14,16 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from agent_service import options as translate
+from agent_service.api.attachments import check_attachments
 from agent_service.errors import FieldViolation, InvalidField
 
 SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
-MEDIA_TYPES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp", "application/pdf", "text/plain"})
 MAX_PROMPT_BYTES = 2 << 20
-MAX_ATTACHMENT_BYTES = 3 << 20
 MAX_DURATION_SECONDS = 10 * 365 * 86400
 MAX_FIELD_PATH = 1000
 """Characters of a path to a field; those that records name are shorter."""
 MAX_LISTED = 64
-"""Entries of a filter, and of attachments."""
+"""Entries of a filter."""
 MAX_VIOLATIONS = 50
 """How many are looked for; who has that many has made one mistake many times."""
 EVENT_TYPES = frozenset(
@@ -60,6 +59,15 @@ def check(request: Message) -> None:
     """Raise InvalidField with what is wrong with a request of any of the RPCs."""
     found = list(islice(chain(_check_request(request), _check_common(request, "")), MAX_VIOLATIONS))
     if found:
+        raise InvalidField(found)
+
+
+def check_host(request: pb.ExecuteRequest) -> None:
+    """Raise InvalidField for directories that are not there: the first look at the host that a request causes.
+
+    It belongs behind whatever decides if the caller may use these directories, so that no refusal tells which exist.
+    """
+    if found := translate.check_directories(request.options)[:MAX_VIOLATIONS]:
         raise InvalidField(found)
 
 
@@ -128,7 +136,7 @@ def _check_execute(request: pb.ExecuteRequest) -> Iterable[FieldViolation]:
     yield from _check_length("request_id", request.request_id, 128)
     yield from _check_length("title", request.title, 255)
     yield from _check_labels(request.labels, "labels")
-    yield from _check_attachments(request.attachments)
+    yield from check_attachments(request.attachments)
     if problem := translate.too_large(request.options):
         yield FieldViolation("options", problem)
     yield from translate.check_clear(request.clear_options)
@@ -151,23 +159,6 @@ def _check_labels(labels: Mapping[str, str], where: str) -> Iterable[FieldViolat
             yield FieldViolation(f"{where}[{key[:20]!r}]", "keys must have 1 to 63 characters")
         if len(value) > 255:
             yield FieldViolation(f"{where}[{key[:63]!r}]", "values must have at most 255 characters")
-
-
-def _check_attachments(attachments: Sequence[pb.Attachment]) -> Iterable[FieldViolation]:
-    size = 0
-    yield from _check_count("attachments", attachments)
-    for index, attachment in enumerate(attachments):
-        where = f"attachments[{index}]"
-        size += len(attachment.data)
-        source = attachment.WhichOneof("source")
-        if attachment.media_type not in MEDIA_TYPES:
-            yield FieldViolation(f"{where}.media_type", f"must be one of {', '.join(sorted(MEDIA_TYPES))}")
-        if source is None or (source == "data" and not attachment.data):
-            yield FieldViolation(where, "must have data or url")
-        if source == "url" and not attachment.url.startswith("https://"):
-            yield FieldViolation(f"{where}.url", "must begin with https://")
-    if size > MAX_ATTACHMENT_BYTES:
-        yield FieldViolation("attachments", f"must have at most {MAX_ATTACHMENT_BYTES} bytes of data together")
 
 
 def _check_status(request: pb.GetStatusRequest) -> Iterable[FieldViolation]:
@@ -235,7 +226,7 @@ def _check_send(request: pb.SendMessageRequest) -> Iterable[FieldViolation]:
     if len(request.text.encode()) > MAX_PROMPT_BYTES:
         yield FieldViolation("text", f"must have at most {MAX_PROMPT_BYTES} bytes")
     yield from _check_length("request_id", request.request_id, 128)
-    yield from _check_attachments(request.attachments)
+    yield from check_attachments(request.attachments)
 
 
 def _check_read_field(request: pb.ReadFieldRequest) -> Iterable[FieldViolation]:
@@ -251,6 +242,7 @@ def _check_respond(request: pb.RespondToInteractionRequest) -> Iterable[FieldVio
         yield FieldViolation("interaction_id", "must name an interaction")
     if request.WhichOneof("answer") is None:
         yield FieldViolation("answer", "must have exactly one of allow and deny")
+    yield from translate.check_allow(request.allow)
 
 
 _CHECKERS: dict[type[Message], Callable[[Any], Iterable[FieldViolation]]] = {

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from agentpb import agent_pb2 as pb
@@ -16,7 +16,8 @@ from google.protobuf.descriptor import EnumDescriptor
 from agent_service.errors import FieldViolation
 from agent_service.options.merging import is_blank
 from agent_service.options.paths import leaves, quoted
-from agent_service.options.reserved import RESERVED_ENV, RESERVED_FLAGS
+from agent_service.options.reserved import refused_env, refused_flag, refused_server_env
+from agent_service.options.strict_json import LOST_KEYS, BadJson, parse_object
 from agent_service.options.words import MAX_NAME, is_http_url, is_one_rule, is_positive, is_uuid, is_word
 
 MAX_ARGUMENT = 131_071
@@ -25,10 +26,13 @@ MAX_SPAWN = 1 << 20
 """Bytes of all arguments and the whole environment: half of what the kernel takes by default."""
 MAX_TURNS = 10_000
 MIN_THINKING_TOKENS = 1024
+AGENTS_OWN_SERVERS = frozenset({"claude-in-chrome", "computer-use", "workspace"})
+"""Names of MCP servers that the CLI drops from a configuration without a word."""
 
 _FLAG = re.compile(r"[a-z][a-z0-9-]*")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_SERVER_NAME = re.compile(r"[A-Za-z0-9_-]{1,56}")
+"""The API takes 64 characters of `mcp__SERVER__TOOL`."""
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _PRINTABLE_ASCII = re.compile(r"[ -~]*")
 
@@ -37,7 +41,7 @@ Say = Callable[[str, str], None]
 
 
 def check(options: pb.AgentOptions, path: str = "options") -> list[FieldViolation]:
-    """Every bad field of the options. Looks at the file system for `cwd`, `add_dirs` and `plugins`."""
+    """Every bad field of the options. Looks at nothing but them: see `check_directories` for the host's part."""
     found: list[FieldViolation] = []
 
     def say(field: str, accepted: str) -> None:
@@ -48,14 +52,16 @@ def check(options: pb.AgentOptions, path: str = "options") -> list[FieldViolatio
             _check_enum(field.enum_type, value, where, say)
         elif isinstance(value, str) and "\0" in value:
             say(where, "must not contain the character NUL")
+        elif value in LOST_KEYS and where.endswith(f"[{quoted(value)}]"):
+            say(where, f"is a name that the agent cannot have and would drop: {value}")
     _check_model(options, say)
     _check_system_prompt(options, say)
     _check_tools(options, say)
     _check_limits(options, say)
     _check_thinking(options, say)
     _check_json(options, say)
-    _check_directories(options, say)
-    _check_env(options.env, "env", say, RESERVED_ENV)
+    _check_paths(options, say)
+    _check_env(options.env, "env", say, refused_env)
     for name, server in options.mcp_servers.items():
         _check_mcp_server(name, server, say)
     for name, agent in options.agents.items():
@@ -155,64 +161,62 @@ def _json_object(text: str, where: str, say: Say) -> dict[str, Any] | None:
     if not text:
         return None
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
-        json.dumps(value)
-    except json.JSONDecodeError as error:
-        say(where, f"must be a JSON object; line {error.lineno}, column {error.colno}: {error.msg}")
+        return parse_object(text)
+    except BadJson as bad:
+        say(where, f"must be a JSON object; {bad}")
         return None
-    except RecursionError:
-        say(where, "must be a JSON object; this one is nested too deeply")
-        return None
-    except ValueError as error:
-        say(where, f"must be a JSON object; {error}")
-        return None
-    if not isinstance(value, dict):
-        say(where, "must be a JSON object")
-        return None
-    return value
 
 
-def _refuse_constant(word: str) -> None:
-    raise ValueError(f"{word} is not JSON")
+def _check_paths(options: pb.AgentOptions, say: Say) -> None:
+    for where, path in _directories(options):
+        if not os.path.isabs(path):
+            say(where, "must be an absolute path")
+        _check_argument(path, where, say)
 
 
-def _check_directories(options: pb.AgentOptions, say: Say) -> None:
+def check_directories(options: pb.AgentOptions, path: str = "options") -> list[FieldViolation]:
+    """Every directory of options that passed `check` and is not there.
+
+    The one check that looks at the host. It comes after all that decides whether the caller may know.
+    """
+    return [
+        FieldViolation(f"{path}.{where}", "must be a directory that exists on the service's host")
+        for where, directory in _directories(options)
+        if not os.path.isdir(directory)
+    ]
+
+
+def _directories(options: pb.AgentOptions) -> Iterator[tuple[str, str]]:
     if options.HasField("cwd"):
-        _check_directory(options.cwd, "cwd", say)
+        yield "cwd", options.cwd
     for name in ("add_dirs", "plugins"):
         for index, directory in enumerate(getattr(options, name)):
-            _check_directory(directory, f"{name}[{index}]", say)
+            yield f"{name}[{index}]", directory
 
 
-def _check_directory(directory: str, where: str, say: Say) -> None:
-    if not os.path.isabs(directory):
-        say(where, "must be an absolute path")
-    elif not os.path.isdir(directory):
-        say(where, "must be a directory that exists on the service's host")
-    _check_argument(directory, where, say)
-
-
-def _check_env(env: Mapping[str, str], where: str, say: Say, reserved: Mapping[str, str]) -> None:
+def _check_env(env: Mapping[str, str], where: str, say: Say, refused: Callable[[str], str]) -> None:
     for name, value in env.items():
         at = f"{where}[{quoted(name)}]"
         if not _ENV_NAME.fullmatch(name):
             say(at, "must be named with letters, digits and '_', not beginning with a digit")
-        elif name in reserved:
-            say(at, reserved[name])
+        elif reason := refused(name):
+            say(at, reason)
         _check_argument(f"{name}={value}", at, say)
 
 
 def _check_mcp_server(name: str, server: pb.McpServer, say: Say) -> None:
     where = f"mcp_servers[{quoted(name)}]"
-    if not _NAME.fullmatch(name):
-        say(where, "must be named with 1 to 128 letters, digits, '_' and '-'")
+    if not _SERVER_NAME.fullmatch(name):
+        say(where, "must be named with 1 to 56 letters, digits, '_' and '-': the API takes 64 of mcp__SERVER__TOOL")
+    elif name in AGENTS_OWN_SERVERS:
+        say(where, f"must have another name: the agent keeps {', '.join(sorted(AGENTS_OWN_SERVERS))} for itself")
     match server.WhichOneof("transport"):
         case "stdio":
             if not server.stdio.command.strip():
                 say(f"{where}.stdio.command", "must name a program")
             for index, argument in enumerate(server.stdio.args):
                 _check_argument(argument, f"{where}.stdio.args[{index}]", say)
-            _check_env(server.stdio.env, f"{where}.stdio.env", say, {})
+            _check_env(server.stdio.env, f"{where}.stdio.env", say, refused_server_env)
         case "sse":
             _check_http(server.sse, f"{where}.sse", say)
         case "http":
@@ -270,8 +274,8 @@ def _check_extra_args(extra_args: Mapping[str, str], say: Say) -> None:
                 where,
                 "must be a flag of the CLI without \"--\": small letters, digits and '-', beginning with a letter",
             )
-        elif flag in RESERVED_FLAGS:
-            say(where, RESERVED_FLAGS[flag])
+        elif reason := refused_flag(flag):
+            say(where, reason)
         _check_argument(f"--{flag}={value}", where, say)
 
 

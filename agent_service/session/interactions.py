@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -19,13 +19,12 @@ from agent_service import errors, events
 from agent_service.agents.agent import Answer, PermissionContext
 from agent_service.ledger import RequestId
 from agent_service.ledger.journal import Journal, now_us
+from agent_service.options.answers import DESTINATION
+from agent_service.options.strict_json import parse_object
 
 QUESTION_TOOL = "AskUserQuestion"
 CLOSED_KEPT = 256
 """Resolved interactions that are remembered; the log knows the older ones."""
-
-UPDATE_TYPES = frozenset({"addRules", "replaceRules", "removeRules", "setMode", "addDirectories", "removeDirectories"})
-UPDATE_BEHAVIORS = frozenset({"", "allow", "deny", "ask"})
 
 
 @dataclass
@@ -248,7 +247,7 @@ def _suggestion(update: Any) -> pb.PermissionUpdate:
         behavior=update.behavior or "",
         mode=update.mode or "",
         directories=update.directories or (),
-        destination=update.destination or "",
+        destination=DESTINATION,  # the agent proposes settings files, which the service neither writes nor loads
     )
 
 
@@ -288,29 +287,11 @@ def answer_of(
         raise errors.InteractionKindMismatch("answers are for questions; this interaction asks for leave to use a tool")
     if question and not allow.answers and not allow.updated_input_json:
         raise errors.InteractionKindMismatch("this interaction is a question: set allow.answers, or deny it")
-    _check_updates(allow.updated_permissions)
     updated = _updated_input(allow.updated_input_json)
     if question:
         updated = {**(updated or tool_input), "answers": dict(allow.answers)}
     return Answer(True, updated_input=updated, updated_permissions=tuple(allow.updated_permissions))
 
 
-def _check_updates(updates: Iterable[pb.PermissionUpdate]) -> None:
-    for index, update in enumerate(updates):
-        where = f"allow.updated_permissions[{index}]"
-        if update.type not in UPDATE_TYPES:
-            raise errors.InvalidField.of(f"{where}.type", f"must be one of {', '.join(sorted(UPDATE_TYPES))}")
-        if update.behavior not in UPDATE_BEHAVIORS:
-            raise errors.InvalidField.of(f"{where}.behavior", "must be allow, deny or ask")
-
-
 def _updated_input(text: str) -> dict[str, Any] | None:
-    if not text:
-        return None
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise errors.InvalidField.of("allow.updated_input_json", f"must be a JSON object: {error}") from None
-    if not isinstance(value, dict):
-        raise errors.InvalidField.of("allow.updated_input_json", "must be a JSON object")
-    return value
+    return parse_object(text, exact=True) if text else None

@@ -1170,11 +1170,11 @@ class Attachment(_message.Message):
     media_type: _builtins.str
     """IANA media type: image/png, image/jpeg, image/gif, image/webp, application/pdf or text/plain."""
     data: _builtins.bytes
-    """The content itself, at most 3 MiB over all attachments of a request."""
+    """The content itself, at most 3 MiB over all attachments of a request. Its bytes must be what `media_type` says; text is UTF-8."""
     url: _builtins.str
-    """An https URL that the model's API fetches."""
+    """An https URL with a host, which the model's API fetches."""
     title: _builtins.str
-    """A title for the model and for people."""
+    """A title for the model and for people, at most 255 characters."""
     def __init__(
         self,
         *,
@@ -2295,7 +2295,9 @@ class PermissionAllow(_message.Message):
     UPDATED_PERMISSIONS_FIELD_NUMBER: _builtins.int
     ANSWERS_FIELD_NUMBER: _builtins.int
     updated_input_json: _builtins.str
-    """JSON object that replaces the tool's input. Empty: the input as the agent proposed it."""
+    """JSON object that replaces the tool's input. Empty: the input as the agent proposed it. As everywhere in this contract, JSON is at most
+    64 levels deep, without NaN, infinities, a key twice, and keys that JavaScript cannot hold, such as "__proto__".
+    """
     @_builtins.property
     def updated_permissions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PermissionUpdate]:
         """Rules to remember, so that the agent need not ask again."""
@@ -4565,11 +4567,13 @@ class AgentOptions(_message.Message):
 
     @_builtins.property
     def env(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Environment variables of the agent and its tools. Values are write-only."""
+        """Environment variables of the agent and its tools. Values are write-only. Those by which code is loaded, requests are directed or
+        processes are found are refused, such as LD_*, BUN_*, NODE_* (but NODE_ENV), ANTHROPIC_*, CLAUDE_* (but harmless ones), *_PROXY and HOME.
+        """
 
     @_builtins.property
     def mcp_servers(self) -> _containers.MessageMap[_builtins.str, Global___McpServer]:
-        """MCP servers by name."""
+        """MCP servers by name: 1 to 56 letters, digits, '_' and '-'. claude-in-chrome, computer-use and workspace are the agent's own."""
 
     @_builtins.property
     def agents(self) -> _containers.MessageMap[_builtins.str, Global___AgentDefinition]:
@@ -4597,7 +4601,9 @@ class AgentOptions(_message.Message):
 
     @_builtins.property
     def extra_args(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Further flags of the CLI, without "--"; an empty value is a flag that takes none."""
+        """Further flags of the CLI, without "--"; an empty value is a flag that takes none. Accepted are agent, autocompact, bare, brief, debug,
+        disable-slash-commands, name, permission-prompts, prompt-suggestions, restricted, safe-mode and system-prompt-snapshot.
+        """
 
     @_builtins.property
     def interactions(self) -> Global___InteractionPolicy:

@@ -184,9 +184,62 @@ BAD_FIELDS: dict[str, tuple[str, Any, set[str]]] = {
         ),
         {"attachments[0]", "attachments[1].media_type", "attachments[2].url"},
     ),
+    "attachments that are not what they say": (
+        "SendMessage",
+        pb.SendMessageRequest(
+            session_id="a",
+            text="x",
+            attachments=[
+                {"media_type": "image/png", "data": b"\xff\xd8\xff\xe0 a JPEG"},
+                {"media_type": "application/pdf", "data": b"not one"},
+                {"media_type": "text/plain", "data": b"\xff\xfe"},
+                {"media_type": "image/gif", "url": "https://"},
+                {"media_type": "image/gif", "url": "https:///x.gif"},
+                {"media_type": "image/gif", "url": "https://a b/x.gif"},
+                {"media_type": "text/plain", "data": b"x", "title": "x" * 256},
+            ],
+        ),
+        {f"attachments[{n}].{name}" for n, name in enumerate(["data"] * 3 + ["url"] * 3 + ["title"])},
+    ),
+    "JSON in an answer": (
+        "RespondToInteraction",
+        pb.RespondToInteractionRequest(
+            session_id="a", interaction_id="b", allow={"updated_input_json": '{"n": 9007199254740993}'}
+        ),
+        {"allow.updated_input_json"},
+    ),
+    "an answer under a name that the agent drops": (
+        "RespondToInteraction",
+        pb.RespondToInteractionRequest(session_id="a", interaction_id="b", allow={"answers": {"__proto__": "x"}}),
+        {'allow.answers["__proto__"]'},
+    ),
+    "updates of permissions": (
+        "RespondToInteraction",
+        pb.RespondToInteractionRequest(
+            session_id="a",
+            interaction_id="b",
+            allow={
+                "updated_permissions": [
+                    {"type": "addRules", "behavior": "allow", "rules": [{"tool_name": "Bash"}]},
+                    {"type": "addRules", "behavior": "maybe", "destination": "userSettings"},
+                    {"type": "setMode", "mode": "anything"},
+                    {"type": "addDirectories", "directories": ["relative"]},
+                    {"type": "nonsense"},
+                ]
+            },
+        ),
+        {
+            "allow.updated_permissions[1].behavior",
+            "allow.updated_permissions[1].destination",
+            "allow.updated_permissions[1].rules",
+            "allow.updated_permissions[2].mode",
+            "allow.updated_permissions[3].directories[0]",
+            "allow.updated_permissions[4].type",
+        },
+    ),
     "heavy attachments": (
         "Execute",
-        execute(attachments=[{"media_type": "image/png", "data": b"x" * (3 << 20) + b"x"}]),
+        execute(attachments=[{"media_type": "image/png", "data": b"\x89PNG\r\n\x1a\n" + b"x" * (3 << 20)}]),
         {"attachments"},
     ),
     "options to clear": ("Execute", execute(clear_options=["model", "nonsense"]), {"clear_options[1]"}),
@@ -228,6 +281,15 @@ async def test_everything_that_is_wrong_is_said_at_once(service: Service) -> Non
     request = execute(prompt="", mode=99, title="x" * 256, options={"max_turns": -1, "cwd": "x"}, wait=duration(-1))
     found = await invalid(service, "Execute", request)
     assert set(found) == {"prompt", "mode", "title", "options.max_turns", "options.cwd", "wait"}
+
+
+async def test_no_refusal_tells_which_directories_exist_before_the_rest_of_the_request_is_good(
+    service: Service, tmp_path: Path
+) -> None:
+    for cwd in (str(tmp_path), str(tmp_path / "absent")):
+        assert set(await invalid(service, "Execute", execute(prompt="", options={"cwd": cwd}))) == {"prompt"}
+    absent = execute(session_id=ABSENT, mode=pb.EXECUTE_MODE_RESUME, options={"cwd": str(tmp_path / "absent")})
+    assert set(await invalid(service, "Execute", absent)) == {"options.cwd"}
 
 
 async def test_a_dry_run_is_refused_like_the_real_one(service: Service) -> None:

@@ -192,10 +192,10 @@ async def _env(lab: Lab) -> None:
     run = await lab.run("bash: echo $MARK", pb.AgentOptions(env={"MARK": "of mine"}, allowed_tools=["Bash"]))
     assert run.results == ["of mine"]
     assert dict(run.response.session.options.env) == {"MARK": "***"}
-    patience = "bash: echo $BUN_GC_TIMER_INTERVAL"
-    assert (await lab.run(patience, pb.AgentOptions(allowed_tools=["Bash"]))).results == ["10000"]
-    other = pb.AgentOptions(env={"BUN_GC_TIMER_INTERVAL": "500"}, allowed_tools=["Bash"])
-    assert (await lab.run(patience, other)).results == ["500"], "the caller's word counts more"
+    patience = "bash: echo $CLAUDE_CODE_MAX_RETRIES"
+    assert (await lab.run(patience, pb.AgentOptions(allowed_tools=["Bash"]))).results == ["0"]
+    other = pb.AgentOptions(env={"CLAUDE_CODE_MAX_RETRIES": "2"}, allowed_tools=["Bash"])
+    assert (await lab.run(patience, other)).results == ["2"], "the caller's word counts more"
 
 
 @effect_of("mcp_servers")
@@ -295,9 +295,10 @@ async def _setting_sources(lab: Lab) -> None:
 
 @effect_of("settings_json")
 async def _settings_json(lab: Lab) -> None:
-    settings = json.dumps({"env": {"MARK": "of settings"}, "permissions": {"allow": ["Bash"]}})
-    run = await lab.run("bash: echo $MARK", pb.AgentOptions(settings_json=settings))
-    assert run.results == ["of settings"]
+    settings = json.dumps({"permissions": {"allow": ["Bash(echo:*)"], "deny": ["Bash(echo no:*)"]}})
+    run = await lab.run("bash: echo yes\nbash: echo no", pb.AgentOptions(settings_json=settings))
+    assert run.results[0] == "yes"
+    assert len(run.response.turn.result.permission_denials) == 1
 
 
 @effect_of("sandbox")
@@ -401,12 +402,21 @@ async def _extra_args(lab: Lab) -> None:
 
 @effect_of("verbatim_prompts")
 async def _verbatim_prompts(lab: Lab) -> None:
-    lab.file("note.txt", "NOTE MARK")
-    prompt = "request: messages\n@note.txt"
-    for wanted in (False, True):
-        run = await lab.run(prompt, pb.AgentOptions(cwd=str(lab.folder), verbatim_prompts=wanted))
-        assert ("NOTE MARK" in "".join(run.texts)) is not wanted
+    assert "echo" not in await lab.said("/help")
     assert await lab.said("/help", verbatim_prompts=True) == "echo (1 messages): /help"
+
+
+@effect_of("file_mentions")
+async def _file_mentions(lab: Lab) -> None:
+    """A canary too: the variable that turns them off is one of the CLI's undocumented ones."""
+    note = lab.file("note.txt", "NOTE MARK")
+    for mention in ("@note.txt", f"@{note}"):
+        for wanted in (False, True):
+            options = pb.AgentOptions(cwd=str(lab.folder), file_mentions=wanted)
+            run = await lab.run(f"request: messages\n{mention}", options)
+            assert ("NOTE MARK" in "".join(run.texts)) is wanted
+    unset = await lab.run("request: messages\n@note.txt", pb.AgentOptions(cwd=str(lab.folder), tools=["none"]))
+    assert "NOTE MARK" not in "".join(unset.texts)
 
 
 async def _shown(name: str, lab: Lab, places: asyncio.Semaphore) -> None:
