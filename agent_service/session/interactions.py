@@ -21,6 +21,7 @@ from agent_service.ledger import RequestId
 from agent_service.ledger.journal import Journal, now_us
 from agent_service.options.answers import DESTINATION
 from agent_service.options.strict_json import parse_object
+from agent_service.session.questions import answered_input, questions_of
 
 QUESTION_TOOL = "AskUserQuestion"
 CLOSED_KEPT = 256
@@ -110,7 +111,9 @@ class Interactions:
         interaction = pending.interaction
         interaction.message = answer.message
         interaction.updated_input_json = request.allow.updated_input_json
-        interaction.answers.update(request.allow.answers)
+        if interaction.kind == pb.INTERACTION_KIND_QUESTION and answer.updated_input is not None:
+            answers = answer.updated_input["answers"].items()
+            interaction.answers.update({events.clean(question): events.clean(text) for question, text in answers})
         if key is not None:
             self._keys[request.interaction_id] = key.request_id
         state = pb.INTERACTION_STATE_ALLOWED if answer.allowed else pb.INTERACTION_STATE_DENIED
@@ -234,7 +237,7 @@ def interaction_of(
         suggestions=[_suggestion(suggestion) for suggestion in context.suggestions],
     )
     if interaction.kind == pb.INTERACTION_KIND_QUESTION:
-        interaction.questions.extend(_questions(tool_input))
+        interaction.questions.extend(questions_of(tool_input))
     return interaction
 
 
@@ -249,27 +252,6 @@ def _suggestion(update: Any) -> pb.PermissionUpdate:
         directories=update.directories or (),
         destination=DESTINATION,  # the agent proposes settings files, which the service neither writes nor loads
     )
-
-
-def _questions(tool_input: Mapping[str, Any]) -> list[pb.Question]:
-    asked = tool_input.get("questions")
-    return [
-        pb.Question(
-            text=events.clean(str(question.get("question", ""))),
-            header=events.clean(str(question.get("header", ""))),
-            multi_select=bool(question.get("multiSelect")),
-            options=[
-                pb.QuestionOption(
-                    label=events.clean(str(option.get("label", ""))),
-                    description=events.clean(str(option.get("description", ""))),
-                )
-                for option in question.get("options") or ()
-                if isinstance(option, dict)
-            ],
-        )
-        for question in (asked if isinstance(asked, list) else ())
-        if isinstance(question, dict)
-    ]
 
 
 def answer_of(
@@ -289,7 +271,7 @@ def answer_of(
         raise errors.InteractionKindMismatch("this interaction is a question: set allow.answers, or deny it")
     updated = _updated_input(allow.updated_input_json)
     if question:
-        updated = {**(updated or tool_input), "answers": dict(allow.answers)}
+        updated = answered_input(tool_input, allow.answers, updated)
     return Answer(True, updated_input=updated, updated_permissions=tuple(allow.updated_permissions))
 
 

@@ -2297,6 +2297,8 @@ class PermissionAllow(_message.Message):
     updated_input_json: _builtins.str
     """JSON object that replaces the tool's input. Empty: the input as the agent proposed it. As everywhere in this contract, JSON is at most
     64 levels deep, without NaN, infinities, a key twice, and keys that JavaScript cannot hold, such as "__proto__".
+    For a question it may hold the answers, the SDK's way: {"answers": {QUESTION: LABEL or [LABEL, ...]}}, or
+    {"response": TEXT} to all questions.
     """
     @_builtins.property
     def updated_permissions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PermissionUpdate]:
@@ -2304,7 +2306,10 @@ class PermissionAllow(_message.Message):
 
     @_builtins.property
     def answers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """For a question: the answer by question text, usually an option's label; several labels joined by ", "."""
+        """For a question: the answer by question text, or by a header that no other question has; usually an option's label,
+        several labels joined by ", ". An answer that is blank or names no question is INVALID_FIELD, as is answering none;
+        the interaction stays open.
+        """
 
     def __init__(
         self,
