@@ -115,9 +115,8 @@ def _question_named(tool_input: Mapping[str, Any], key: str) -> str | None:
 def _text_of(value: object) -> str | None:
     """An answer as the agent takes it; None when it says nothing."""
     parts = value if isinstance(value, list) and value else [value]
-    if not all(isinstance(part, str) and part.strip() not in NOTHING_CHOSEN for part in parts):
-        return None
-    return ", ".join(parts)
+    texts = [part for part in parts if isinstance(part, str) and part.strip() not in NOTHING_CHOSEN]
+    return ", ".join(texts) if len(texts) == len(parts) else None
 
 
 def _responds(rest: Mapping[str, Any]) -> bool:
