@@ -125,19 +125,10 @@ class Handlers:
 
     async def Cancel(self, request: pb.CancelRequest, call: Call) -> pb.CancelResponse:
         """End a session's work and say how."""
-        grace = request.grace.ToMicroseconds() / 1e6 if request.HasField("grace") else 5.0
-        wait = request.wait.ToMicroseconds() / 1e6 if request.HasField("wait") else None
-        done = await self._registry.cancel(
-            request.session_id,
-            call.owner,
-            grace=grace,
-            force=request.force,
-            reason=request.reason,
-            wait=call.patience_left() if wait is None else call.patience(wait),
-        )
-        return pb.CancelResponse(
-            session=shown(done.session), already_at_rest=done.already_at_rest, receipt=done.receipt
-        )
+        wait = call.patience(request.wait.ToMicroseconds() / 1e6) if request.HasField("wait") else call.patience_left()
+        response = await self._registry.cancellation.cancel(request, call.owner, wait=wait)
+        response.session.CopyFrom(shown(response.session))
+        return response
 
     async def ListSessions(self, request: pb.ListSessionsRequest, call: Call) -> pb.ListSessionsResponse:
         """List a page of sessions."""
@@ -155,8 +146,10 @@ class Handlers:
 
     async def DeleteSession(self, request: pb.DeleteSessionRequest, call: Call) -> pb.DeleteSessionResponse:
         """Delete one session."""
-        session = await self._registry.deletion.delete_one(request, call.owner)
-        return pb.DeleteSessionResponse(session=shown(session) if session is not None else None)
+        response = await self._registry.deletion.delete_one(request, call.owner)
+        if response.HasField("session"):
+            response.session.CopyFrom(shown(response.session))
+        return response
 
     async def ListEvents(self, request: pb.ListEventsRequest, call: Call) -> bytes:
         """Read a page of stored events, as the bytes that are stored."""
@@ -220,17 +213,17 @@ class Handlers:
 
     async def Interrupt(self, request: pb.InterruptRequest, call: Call) -> pb.InterruptResponse:
         """Stop the running turn and keep the session."""
-        session, interrupted = await self._registry.control.interrupt(request.session_id, call.owner, request.turn_id)
-        return pb.InterruptResponse(session=shown(session), interrupted=interrupted)
+        response = await self._registry.control.interrupt(request, call.owner)
+        response.session.CopyFrom(shown(response.session))
+        return response
 
     async def RespondToInteraction(
         self, request: pb.RespondToInteractionRequest, call: Call
     ) -> pb.RespondToInteractionResponse:
         """Answer what the agent asks; the first answer wins."""
-        interaction, session, repeated = await self._registry.control.respond(
-            request, call.owner, by=call.peer, key=call.metadata("agent-request-id")
-        )
-        return pb.RespondToInteractionResponse(interaction=interaction, session=shown(session), deduplicated=repeated)
+        response = await self._registry.control.respond(request, call.owner, by=call.peer)
+        response.session.CopyFrom(shown(response.session))
+        return response
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, call: Call) -> pb.GetServerInfoResponse:
         """Say what runs here."""

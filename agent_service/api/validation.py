@@ -108,6 +108,8 @@ def _check_timestamp(value: Timestamp, where: str) -> Iterable[FieldViolation]:
 
 
 def _check_request(request: Message) -> Iterable[FieldViolation]:
+    if "request_id" in request.DESCRIPTOR.fields_by_name:
+        yield from _check_length("request_id", request.request_id, 128)  # type: ignore[attr-defined]
     if isinstance(request, pb.ExecuteRequest):
         yield from _check_execute(request)
         return
@@ -133,7 +135,6 @@ def _check_execute(request: pb.ExecuteRequest) -> Iterable[FieldViolation]:
         yield FieldViolation("mode", "must not be EXECUTE_MODE_RESUME with fork_from: a fork is a new session")
     if request.HasField("execution_timeout") and not request.execution_timeout.ToNanoseconds():
         yield FieldViolation("execution_timeout", "must be more than 0")
-    yield from _check_length("request_id", request.request_id, 128)
     yield from _check_length("title", request.title, 255)
     yield from _check_labels(request.labels, "labels")
     yield from check_attachments(request.attachments)
@@ -225,7 +226,6 @@ def _check_send(request: pb.SendMessageRequest) -> Iterable[FieldViolation]:
         yield FieldViolation("text", "must hold something besides white space")
     if len(request.text.encode()) > MAX_PROMPT_BYTES:
         yield FieldViolation("text", f"must have at most {MAX_PROMPT_BYTES} bytes")
-    yield from _check_length("request_id", request.request_id, 128)
     yield from check_attachments(request.attachments)
 
 

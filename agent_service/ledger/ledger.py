@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -70,14 +71,21 @@ class Ledger:
         """Show an ephemeral event to those who watch, behind everything appended before it."""
         self.tail(session_id).publish(event)
 
-    async def delete(self, session_id: str) -> int | None:
+    def remember(self, request_id: RequestId) -> asyncio.Future[None]:
+        """Store a request id by itself; in the log's order it stands between the commits before and after this call."""
+        stamped = replace(request_id, create_time=self._now())
+        return self._store.remember(stamped)
+
+    async def delete(self, session_id: str, *, request_id: RequestId | None = None) -> int | None:
         """Delete a session and wake its watchers; the bytes its events took, or None when there is none.
 
-        It is gone at once and as a whole; its rows are swept little by little. Its request ids stay.
+        It is gone at once and as a whole, `request_id` is stored in the same commit, and its rows are swept little by
+        little. Its request ids stay.
         """
         size = await self._store.size(session_id)
         tail = self.tail(session_id)
-        if not await self._store.bury(tail):
+        stamped = replace(request_id, create_time=self._now()) if request_id is not None else None
+        if not await self._store.bury(tail, stamped):
             return None
         self._tails.pop(session_id, None)
         tail.delete()

@@ -8,6 +8,7 @@ All methods belong to the event loop's thread. Reading raises StoreUnavailable w
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -76,10 +77,17 @@ class Store(Protocol):
         counter of the database, `Append.change`. Raises RuntimeError when the store is not open.
         """
 
-    async def bury(self, tail: Tail) -> bool:
+    def remember(self, request_id: RequestId) -> asyncio.Future[None]:
+        """Write a request id in its place among the commits; the future is done when it is durable.
+
+        One that is there already is replaced. The future has StoreUnavailable when it is not written.
+        """
+
+    async def bury(self, tail: Tail, request_id: RequestId | None = None) -> bool:
         """Delete a session's record in its place among the commits, its other rows soon; False when there is none.
 
-        Its request ids stay. Raises StoreUnavailable.
+        `request_id` is written with the deletion, and only then; the session's other request ids stay. Raises
+        StoreUnavailable.
         """
 
     @property

@@ -8,11 +8,13 @@ import logging
 from agentpb import agent_pb2 as pb
 
 from agent_service import errors
+from agent_service import options as translate
 from agent_service.agents.workspace import Workspaces
 from agent_service.events.text import cut
-from agent_service.ledger import Ledger
+from agent_service.ledger import Ledger, RequestId
 from agent_service.ledger.journal import now_us
-from agent_service.registry.control import Control
+from agent_service.registry.cancel import Cancellation
+from agent_service.registry.idempotency import InFlightRequests, RequestKey, is_answered
 from agent_service.registry.live import LiveSessions
 from agent_service.session.session import Session
 
@@ -31,76 +33,146 @@ log = logging.getLogger(__name__)
 class Deletion:
     """Deletes sessions at rest: their files, their transcript, their rows."""
 
-    def __init__(self, roster: LiveSessions, ledger: Ledger, workspaces: Workspaces, steering: Control) -> None:
-        """Cancel by `steering` what must be cancelled first."""
+    def __init__(
+        self,
+        roster: LiveSessions,
+        ledger: Ledger,
+        workspaces: Workspaces,
+        claims: InFlightRequests,
+        cancellation: Cancellation,
+    ) -> None:
+        """Cancel by `cancellation` what must be cancelled first."""
         self._roster = roster
         self._ledger = ledger
         self._workspaces = workspaces
-        self._steering = steering
+        self._claims = claims
+        self._cancellation = cancellation
 
     async def delete(
-        self, session_id: str, owner: str, *, force: bool, keep_transcript: bool
+        self,
+        session_id: str,
+        owner: str,
+        *,
+        force: bool = False,
+        keep_transcript: bool = False,
+        key: RequestKey | None = None,
     ) -> tuple[pb.Session, int]:
         """Delete a session; as it was, and the bytes freed. Raises SessionNotFound, SessionActive."""
-        shown = await self._roster.get(session_id, owner)
+        found = await self._roster.get(session_id, owner)
         session = self._roster.sessions.get(session_id)
         if session is not None and not session.journal.at_rest:
             if not force:
                 raise errors.SessionActive(
                     f"session {session_id} is at work; cancel it first, or set force", resource=session_id
                 )
-            await self._steering.cancel(session_id, owner, grace=5.0, force=False, reason="deleted", wait=None)
-            return await self.delete(session_id, owner, force=force, keep_transcript=keep_transcript)
+            cancel = pb.CancelRequest(session_id=session_id, reason="deleted")
+            await self._cancellation.cancel(cancel, owner, wait=None)
+            return await self.delete(session_id, owner, force=force, keep_transcript=keep_transcript, key=key)
         if session_id in self._roster.deleting:
             raise errors.SessionNotFound(session_id)
-        return shown, await self._delete(shown, session, keep_transcript=keep_transcript)
+        kept = key.kept(session_id, "", _answer(found)) if key is not None else None
+        return found, await self._delete(found, session, keep_transcript=keep_transcript, kept=kept)
 
-    async def _delete(self, shown: pb.Session, session: Session | None, *, keep_transcript: bool) -> int:
-        with self._roster.removing(shown.session_id):
+    async def _delete(
+        self, found: pb.Session, session: Session | None, *, keep_transcript: bool, kept: RequestId | None
+    ) -> int:
+        with self._roster.removing(found.session_id):
             if session is not None:
                 await session.finished()
             # Its files go first: whatever happens in between, what is left can be found, and deleted again.
-            freed = await asyncio.to_thread(self._workspaces.remove, shown, keep_transcript=keep_transcript)
-            freed += await self._ledger.delete(shown.session_id) or 0
-            self._roster.removed(shown.session_id)
+            freed = await asyncio.to_thread(self._workspaces.remove, found, keep_transcript=keep_transcript)
+            freed += await self._ledger.delete(found.session_id, request_id=kept) or 0
+            self._roster.removed(found.session_id)
             return freed
 
-    async def delete_one(self, request: pb.DeleteSessionRequest, owner: str) -> pb.Session | None:
-        """Delete as the request says; None when it was missing and may be.
+    async def delete_one(self, request: pb.DeleteSessionRequest, owner: str) -> pb.DeleteSessionResponse:
+        """Delete as the request says; the session is unset when it was missing and may be.
 
-        Raises SessionNotFound, SessionActive, and StoreUnavailable when its files cannot be removed.
+        Raises SessionNotFound, SessionActive, RequestIdReused, and StoreUnavailable when its files cannot be removed.
         """
+
+        async def again(earlier: RequestId) -> pb.DeleteSessionResponse:
+            response = pb.DeleteSessionResponse.FromString(earlier.response)
+            response.deduplicated = True
+            return response
+
+        return await self._claims.once(
+            RequestKey.of(request, owner), lambda key: self._delete_one(request, owner, key), again
+        )
+
+    async def _delete_one(
+        self, request: pb.DeleteSessionRequest, owner: str, key: RequestKey | None
+    ) -> pb.DeleteSessionResponse:
+        session_id = request.session_id
         try:
             session, _ = await self.delete(
-                request.session_id, owner, force=request.force, keep_transcript=request.keep_transcript
+                session_id, owner, force=request.force, keep_transcript=request.keep_transcript, key=key
             )
         except errors.SessionNotFound:
-            if request.allow_missing:
-                return None
-            raise
+            if not request.allow_missing:
+                raise
+            if key is not None:
+                await self._ledger.remember(key.kept(session_id, ""))
+            return pb.DeleteSessionResponse()
         except OSError as error:
             raise errors.StoreUnavailable(
-                f"the files of session {request.session_id} cannot be removed: {error}; mend that and delete it again"
+                f"the files of session {session_id} cannot be removed: {error}; mend that and delete it again"
             ) from error
-        return session
+        return _answer(session)
 
     async def cleanup(self, request: pb.CleanupRequest, owner: str, *, older_than: float) -> pb.CleanupResponse:
-        """Delete sessions that have been at rest for `older_than` seconds and meet the filter."""
+        """Delete sessions that have been at rest for `older_than` seconds and meet the filter.
+
+        A dry run has no effect that a request id would be needed for. Raises RequestIdReused.
+        """
         cutoff = now_us() - round(older_than * 1e6)
-        response = pb.CleanupResponse()
-        found = await self._ledger.at_rest_since(cutoff, request.filter, owner=owner, limit=request.limit or None)
+        if request.dry_run:
+            return _listed(await self._found(request, owner, cutoff, request.limit))
+
+        async def first(key: RequestKey | None) -> pb.CleanupResponse:
+            found = await self._found(request, owner, cutoff, request.limit)
+            if key is not None:
+                await self._ledger.remember(key.begun("", "", pb.CleanupResponse(session_ids=found)))
+            return await self._clean_all(request, owner, found, [], key)
+
+        async def again(earlier: RequestId) -> pb.CleanupResponse:
+            response = pb.CleanupResponse.FromString(earlier.response)
+            if not is_answered(earlier):
+                response = await self._clean_rest(request, owner, cutoff, list(response.session_ids))
+            response.deduplicated = True
+            return response
+
+        return await self._claims.once(RequestKey.of(request, owner), first, again)
+
+    async def _found(self, request: pb.CleanupRequest, owner: str, cutoff: int, limit: int = 0) -> list[str]:
+        return await self._ledger.at_rest_since(cutoff, request.filter, owner=owner, limit=limit or None)
+
+    async def _clean_rest(
+        self, request: pb.CleanupRequest, owner: str, cutoff: int, planned: list[str]
+    ) -> pb.CleanupResponse:
+        """Go on where the service died: of what was chosen then, delete what is still there and still meets it."""
+        meets = set(await self._found(request, owner, cutoff))
+        gone = [each for each in planned if each not in meets and await self._ledger.session(each) is None]
+        left = [each for each in planned if each in meets]
+        return await self._clean_all(request, owner, left, gone, RequestKey.of(request, owner))
+
+    async def _clean_all(
+        self, request: pb.CleanupRequest, owner: str, found: list[str], gone: list[str], key: RequestKey | None
+    ) -> pb.CleanupResponse:
+        response = _listed(gone)
         for session_id in found:
-            if not request.dry_run and not await self._clean(session_id, owner, request.keep_transcripts, response):
-                continue
-            response.deleted_count += 1
-            if len(response.session_ids) < MAX_LISTED:
-                response.session_ids.append(session_id)
+            if await self._clean(session_id, owner, request.keep_transcripts, response):
+                response.deleted_count += 1
+                if len(response.session_ids) < MAX_LISTED:
+                    response.session_ids.append(session_id)
+        if key is not None:
+            await self._ledger.remember(key.kept("", "", response))
         return response
 
     async def _clean(self, session_id: str, owner: str, keep_transcript: bool, response: pb.CleanupResponse) -> bool:
         """Delete one; what a moment ago was at rest may be at work again, or gone, and that is no failure."""
         try:
-            _, freed = await self.delete(session_id, owner, force=False, keep_transcript=keep_transcript)
+            _, freed = await self.delete(session_id, owner, keep_transcript=keep_transcript)
         except (errors.SessionNotFound, errors.SessionActive):
             return False
         except OSError as error:
@@ -126,10 +198,21 @@ class Deletion:
     async def _let_go(self, session_id: str, owner: str) -> bool:
         """Delete a session whose time is over; one that cannot be deleted now does not hold up the others."""
         try:
-            await self.delete(session_id, owner, force=False, keep_transcript=False)
+            await self.delete(session_id, owner)
         except (errors.SessionNotFound, errors.SessionActive):
             return False
         except OSError as error:
             log.warning("session %s is over and cannot be removed: %s; it is tried again", session_id, error)
             return False
         return True
+
+
+def _answer(session: pb.Session) -> pb.DeleteSessionResponse:
+    """The session as it was, without its secrets: with a request id it is kept for a day."""
+    response = pb.DeleteSessionResponse(session=session)
+    response.session.options.CopyFrom(translate.redacted(session.options))
+    return response
+
+
+def _listed(session_ids: list[str]) -> pb.CleanupResponse:
+    return pb.CleanupResponse(deleted_count=len(session_ids), session_ids=session_ids[:MAX_LISTED])

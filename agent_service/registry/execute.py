@@ -70,17 +70,9 @@ class Execution:
         A caller who leaves does not end it: a request id is claimed until what it did is durable.
         """
         self._drain.check()
-        key = RequestKey.of(request, owner)
-        if key is None:
-            return await self._start(request, owner, None)
-        starting = asyncio.create_task(self._start_once(request, owner, key), name=f"execute {key.request_id}")
-        return await asyncio.shield(starting)
-
-    async def _start_once(self, request: pb.ExecuteRequest, owner: str, key: RequestKey) -> Started:
-        async with self._claims.claim(key) as earlier:
-            if earlier is not None:
-                return await self._started_before(earlier)
-            return await self._start(request, owner, key)
+        return await self._claims.once(
+            RequestKey.of(request, owner), lambda key: self._start(request, owner, key), self._started_before
+        )
 
     async def _started_before(self, earlier: RequestId) -> Started:
         response = pb.ExecuteResponse.FromString(earlier.response)

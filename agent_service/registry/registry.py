@@ -18,7 +18,8 @@ from agentpb import agent_pb2 as pb
 from agent_service.agents.pool import AgentPool
 from agent_service.agents.workspace import Workspaces
 from agent_service.ledger import Event, Ledger
-from agent_service.registry.control import Cancelled, Control
+from agent_service.registry.cancel import Cancellation
+from agent_service.registry.control import Control
 from agent_service.registry.deletion import Deletion
 from agent_service.registry.drain import Drain
 from agent_service.registry.execute import Execution, Started
@@ -73,7 +74,8 @@ class SessionRegistry:
         )
         self.fields = FieldReader(ledger)
         self.control = Control(self.roster, ledger, claims)
-        self.deletion = Deletion(self.roster, ledger, workspaces, self.control)
+        self.cancellation = Cancellation(self.roster, ledger, claims)
+        self.deletion = Deletion(self.roster, ledger, workspaces, claims, self.cancellation)
 
     @property
     def draining(self) -> bool:
@@ -114,12 +116,6 @@ class SessionRegistry:
     async def start(self, request: pb.ExecuteRequest, owner: str) -> Started:
         """Give a session, new or existing, its next turn. Raises what the contract's table says of Execute."""
         return await self.execution.start(request, owner)
-
-    async def cancel(
-        self, session_id: str, owner: str, *, grace: float, force: bool, reason: str, wait: float | None
-    ) -> Cancelled:
-        """End a session's work for good. Raises SessionNotFound."""
-        return await self.control.cancel(session_id, owner, grace=grace, force=force, reason=reason, wait=wait)
 
     async def get(self, session_id: str, owner: str) -> pb.Session:
         """A session as of its last durable commit. Raises SessionNotFound."""
@@ -231,6 +227,7 @@ class SessionRegistry:
             session.halt(grace=1.0)
         held = list(self.roster.sessions.values())
         await asyncio.gather(*(session.finished() for session in held))
+        await self.cancellation.finished()
         # Watches end next, and must have seen the last word; where it cannot be written, the service goes down anyway.
         await asyncio.gather(*(session.journal.flushed() for session in held), return_exceptions=True)
         self._drain.finish()

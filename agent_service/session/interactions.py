@@ -47,7 +47,6 @@ class Interactions:
         self._changed = changed
         self._pending: dict[str, _Pending] = {}
         self._closed: dict[str, pb.Interaction] = {}
-        self._keys: dict[str, str] = {}
 
     def __contains__(self, interaction_id: str) -> bool:
         """Whether it is remembered, pending or not."""
@@ -93,20 +92,15 @@ class Interactions:
         self._journal.commit()
         return pending
 
-    def respond(
-        self, request: pb.RespondToInteractionRequest, *, by: str, key: RequestId | None
-    ) -> tuple[pb.Interaction, bool]:
-        """Resolve with a caller's answer; the interaction, and whether the same `key` had resolved it before.
+    def respond(self, request: pb.RespondToInteractionRequest, *, by: str, key: RequestId | None) -> pb.Interaction:
+        """Resolve with a caller's answer; `key` is written in the same commit.
 
         It counts once the journal is flushed. Raises InteractionClosed (with `resolved_by`), InvalidField,
         InteractionKindMismatch.
         """
         pending = self._pending.get(request.interaction_id)
         if pending is None:
-            closed = self._closed[request.interaction_id]
-            if key is None or self._keys.get(request.interaction_id) != key.request_id:
-                raise closed_error(closed)
-            return closed, True
+            raise closed_error(self._closed[request.interaction_id])
         answer = answer_of(request, pending.interaction, pending.tool_input)
         interaction = pending.interaction
         interaction.message = answer.message
@@ -114,11 +108,9 @@ class Interactions:
         if interaction.kind == pb.INTERACTION_KIND_QUESTION and answer.updated_input is not None:
             answers = answer.updated_input["answers"].items()
             interaction.answers.update({events.clean(question): events.clean(text) for question, text in answers})
-        if key is not None:
-            self._keys[request.interaction_id] = key.request_id
         state = pb.INTERACTION_STATE_ALLOWED if answer.allowed else pb.INTERACTION_STATE_DENIED
         self._resolve(request.interaction_id, state, by=by, answer=answer, key=key)
-        return interaction, False
+        return interaction
 
     def _expire(self, interaction_id: str, on_timeout: pb.OnTimeout.ValueType) -> None:
         interrupt = on_timeout == pb.ON_TIMEOUT_INTERRUPT
@@ -177,7 +169,6 @@ class Interactions:
         while len(self._closed) > CLOSED_KEPT:
             oldest = next(iter(self._closed))
             del self._closed[oldest]
-            self._keys.pop(oldest, None)
 
     def _record(self) -> None:
         record = self._journal.record

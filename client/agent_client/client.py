@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -258,9 +257,8 @@ class AgentClient:
         self, session_id: str, text: str, *, attachments: Sequence[Any] = (), request_id: str = ""
     ) -> pb.SendMessageResponse:
         """Send a message into the running turn."""
-        fields = {"session_id": session_id, "text": text, "attachments": attachments}
+        fields = {"session_id": session_id, "text": text, "attachments": attachments, "request_id": request_id}
         request = options.build(pb.SendMessageRequest, fields)
-        request.request_id = request_id or str(uuid.uuid4())
         response: pb.SendMessageResponse = await self._call("SendMessage", request)
         return response
 
@@ -315,9 +313,9 @@ class AgentClient:
     # --- the connection -----------------------------------------------------------------------------------------------
 
     async def _call(self, method: str, request: Any, *, extra: float = 0.0) -> Any:
-        # One id for all attempts of a call: a retried answer to an interaction is known as the one that won.
-        metadata = [*self._metadata, ("agent-request-id", uuid4().hex)]
-        return await self._retried(lambda: self._try(method, request, self.timeout + extra, metadata))
+        if "request_id" in request.DESCRIPTOR.fields_by_name and not request.request_id:
+            request.request_id = str(uuid4())  # one for all attempts of a call: it takes effect once
+        return await self._retried(lambda: self._try(method, request, self.timeout + extra))
 
     async def _retried(self, attempt: Callable[[], Awaitable[T]]) -> T:
         backoff = retry.Backoff(self._patience)
@@ -330,8 +328,8 @@ class AgentClient:
                     raise errors.from_rpc_error(error, self.target) from error
             await asyncio.sleep(delay)
 
-    async def _try(self, method: str, request: Any, deadline: float, metadata: Sequence[tuple[str, str]]) -> Any:
-        response = await getattr(self._connected(), method)(request, timeout=deadline, metadata=metadata)
+    async def _try(self, method: str, request: Any, deadline: float) -> Any:
+        response = await getattr(self._connected(), method)(request, timeout=deadline, metadata=self._metadata)
         self._patience.answered = True
         return response
 

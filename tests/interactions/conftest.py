@@ -39,9 +39,10 @@ async def respond(
     service: Service, session_id: str, interaction_id: str, key: str = "", **answer: Any
 ) -> pb.RespondToInteractionResponse:
     """Answer, with allow={...} or deny={...}."""
-    request = pb.RespondToInteractionRequest(session_id=session_id, interaction_id=interaction_id, **answer)
-    metadata = (("agent-request-id", key),) if key else ()
-    response = await service.stub.RespondToInteraction(request, metadata=metadata)
+    request = pb.RespondToInteractionRequest(
+        session_id=session_id, interaction_id=interaction_id, request_id=key, **answer
+    )
+    response = await service.stub.RespondToInteraction(request)
     assert isinstance(response, pb.RespondToInteractionResponse)
     return response
 

@@ -104,6 +104,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             PRIMARY KEY (session_key, record, field)
         )""",
     ),
+    (  # a request id is of one RPC; answers had no fingerprint
+        "DELETE FROM request_ids WHERE method = 'RespondToInteraction'",
+        "UPDATE request_ids SET request_id = method || ' ' || request_id",
+    ),
 )
 VERSION = len(MIGRATIONS)
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from agentpb import agent_pb2 as pb
 
 from agent_service.ledger import directory as directories
-from agent_service.ledger.commits import Append, Job, RequestId
+from agent_service.ledger.commits import Append, Job, RequestId, fail
 from agent_service.ledger.sqlite import schema
 from agent_service.ledger.sqlite.check import fsck
 from agent_service.ledger.sqlite.file import FILE, backup, open_file, unusable, value
@@ -82,9 +82,13 @@ class SqliteStore:
         """Write a commit in the order of the calls. Raises RuntimeError when the store is not open."""
         self._put(item)
 
-    async def bury(self, tail: Tail) -> bool:
+    def remember(self, request_id: RequestId) -> asyncio.Future[None]:
+        """Write a request id in its place among the commits."""
+        return self._submit(lambda: self._writer.remember(request_id))
+
+    async def bury(self, tail: Tail, request_id: RequestId | None = None) -> bool:
         """Delete a session's record at once, and its other rows little by little; False when there is none."""
-        return await self._job(lambda: self._writer.bury(tail))
+        return await self._job(lambda: self._writer.bury(tail, request_id))
 
     @property
     def failure(self) -> Exception | None:
@@ -97,11 +101,15 @@ class SqliteStore:
         self._writer.queue.put(item)
 
     async def _job(self, run: Callable[[], T]) -> T:
-        if self.failure is not None:
-            raise unavailable(self.failure)
+        return await self._submit(run)
+
+    def _submit(self, run: Callable[[], T]) -> asyncio.Future[T]:
         job: Job[T] = Job(run, asyncio.get_running_loop().create_future())
-        self._put(job)
-        return await job.future
+        if self.failure is not None:
+            fail(job.future, unavailable(self.failure))
+        else:
+            self._put(job)
+        return job.future
 
     # -------------------------------------------------------------------------------------------------- one session
 

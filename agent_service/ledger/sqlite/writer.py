@@ -14,7 +14,7 @@ from itertools import chain
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from agent_service.ledger.commits import FINISHED, REQUEST_ID_SECONDS, Append, Job, Record
+from agent_service.ledger.commits import FINISHED, REQUEST_ID_SECONDS, Append, Job, Record, RequestId
 from agent_service.ledger.sqlite import schema
 from agent_service.ledger.sqlite.file import rollback, value
 from agent_service.ledger.store import OnGroup
@@ -62,8 +62,12 @@ class Writer:
             self._thread.join()
         self._db.close()
 
-    def bury(self, tail: Tail) -> bool:
-        """Take a session's row away and leave a note of what is to be swept. A job."""
+    def remember(self, request_id: RequestId) -> None:
+        """Store a request id that has no commit to go with. A job."""
+        self._pending.add_request_id(request_id)
+
+    def bury(self, tail: Tail, request_id: RequestId | None = None) -> bool:
+        """Take a session's row away, leave a note of what is to be swept, and store a request id. A job."""
         self._pending.flush(self._db)
         row = self._db.execute(schema.FIND_SESSION, (tail.session_id,)).fetchone()
         if row is None:
@@ -74,6 +78,8 @@ class Writer:
         self.dead.append(row[0])
         if self.sessions is not None:
             self.sessions -= 1
+        if request_id is not None:
+            self._pending.add_request_id(request_id)
         return True
 
     def count(self) -> int:
@@ -223,8 +229,12 @@ class Pending:
         for turn_id, body in item.requests:
             self._requests[turn_id] = (turn_id, key, body)
         if item.request_id is not None:
-            self._request_ids.append(astuple(item.request_id))
+            self.add_request_id(item.request_id)
         self._wholes += [(key, *whole) for whole in item.wholes]
+
+    def add_request_id(self, request_id: RequestId) -> None:
+        """Take a request id; one that is there already is replaced."""
+        self._request_ids.append(astuple(request_id))
 
     def flush(self, db: sqlite3.Connection) -> None:
         """Write it all, and be empty."""
