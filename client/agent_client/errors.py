@@ -264,10 +264,10 @@ class QueueFull(ResourceExhausted):
     reason = "QUEUE_FULL"
 
 
-class QuotaExceeded(ResourceExhausted):
-    """The caller has used up what it may use."""
+class RequestTooLarge(ResourceExhausted):
+    """The request has more bytes than the service takes: ServerLimits.max_message_bytes."""
 
-    reason = "QUOTA_EXCEEDED"
+    reason = "REQUEST_TOO_LARGE"
 
 
 class RateLimited(ResourceExhausted):

@@ -114,6 +114,27 @@ async def test_what_was_written_is_there_when_it_is_opened_again(stores: Stores)
         assert await db.store.last_sequence("s") == 3
 
 
+async def test_a_request_id_is_written_by_itself_or_with_a_deletion(db: Driver) -> None:
+    async def kept(name: str) -> RequestId | None:
+        return await db.store.request("me", name, 0)
+
+    await db.store.remember(used("begun"))
+    await db.store.remember(used("begun", response=b"answer"))
+    found = await kept("begun")
+    assert found is not None
+    assert found.response == b"answer"
+    assert await db.store.bury(Tail("s"), used("deleted")) is False
+    assert await kept("deleted") is None, "nothing was deleted"
+    await db.begin(session("s"))
+    assert await db.store.bury(db.tails.pop("s"), used("deleted")) is True
+    assert await kept("deleted") is not None
+
+
+def used(name: str, response: bytes = b"") -> RequestId:
+    """What a request id was used for."""
+    return RequestId("me", name, "fingerprint", "s", "", "Cleanup", response, START_US)
+
+
 async def test_nothing_is_known_of_a_session_that_is_not_stored(db: Driver) -> None:
     store = db.store
     assert await store.session("s") is None
