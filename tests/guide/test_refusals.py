@@ -310,6 +310,7 @@ async def test_an_unknown_session_is_not_found_by_any_rpc(service: Service, meth
     fields |= {"prompt": "say: x", "mode": pb.EXECUTE_MODE_RESUME} if method == "Execute" else {}
     fields |= {"text": "x"} if method == "SendMessage" else {}
     fields |= {"interaction_id": "x", "deny": {}} if method == "RespondToInteraction" else {}
+    fields |= {"turn_id": "x", "field": "prompt"} if method == "ReadField" else {}
     refusal = await refusal_of(service, method, ALL[method](**fields))
     assert (refusal.code, refusal.reason) == (grpc.StatusCode.NOT_FOUND, "SESSION_NOT_FOUND")
     assert refusal.resource == ABSENT
@@ -323,6 +324,7 @@ async def test_any_text_may_be_asked_for_as_a_session(service: Service, method: 
     fields: dict[str, Any] = {"session_id": session_id}
     fields |= {"text": "x"} if method == "SendMessage" else {}
     fields |= {"interaction_id": "x", "deny": {}} if method == "RespondToInteraction" else {}
+    fields |= {"turn_id": "x", "field": "prompt"} if method == "ReadField" else {}
     refusal = await refusal_of(service, method, ALL[method](**fields))
     assert refusal.reason == "SESSION_NOT_FOUND"
 
