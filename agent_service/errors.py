@@ -7,10 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, NamedTuple
+from uuid import uuid4
 
 from grpc import StatusCode
 
 DOMAIN = "agentservice.v1"
+
+
+def new_incident() -> str:
+    """A new id under which the log has a fault of the service; all that a caller is told of it."""
+    return uuid4().hex[:12]
 
 
 class FieldViolation(NamedTuple):
@@ -86,20 +92,6 @@ class InteractionKindMismatch(RequestError):
 
     code = StatusCode.INVALID_ARGUMENT
     reason = "INTERACTION_KIND_MISMATCH"
-
-
-class OptionNotAllowed(RequestError):
-    """The operator's policy forbids an option."""
-
-    code = StatusCode.PERMISSION_DENIED
-    reason = "OPTION_NOT_ALLOWED"
-
-
-class PathNotAllowed(RequestError):
-    """The operator's policy forbids a directory."""
-
-    code = StatusCode.PERMISSION_DENIED
-    reason = "PATH_NOT_ALLOWED"
 
 
 class SessionNotFound(RequestError):
@@ -225,13 +217,6 @@ class StoreUnavailable(RequestError):
 
     code = StatusCode.UNAVAILABLE
     reason = "STORE_UNAVAILABLE"
-
-
-class AgentUnavailable(RequestError):
-    """The agent's program cannot be started on this host."""
-
-    code = StatusCode.INTERNAL
-    reason = "AGENT_UNAVAILABLE"
 
 
 class CannotServe(Exception):

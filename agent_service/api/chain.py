@@ -11,7 +11,6 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
-from uuid import uuid4
 
 from agentpb import agent_pb2 as pb
 from google.protobuf.message import DecodeError, Message
@@ -114,6 +113,6 @@ class _Known:
 
 
 def _internal(method: str, error: Exception) -> errors.RequestError:
-    incident = uuid4().hex[:12]
+    incident = errors.new_incident()
     log.error("%s failed, incident %s", method, incident, exc_info=error)
     return errors.RequestError(f"internal error, incident {incident}", metadata={"incident": incident})

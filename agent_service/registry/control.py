@@ -9,6 +9,7 @@ from agentpb import agent_pb2 as pb
 
 from agent_service import errors
 from agent_service.ledger import Ledger, RequestId
+from agent_service.registry import refusals
 from agent_service.registry.idempotency import InFlightRequests, RequestKey, is_answered
 from agent_service.registry.live import LiveSessions
 from agent_service.session.interactions import closed_error, shown
@@ -89,15 +90,13 @@ class Control:
         return response
 
     async def _send(self, request: pb.SendMessageRequest, owner: str, key: RequestKey | None) -> pb.SendMessageResponse:
-        await self._roster.get(request.session_id, owner)
+        record = await self._roster.get(request.session_id, owner)
         session = self._roster.sessions.get(request.session_id)
         if session is not None:
             await self._begun(session)
         running = session.running_turn if session is not None else None
         if session is None or running is None:
-            raise errors.SessionNotActive(
-                f"session {request.session_id} has no running turn; use Execute", resource=request.session_id
-            )
+            raise refusals.not_active(record)
         response = pb.SendMessageResponse(message_uuid=str(uuid4()), turn_id=running.turn_id)
         kept = key.kept(request.session_id, running.turn_id, response) if key is not None else None
         durable = await session.send(response.message_uuid, request, kept)

@@ -13,6 +13,7 @@ from agent_service.agents.workspace import Workspaces
 from agent_service.events.text import cut
 from agent_service.ledger import Ledger, RequestId
 from agent_service.ledger.journal import now_us
+from agent_service.registry import refusals
 from agent_service.registry.cancel import Cancellation
 from agent_service.registry.idempotency import InFlightRequests, RequestKey, is_answered
 from agent_service.registry.live import LiveSessions
@@ -62,9 +63,7 @@ class Deletion:
         session = self._roster.sessions.get(session_id)
         if session is not None and not session.journal.at_rest:
             if not force:
-                raise errors.SessionActive(
-                    f"session {session_id} is at work; cancel it first, or set force", resource=session_id
-                )
+                raise refusals.active(session.journal.record)
             cancel = pb.CancelRequest(session_id=session_id, reason="deleted")
             await self._cancellation.cancel(cancel, owner, wait=None)
             return await self.delete(session_id, owner, force=force, keep_transcript=keep_transcript, key=key)

@@ -15,6 +15,7 @@ from agent_service.agents.workspace import Workspaces
 from agent_service.ledger import Ledger, RequestId
 from agent_service.ledger.journal import Journal, now_us
 from agent_service.options.live import missing_directories
+from agent_service.registry import refusals
 from agent_service.registry.drain import Drain
 from agent_service.registry.idempotency import InFlightRequests, RequestKey
 from agent_service.registry.live import LiveSessions
@@ -140,11 +141,7 @@ class Execution:
             raise errors.SessionAlreadyExists(f"session {record.session_id} exists already", resource=record.session_id)
         busy = not session.journal.at_rest
         if busy and request.on_busy in (pb.ON_BUSY_UNSPECIFIED, pb.ON_BUSY_REJECT):
-            raise errors.SessionBusy(
-                f"session {record.session_id} is at work ({pb.SessionPhase.Name(record.phase)}); "
-                "wait for it, cancel it, or set on_busy to ENQUEUE or INTERRUPT",
-                resource=record.session_id,
-            )
+            raise refusals.busy(record)
         self._check_merged(record, request)
         options = translate.merge(record.options, request.options, request.clear_options)
         missing = missing_directories(options)
@@ -173,11 +170,9 @@ class Execution:
         most = self._open_turns + self._admission.running
         if most >= limit and sum(each.load for each in self._roster.sessions.values()) >= limit:
             waiting = sum(each.waiting for each in self._roster.sessions.values())
-            raise errors.QueueFull(f"{waiting} turns wait already, the most this service lets wait", retry_after=1.0)
+            raise refusals.queue_full(waiting, self._max_queued)
         if session.waiting >= MAX_PENDING_TURNS:
-            raise errors.QueueFull(
-                f"{session.waiting} turns of this session wait already, the most it may have", retry_after=1.0
-            )
+            raise refusals.session_queue_full(session.journal.record, session.waiting, MAX_PENDING_TURNS)
 
     async def _submit(
         self, session: Session, request: pb.ExecuteRequest, key: RequestKey | None, parent: pb.Session | None

@@ -104,8 +104,9 @@ def of_stop(cause: StopCause, reason: str) -> Outcome:
         )
     if cause is StopCause.DRAIN:
         return interrupted("the service was shut down while the turn ran; the next Execute resumes the conversation")
-    word = "STALLED" if cause is StopCause.STALL else "EXECUTION_TIMEOUT"
-    return failed(pb.SESSION_PHASE_TIMED_OUT, error(word, reason, retryable=True))
+    if cause is StopCause.STALL:
+        return failed(pb.SESSION_PHASE_TIMED_OUT, error("STALLED", reason, retryable=True))
+    return failed(pb.SESSION_PHASE_TIMED_OUT, error("EXECUTION_TIMEOUT", reason))
 
 
 def interrupted(text: str) -> Outcome:
@@ -122,6 +123,11 @@ def interrupted(text: str) -> Outcome:
 def failed(phase: pb.SessionPhase.ValueType, failure: pb.SessionError) -> Outcome:
     """A turn that failed."""
     return Outcome(pb.TURN_STATE_ERROR, pb.SESSION_STATE_ERROR, phase, failure)
+
+
+def internal(incident: str) -> pb.SessionError:
+    """The error of a fault of the service, which is in the log under the incident's id; without Python's text."""
+    return error("INTERNAL", f"internal error, incident {incident}", retryable=True)
 
 
 def error(reason: str, message: str, *, retryable: bool = False, stderr_tail: str = "") -> pb.SessionError:

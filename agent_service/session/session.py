@@ -297,9 +297,10 @@ class Session:
             self._hearing.on_exit(failure)
         except errors.StoreUnavailable:
             raise
-        except Exception as error:
-            log.exception("session %s: a turn broke", self.session_id)
-            course.settle(outcomes.failed(pb.SESSION_PHASE_FAILED, outcomes.error("INTERNAL", repr(error)[:500])))
+        except Exception:
+            incident = errors.new_incident()
+            log.exception("session %s: a turn broke, incident %s", self.session_id, incident)
+            course.settle(outcomes.failed(pb.SESSION_PHASE_FAILED, outcomes.internal(incident)))
         outcome = await course.end()
         work = course.head or work  # another one by now when the agent has gone on with a message that was sent to it
         if course.stopping is not None and course.stopping.cause is StopCause.DRAIN and may_continue(work):

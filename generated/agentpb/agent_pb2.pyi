@@ -467,11 +467,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Code: INVALID_ARGUMENT. Metadata: none. Retry: no.
     """
     ERROR_REASON_OPTION_NOT_ALLOWED: _ErrorReason.ValueType  # 5
-    """The operator's policy forbids an option.
+    """The operator's policy forbids an option. Not sent yet: this version has no policies.
     Code: PERMISSION_DENIED. Metadata: none. Retry: no.
     """
     ERROR_REASON_PATH_NOT_ALLOWED: _ErrorReason.ValueType  # 6
-    """The operator's policy forbids a directory.
+    """The operator's policy forbids a directory. Not sent yet: this version has no policies.
     Code: PERMISSION_DENIED. Metadata: none. Retry: no.
     """
     ERROR_REASON_SESSION_NOT_FOUND: _ErrorReason.ValueType  # 7
@@ -504,7 +504,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_SESSION_ACTIVE: _ErrorReason.ValueType  # 14
     """The session is at work, and the request needs it at rest.
-    Code: FAILED_PRECONDITION. Metadata: none. Retry: later.
+    Code: FAILED_PRECONDITION. Metadata: turn_id, phase. Retry: later.
     """
     ERROR_REASON_INTERACTION_CLOSED: _ErrorReason.ValueType  # 15
     """The interaction was resolved already.
@@ -527,7 +527,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Code: OUT_OF_RANGE. Metadata: last_sequence. Retry: no.
     """
     ERROR_REASON_QUEUE_FULL: _ErrorReason.ValueType  # 20
-    """As many turns wait as the operator lets wait.
+    """As many turns wait, or wait in this session, as may: `max_queued` is the limit that was met.
     Code: RESOURCE_EXHAUSTED. Metadata: max_queued. Retry: later.
     """
     ERROR_REASON_REQUEST_TOO_LARGE: _ErrorReason.ValueType  # 21
@@ -547,12 +547,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Code: INTERNAL. Metadata: incident. Retry: later.
     """
     ERROR_REASON_AGENT_UNAVAILABLE: _ErrorReason.ValueType  # 25
-    """The agent's program cannot be started on this host. Also a run's.
-    Code: INTERNAL. Metadata: none. Retry: no.
+    """The agent's program cannot be started on this host.
+    Code: none, a run's. Metadata: none. Retry: no.
     """
     ERROR_REASON_AGENT_EXITED: _ErrorReason.ValueType  # 101
-    """The agent's process ended in mid-turn.
-    Code: none, a run's. Metadata: none. Retry: later.
+    """The agent's process ended in mid-turn. A retry helps when a signal ended it: `retryable` says so.
+    Code: none, a run's. Metadata: none. Retry: perhaps.
     """
     ERROR_REASON_AGENT_FAILED: _ErrorReason.ValueType  # 102
     """The agent could not be started, or broke.
@@ -615,8 +615,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Code: none, a run's. Metadata: none. Retry: later.
     """
     ERROR_REASON_API_ERROR: _ErrorReason.ValueType  # 117
-    """The model's API failed; `api_error_status` says how.
-    Code: none, a run's. Metadata: none. Retry: later.
+    """The model's API failed; `api_error_status` says how, and `retryable` whether a retry helps.
+    Code: none, a run's. Metadata: none. Retry: perhaps.
     """
     ERROR_REASON_SERVICE_INTERRUPTED: _ErrorReason.ValueType  # 118
     """The service crashed or was shut down in mid-turn.
@@ -652,11 +652,11 @@ ERROR_REASON_INTERACTION_KIND_MISMATCH: ErrorReason.ValueType  # 4
 Code: INVALID_ARGUMENT. Metadata: none. Retry: no.
 """
 ERROR_REASON_OPTION_NOT_ALLOWED: ErrorReason.ValueType  # 5
-"""The operator's policy forbids an option.
+"""The operator's policy forbids an option. Not sent yet: this version has no policies.
 Code: PERMISSION_DENIED. Metadata: none. Retry: no.
 """
 ERROR_REASON_PATH_NOT_ALLOWED: ErrorReason.ValueType  # 6
-"""The operator's policy forbids a directory.
+"""The operator's policy forbids a directory. Not sent yet: this version has no policies.
 Code: PERMISSION_DENIED. Metadata: none. Retry: no.
 """
 ERROR_REASON_SESSION_NOT_FOUND: ErrorReason.ValueType  # 7
@@ -689,7 +689,7 @@ Code: FAILED_PRECONDITION. Metadata: none. Retry: no.
 """
 ERROR_REASON_SESSION_ACTIVE: ErrorReason.ValueType  # 14
 """The session is at work, and the request needs it at rest.
-Code: FAILED_PRECONDITION. Metadata: none. Retry: later.
+Code: FAILED_PRECONDITION. Metadata: turn_id, phase. Retry: later.
 """
 ERROR_REASON_INTERACTION_CLOSED: ErrorReason.ValueType  # 15
 """The interaction was resolved already.
@@ -712,7 +712,7 @@ ERROR_REASON_SEQUENCE_IN_FUTURE: ErrorReason.ValueType  # 19
 Code: OUT_OF_RANGE. Metadata: last_sequence. Retry: no.
 """
 ERROR_REASON_QUEUE_FULL: ErrorReason.ValueType  # 20
-"""As many turns wait as the operator lets wait.
+"""As many turns wait, or wait in this session, as may: `max_queued` is the limit that was met.
 Code: RESOURCE_EXHAUSTED. Metadata: max_queued. Retry: later.
 """
 ERROR_REASON_REQUEST_TOO_LARGE: ErrorReason.ValueType  # 21
@@ -732,12 +732,12 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 24
 Code: INTERNAL. Metadata: incident. Retry: later.
 """
 ERROR_REASON_AGENT_UNAVAILABLE: ErrorReason.ValueType  # 25
-"""The agent's program cannot be started on this host. Also a run's.
-Code: INTERNAL. Metadata: none. Retry: no.
+"""The agent's program cannot be started on this host.
+Code: none, a run's. Metadata: none. Retry: no.
 """
 ERROR_REASON_AGENT_EXITED: ErrorReason.ValueType  # 101
-"""The agent's process ended in mid-turn.
-Code: none, a run's. Metadata: none. Retry: later.
+"""The agent's process ended in mid-turn. A retry helps when a signal ended it: `retryable` says so.
+Code: none, a run's. Metadata: none. Retry: perhaps.
 """
 ERROR_REASON_AGENT_FAILED: ErrorReason.ValueType  # 102
 """The agent could not be started, or broke.
@@ -800,8 +800,8 @@ ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 116
 Code: none, a run's. Metadata: none. Retry: later.
 """
 ERROR_REASON_API_ERROR: ErrorReason.ValueType  # 117
-"""The model's API failed; `api_error_status` says how.
-Code: none, a run's. Metadata: none. Retry: later.
+"""The model's API failed; `api_error_status` says how, and `retryable` whether a retry helps.
+Code: none, a run's. Metadata: none. Retry: perhaps.
 """
 ERROR_REASON_SERVICE_INTERRUPTED: ErrorReason.ValueType  # 118
 """The service crashed or was shut down in mid-turn.

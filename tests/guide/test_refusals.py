@@ -50,11 +50,8 @@ NOT_MET = {
     "INTERACTION_KIND_MISMATCH": "an answer to an interaction: tests of interactions",
     "INTERACTION_NOT_FOUND": "an answer to an interaction: tests of interactions",
     "INTERACTION_CLOSED": "an answer to an interaction: tests of interactions",
-    "OPTION_NOT_ALLOWED": "no policy yet: everything is allowed",
-    "PATH_NOT_ALLOWED": "no policy yet: everything is allowed",
     "TURN_NOT_FOUND": "no request must name a turn that exists: the one of Interrupt is a guard",
     "STORE_UNAVAILABLE": "a broken ledger ends the service: tests/ledger/test_failing.py",
-    "AGENT_UNAVAILABLE": "an agent that cannot be started is a failed run, not a failed call",
     "UNIMPLEMENTED": "every RPC is served",
 }
 """Those that these RPCs cannot meet, and why."""
@@ -445,6 +442,8 @@ async def test_a_session_at_work_refuses_another_turn_and_its_deletion(service: 
         again = await refusal_of(service, "Execute", request)
         assert (again.code, again.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "SESSION_BUSY")
         assert "PreconditionFailure" in again.kinds
+        assert set(again.metadata) == {"turn_id", "phase"}
+        assert again.metadata["phase"] in again.text, "the text says what is in the way, and the metadata says it again"
     active = await refusal_of(service, "DeleteSession", pb.DeleteSessionRequest(session_id=session_id))
     assert (active.code, active.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "SESSION_ACTIVE")
     await service.stub.Cancel(pb.CancelRequest(session_id=session_id, force=True))
