@@ -8,6 +8,9 @@ from importlib import resources
 import grpc
 import grpc.aio
 
+from agent_client import forks
+from agent_client.proxies import Proxy, proxy_for
+
 ChannelOptions = Mapping[str, str | int]
 
 
@@ -30,11 +33,24 @@ def default_options() -> dict[str, str | int]:
     }
 
 
+def proxy_of(target: str, options: ChannelOptions | None = None) -> Proxy | None:
+    """Return the HTTP proxy of the environment that a channel with these options takes to `target`."""
+    chosen = dict(options or {})
+    if "grpc.http_proxy" in chosen or chosen.get("grpc.enable_http_proxy", 1) == 0:
+        return None
+    return proxy_for(target)
+
+
 def open_channel(
     target: str, credentials: grpc.ChannelCredentials | None = None, options: ChannelOptions | None = None
 ) -> grpc.aio.Channel:
-    """Open a channel: encrypted with `credentials`, in the clear without; `options` override the defaults."""
-    merged = [*(default_options() | dict(options or {})).items()]
+    """Open a channel: encrypted with `credentials`, in the clear without; `options` override the defaults.
+
+    Raises ForkedAfterUse in a process that was forked after a client had been used.
+    """
+    forks.use_grpc()
+    direct = {} if proxy_for(target) else {"grpc.enable_http_proxy": 0}
+    merged = [*(default_options() | direct | dict(options or {})).items()]
     if credentials is None:
         return grpc.aio.insecure_channel(target, options=merged)
     return grpc.aio.secure_channel(target, credentials, options=merged)

@@ -14,9 +14,9 @@ import grpc.aio
 from agentpb import agent_pb2 as pb
 from agentpb import agent_pb2_grpc
 
-from agent_client import errors, options, retry, whole
+from agent_client import errors, failures, forks, options, retry, whole
 from agent_client.arguments import ExecuteArguments, FilterArguments, Seconds
-from agent_client.channel import ChannelOptions, open_channel
+from agent_client.channel import ChannelOptions, open_channel, proxy_of
 from agent_client.handle import SessionHandle
 from agent_client.results import RunResult
 from agent_client.watching import SessionWatch
@@ -76,7 +76,7 @@ class AgentClient:
     async def close(self) -> None:
         """Close the connection; runs go on. The next call opens another."""
         channel, self._channel = self._channel, None
-        if channel is not None:
+        if channel is not None and not forks.broken():
             await channel.close(None)
 
     # --- running ------------------------------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ class AgentClient:
             skip_partials=not partials,
             include_raw=include_raw,
         )
-        return SessionWatch(self._open_stream, request, target=self.target, patience=self._patience)
+        return SessionWatch(self._open_stream, request, failure=self._failure, patience=self._patience)
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -325,7 +325,7 @@ class AgentClient:
             except grpc.aio.AioRpcError as error:
                 delay = retry.delay_after(error, backoff)
                 if delay is None:
-                    raise errors.from_rpc_error(error, self.target) from error
+                    raise self._failure(error) from error
             await asyncio.sleep(delay)
 
     async def _try(self, method: str, request: Any, deadline: float) -> Any:
@@ -357,7 +357,11 @@ class AgentClient:
     def _open_stream(self, request: pb.WatchSessionRequest) -> Any:
         return self._connected().WatchSession(request, metadata=self._metadata)
 
+    def _failure(self, error: grpc.aio.AioRpcError) -> errors.AgentServiceError:
+        return failures.from_rpc_error(error, self.target, proxy_of(self.target, self._channel_options))
+
     def _connected(self) -> Any:
+        forks.use_grpc()
         if self._channel is None:
             self._channel = open_channel(self.target, self._credentials, self._channel_options)
             self._stub = agent_pb2_grpc.AgentServiceStub(self._channel)

@@ -11,15 +11,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import grpc
-from google.protobuf.message import DecodeError
-from google.rpc import code_pb2, error_details_pb2  # type: ignore[import-untyped]  # it has stubs, but no py.typed
-from grpc_status import rpc_status
+from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # it has stubs, but no py.typed
+
+from agent_client.forks import ForkedAfterUse as ForkedAfterUse
 
 if TYPE_CHECKING:
     from agent_client.results import RunResult
 
 DOMAIN = "agentservice.v1"
-PUSHBACK = "grpc-retry-pushback-ms"
 
 _Detail = TypeVar("_Detail")
 
@@ -57,13 +56,13 @@ class AgentServiceError(Exception):
     @property
     def metadata(self) -> Mapping[str, str]:
         """Facts of the error by name, such as `first_available_sequence`."""
-        info = _first(self.details, error_details_pb2.ErrorInfo)
+        info = first_of(self.details, error_details_pb2.ErrorInfo)
         return dict(info.metadata) if info else {}
 
     @property
     def resource(self) -> str:
         """The name of what was missing or in the way; empty when the service names nothing."""
-        info = _first(self.details, error_details_pb2.ResourceInfo)
+        info = first_of(self.details, error_details_pb2.ResourceInfo)
         return str(info.resource_name) if info else ""
 
 
@@ -81,7 +80,7 @@ class InvalidField(InvalidArgument):
     @property
     def violations(self) -> tuple[FieldViolation, ...]:
         """Each bad field, with what would be accepted."""
-        bad = _first(self.details, error_details_pb2.BadRequest)
+        bad = first_of(self.details, error_details_pb2.BadRequest)
         return tuple(FieldViolation(each.field, each.description) for each in bad.field_violations) if bad else ()
 
 
@@ -270,6 +269,12 @@ class RequestTooLarge(ResourceExhausted):
     reason = "REQUEST_TOO_LARGE"
 
 
+class QuotaExceeded(ResourceExhausted):
+    """The caller has used up what it may use."""
+
+    reason = "QUOTA_EXCEEDED"
+
+
 class RateLimited(ResourceExhausted):
     """The caller asks too often."""
 
@@ -338,61 +343,6 @@ BY_REASON = {
 }
 
 
-def from_rpc_error(error: grpc.aio.AioRpcError, target: str) -> AgentServiceError:
-    """Make the exception that fits a failed call to `target`; without a known reason, that of its code."""
-    details = details_of(error)
-    info = _first(details, error_details_pb2.ErrorInfo)
-    reason = info.reason if info and info.domain == DOMAIN else ""
-    kind = BY_REASON.get(reason) or BY_CODE.get(error.code(), AgentServiceError)
-    text = error.details() or error.code().name
-    if error.code() is grpc.StatusCode.UNAVAILABLE and not reason:
-        why = text.rpartition(": ")[2]
-        text = (
-            f"cannot reach an agent service at {target} ({why}); start one with `agent-service serve`, or name another"
-        )
-    return kind(text, code=error.code(), reason=reason, details=details, retry_after=retry_after(error, details))
-
-
-def details_of(error: grpc.aio.AioRpcError) -> tuple[Any, ...]:
-    """Unpack the google.rpc details of a failed call; none when there are none, or when they cannot be read."""
-    try:
-        status = rpc_status.from_call(error)  # type: ignore[arg-type]  # the stubs know only the synchronous call
-    except (ValueError, DecodeError):
-        return ()
-    if status is None or status.code == code_pb2.OK:
-        return ()
-    return tuple(detail for detail in map(_unpack, status.details) if detail is not None)
-
-
-def retry_after(error: grpc.aio.AioRpcError, details: Sequence[Any]) -> float | None:
-    """Seconds the service asks to wait before a retry; None when it asks for nothing."""
-    pushback = pushback_of(error)
-    if pushback is not None and pushback >= 0:
-        return pushback
-    info = _first(details, error_details_pb2.RetryInfo)
-    return float(info.retry_delay.ToTimedelta().total_seconds()) if info else None
-
-
-def pushback_of(error: grpc.aio.AioRpcError) -> float | None:
-    """Seconds of the pushback trailer; negative means: do not retry (so does a value that is no number)."""
-    text = next((value for key, value in error.trailing_metadata() or () if key == PUSHBACK), None)
-    if text is None:
-        return None
-    try:
-        return int(text) / 1000
-    except ValueError:
-        return -1.0
-
-
-def _unpack(packed: Any) -> Any:
-    name = packed.type_url.rpartition(".")[2]
-    kind = getattr(error_details_pb2, name, None)
-    if kind is None or not packed.Is(kind.DESCRIPTOR):
-        return None
-    detail = kind()
-    packed.Unpack(detail)
-    return detail
-
-
-def _first(details: Sequence[Any], kind: type[_Detail]) -> _Detail | None:
+def first_of(details: Sequence[Any], kind: type[_Detail]) -> _Detail | None:
+    """Return the first google.rpc detail of a kind; None when there is none."""
     return next((detail for detail in details if isinstance(detail, kind)), None)

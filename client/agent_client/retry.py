@@ -9,7 +9,7 @@ from collections.abc import Callable
 import grpc
 import grpc.aio
 
-from agent_client import errors
+from agent_client import failures
 
 INITIAL_DELAY = 0.1
 MAXIMUM_DELAY = 3.0
@@ -63,10 +63,10 @@ class Backoff:
 
 def delay_after(error: grpc.aio.AioRpcError, backoff: Backoff) -> float | None:
     """Return how long to wait before the call is tried again; None when another try cannot help or is not wanted."""
-    pushback = errors.pushback_of(error)
+    pushback = failures.pushback_of(error)
     if not is_transient(error) or (pushback is not None and pushback < 0):
         return None
-    return backoff.next_delay(errors.retry_after(error, errors.details_of(error)))
+    return backoff.next_delay(failures.retry_after(error, failures.details_of(error)))
 
 
 def is_transient(error: grpc.aio.AioRpcError) -> bool:
@@ -75,4 +75,4 @@ def is_transient(error: grpc.aio.AioRpcError) -> bool:
         return True
     # What a dying server, or a proxy, makes of a call it cuts; an answer of the service itself carries details.
     rst = error.code() is grpc.StatusCode.INTERNAL and "RST_STREAM" in (error.details() or "")
-    return (rst or error.code() is grpc.StatusCode.CANCELLED) and not errors.details_of(error)
+    return (rst or error.code() is grpc.StatusCode.CANCELLED) and not failures.details_of(error)

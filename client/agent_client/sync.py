@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from types import TracebackType
@@ -11,6 +13,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
 
 from agentpb import agent_pb2 as pb
 
+from agent_client import forks
 from agent_client.arguments import ExecuteArguments
 from agent_client.client import AgentClient
 from agent_client.handle import SessionHandle
@@ -137,15 +140,18 @@ class SyncAgentClient(_Twin[AgentClient]):
 
 
 @functools.cache
-def _loop() -> asyncio.AbstractEventLoop:
-    """Start the one event loop that all synchronous clients of the process share: gRPC likes no second one."""
+def _loop_of(process_id: int) -> asyncio.AbstractEventLoop:
+    """Start the event loop that all synchronous clients of a process share: grpc.aio serves one loop per process.
+
+    A forked child inherits the loop but not its thread, so each process has an entry of its own.
+    """
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="agent-client", daemon=True).start()
     return loop
 
 
 def _wait(work: Coroutine[Any, Any, T]) -> T:
-    future = asyncio.run_coroutine_threadsafe(work, _loop())
+    future = asyncio.run_coroutine_threadsafe(work, _loop_of(os.getpid()))
     try:
         return future.result()
     except BaseException:
@@ -158,7 +164,9 @@ def _iterate(items: AsyncIterator[T]) -> Iterator[T]:
         while (item := _wait(_next(items))) is not _END:
             yield item  # type: ignore[misc]  # not the sentinel
     finally:
-        _wait(_leave(items))
+        # At the interpreter's end the loop's thread stands still; in a forked child there is none: nobody would answer.
+        if not sys.is_finalizing() and not forks.broken():
+            _wait(_leave(items))
 
 
 async def _next(items: AsyncIterator[T]) -> T | object:

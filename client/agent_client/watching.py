@@ -13,7 +13,7 @@ import grpc
 import grpc.aio
 from agentpb import agent_pb2 as pb
 
-from agent_client import errors, retry
+from agent_client import errors, forks, retry
 
 # The service speaks at least every 15 s; who is silent for three times that is gone, whatever the connection says.
 SILENCE = 50.0
@@ -21,6 +21,7 @@ SILENCE = 50.0
 STEADY = 5.0
 
 OpenStream = Callable[[pb.WatchSessionRequest], Any]
+MakeError = Callable[[grpc.aio.AioRpcError], errors.AgentServiceError]
 Sleep = Callable[[float], Coroutine[Any, Any, None]]
 
 
@@ -36,7 +37,7 @@ class SessionWatch:
         open_stream: OpenStream,
         request: pb.WatchSessionRequest,
         *,
-        target: str,
+        failure: MakeError,
         patience: retry.Patience,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
@@ -45,7 +46,7 @@ class SessionWatch:
         self.end: pb.WatchEnd | None = None
         self._open_stream = open_stream
         self._request = request
-        self._target = target
+        self._failure = failure
         self._patience = patience
         self._backoff = retry.Backoff(patience)
         self._sleep = sleep
@@ -135,15 +136,13 @@ class SessionWatch:
         if delay is not None:
             await self._sleep(delay)
         elif error is not None:
-            raise errors.from_rpc_error(error, self._target) from error
+            raise self._failure(error) from error
         else:
-            raise errors.Unavailable(
-                f"the service at {self._target} keeps ending the watch before the session is at rest"
-            )
+            raise errors.Unavailable("the service keeps ending the watch before the session is at rest")
 
     def _drop_stream(self) -> None:
         stream, self._stream = getattr(self, "_stream", None), None
-        if stream is not None:
+        if stream is not None and not forks.broken():
             stream.cancel()
 
 
