@@ -1587,7 +1587,9 @@ class ReadFieldRequest(_message.Message):
     interaction_id: _builtins.str
     """In this interaction."""
     field: _builtins.str
-    """Its path, as `truncated_fields` names it; for a turn's result with "result." before it."""
+    """Its path, as `truncated_fields` names it; for a turn's result with "result." before it. At most 1000 characters. Any other
+    field of the record may be read as well, also a message, a list or a map, which is sent as JSON under the contract's names.
+    """
     def __init__(
         self,
         *,
@@ -2462,7 +2464,7 @@ class Interaction(_message.Message):
     updated_input_json: _builtins.str
     """The input that was allowed in place of `input_json`, when it was changed."""
     input_truncated: _builtins.bool
-    """True when `input_json`, `updated_input_json` or the questions were cut; ReadField has all of each."""
+    """True when `input_json`, the questions or any other field was cut; ReadField has all of each."""
     @_builtins.property
     def suggestions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PermissionUpdate]:
         """Rules that would make further asking needless; pass them back in PermissionAllow.updated_permissions."""
@@ -3082,7 +3084,9 @@ class Session(_message.Message):
 
     @_builtins.property
     def truncated_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Fields that were too long and have been cut, by their path, such as "options.output_schema_json"."""
+        """Fields that were too long and have been cut, by their path, such as "options.output_schema_json". A session has at most
+        1.25 MiB; ReadField has all of each, without a record.
+        """
 
     def __init__(
         self,
@@ -3151,7 +3155,7 @@ class Turn(_message.Message):
     state: Global___TurnState.ValueType
     """Where it stands."""
     prompt: _builtins.str
-    """The prompt; cut at 256 KiB."""
+    """The prompt; cut at 256 KiB or less, so that the turn has at most 512 KiB."""
     restart_count: _builtins.int
     """How often a restart of the service made it continue by itself."""
     @_builtins.property
@@ -3434,13 +3438,13 @@ class SessionError(_message.Message):
     reason: _builtins.str
     """The name of a value of ErrorReason without its prefix, such as AGENT_EXITED, API_ERROR, MAX_TURNS or STALLED."""
     message: _builtins.str
-    """What happened and what can be done. Never empty."""
+    """What happened and what can be done. Never empty, at most 64 KiB."""
     retryable: _builtins.bool
     """Whether the same prompt may succeed when tried again later."""
     api_error_status: _builtins.int
     """HTTP status of the model's API, when that is where it failed."""
     stderr_tail: _builtins.str
-    """The last lines the agent's process wrote to stderr."""
+    """The last lines the agent's process wrote to stderr, at most 64 KiB."""
     def __init__(
         self,
         *,
@@ -3511,14 +3515,16 @@ class SessionEvent(_message.Message):
     parent_tool_use_id: _builtins.str
     """For messages of a subagent: the tool call that started it."""
     raw_json: _builtins.str
-    """The agent's own message as JSON, when asked for with `include_raw`."""
+    """The agent's own message as JSON, when asked for with `include_raw`. Above 1 MiB an object that says its size; ReadField has it."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it was recorded."""
 
     @_builtins.property
     def truncated_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Fields that were too long and have been cut, by their path."""
+        """Fields that were too long and have been cut, by their path, such as "assistant_message.content[0].text.text" or "raw_json";
+        the first 100, then "…". ReadField has all of each.
+        """
 
     @_builtins.property
     def state_changed(self) -> Global___StateChanged:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from agentpb import agent_pb2 as pb
 
-from agent_service.ledger import Commit, Event, Ledger, fsck
+from agent_service.ledger import Commit, Event, Ledger, Whole, fsck
 from tests.ledger.logs import DORMANT, session
 
 
@@ -37,12 +37,13 @@ def moved(*places: tuple[int, int]) -> list[pb.SessionEvent]:
 @pytest.fixture
 async def sound(tmp_path: Path) -> Path:
     """A ledger with one finished session and its turn."""
-    turn = pb.Turn(turn_id="t", number=1, state=pb.TURN_STATE_COMPLETED)
+    turn = pb.Turn(turn_id="t", number=1, state=pb.TURN_STATE_COMPLETED, truncated_fields=["prompt"])
+    whole = Whole("turn t", "prompt", pb.Turn(prompt="a long one").SerializeToString())
     record = session("s", place=DORMANT, turn_count=1, labels={"a": "b"}, message_count=1, last_sequence=5)
     log = [pb.SessionEvent(type="message.user"), *moved((1, 2), (2, 4), DORMANT)]
     log.append(pb.SessionEvent(type="turn.completed", turn_completed=pb.TurnCompleted(turn=turn)))
     async with Ledger(tmp_path) as ledger:
-        await ledger.append(Commit("s", sealed(log), record, [turn]))
+        await ledger.append(Commit("s", sealed(log), record, [turn], wholes=[whole]))
         assert await ledger.check() == []
     return tmp_path
 
@@ -88,6 +89,9 @@ def recorded(change: str) -> bytes:
         ("DELETE FROM sessions", (), "5 rows of events belong to no session"),
         ("UPDATE sessions SET title = 'x'", (), "its columns differ"),
         ("DELETE FROM labels", (), "its labels differ"),
+        ("DELETE FROM wholes", (), "prompt of turn t was cut, and its whole is missing"),
+        ("UPDATE wholes SET body = x'ff'", (), "the whole of prompt of turn t cannot be parsed"),
+        ("UPDATE wholes SET record = 'odd'", (), "the whole of prompt of odd cannot be parsed"),
         (RECORD, (recorded("rest"),), "at rest without a rest_time"),
         (RECORD, (recorded("error"),), "ERROR without an error"),
         (RECORD, (recorded("pending"),), "at rest with pending interactions"),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from agentpb import agent_pb2 as pb
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from agent_service.ledger.commits import AT_REST, FINISHED, MESSAGES, Record
 from agent_service.ledger.sqlite import schema
@@ -56,7 +56,32 @@ def _session_problems(db: sqlite3.Connection, row: Sequence[Any]) -> Iterator[st
         for sequence, kind, event in rows:
             yield from log_.problems(sequence, kind, event)
     yield from log_.end_problems(session, since)
-    yield from _turn_problems(db.execute(schema.ALL_TURNS, (key,)).fetchall(), session, log_.completed)
+    turns = db.execute(schema.ALL_TURNS, (key,)).fetchall()
+    yield from _turn_problems(turns, session, log_.completed)
+    with closing(db.execute(schema.ALL_WHOLES, (key,))) as rows:
+        yield from _whole_problems(rows, [pb.Turn.FromString(record) for *_, record in turns])
+
+
+_RECORDS: Mapping[str, type[Message]] = {"event": pb.SessionEvent, "turn": pb.Turn, "interaction": pb.Interaction}
+
+
+def _whole_problems(rows: Iterable[Sequence[Any]], turns: Sequence[pb.Turn]) -> Iterator[str]:
+    """What is wrong with fields that were cut and are kept beside their records."""
+    kept = set()
+    for record, name, body in rows:
+        kept.add((record, name))
+        kind = _RECORDS.get(record.partition(" ")[0])
+        try:
+            fields = [field.name for field, _ in kind.FromString(body).ListFields()] if kind is not None else []
+        except DecodeError:
+            fields = []
+        if fields != [name]:
+            yield f"the whole of {name} of {record} cannot be parsed"
+    for turn in turns:
+        cut = {path.partition(".")[0] for path in turn.truncated_fields} - {"…"}
+        for name in sorted(cut):
+            if (f"turn {turn.turn_id}", name) not in kept:
+                yield f"{name} of turn {turn.turn_id} was cut, and its whole is missing"
 
 
 def _rest_problems(session: pb.Session) -> Iterator[str]:
