@@ -14,6 +14,7 @@ from .directives import parse
 from .steps import STRUCTURED_OUTPUT, Cut, Fail, Say, Step, UseTool
 
 REMINDER = re.compile(r"\s*<system-reminder>.*?</system-reminder>\s*", re.DOTALL)
+ORDER_IN_REMINDER = re.compile(r"\s*<system-reminder>\s*(.*?)\s*</system-reminder>\s*", re.DOTALL)
 STEERED = re.compile(
     r"The user sent a new message while you were working:\n(.*?)\n\nThis is how Claude Code surfaces", re.DOTALL
 )
@@ -90,7 +91,7 @@ class Conversation:
             if block.get("type") == "tool_result":
                 self._tool_result(block)
                 continue
-            text = _text(block)
+            text = _unwrapped(_text(block))
             said = REMINDER.sub("", text)
             if said.startswith(ORDERS):
                 self._prompt(prompt)
@@ -194,6 +195,12 @@ def _blocks(content: object, where: str) -> list[dict[str, Any]]:
 def _unfinished(prompt: list[str]) -> list[str]:
     """Drop the prompts of failed turns: the CLI joins them with the next one, each as a text that ends in a newline."""
     return [part for part in prompt if not part.endswith("\n")]
+
+
+def _unwrapped(text: str) -> str:
+    """Take an order of the CLI out of its reminder: since 2.1.331 it wraps some of them."""
+    wrapped = ORDER_IN_REMINDER.fullmatch(text)
+    return wrapped[1] if wrapped and wrapped[1].startswith(ORDERS) else text
 
 
 def _text(block: dict[str, Any]) -> str:

@@ -185,17 +185,23 @@ def test_a_turn_that_was_interrupted_or_failed_does_not_come_back_with_a_notific
     assert answer(user("slow: 9\n", "[Request interrupted by user]\n", notice)) == [Say("noted: it ended")]
 
 
-def test_an_answer_that_broke_off_and_was_kept_goes_on_where_it_broke() -> None:
-    go_on = "Your response above was cut off mid-stream. Resume directly from where it stops"
+ORDER = pytest.mark.parametrize(
+    "form", ["{}", "<system-reminder>\n{}\n</system-reminder>"], ids=["plain, to 2.1.330", "reminder, from 2.1.331"]
+)
+
+
+@ORDER
+def test_an_answer_that_broke_off_and_was_kept_goes_on_where_it_broke(form: str) -> None:
+    go_on = form.format("Your response above was cut off mid-stream. Resume directly from where it stops")
     assert answer(user("say: a\nfail: 529\nsay: b"), said("a"), user(go_on)) == [Fail(529), Say("b")]
     assert answer(user("say: a\nfail-once: 529\nsay: b"), said("a"), user(go_on)) == [Say("b")]
     assert answer(user("say: a\ncut\n", go_on)) == [Cut()]
 
 
-def test_an_answer_nobody_could_see_is_followed_by_one_that_can_be_seen() -> None:
-    assert answer(user("think: a\n", "[Your previous response had no visible output. Please continue]")) == [
-        Say("done")
-    ]
+@ORDER
+def test_an_answer_nobody_could_see_is_followed_by_one_that_can_be_seen(form: str) -> None:
+    order = form.format("[Your previous response had no visible output. Please continue]")
+    assert answer(user("think: a\n", order)) == [Say("done")]
 
 
 @pytest.mark.parametrize(
