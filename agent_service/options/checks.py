@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -15,6 +14,7 @@ from google.protobuf.descriptor import EnumDescriptor
 
 from agent_service.errors import FieldViolation
 from agent_service.options.merging import is_blank
+from agent_service.options.output_check import schema_problem
 from agent_service.options.paths import leaves, quoted
 from agent_service.options.reserved import refused_env, refused_flag, refused_server_env
 from agent_service.options.strict_json import LOST_KEYS, BadJson, parse_object
@@ -152,9 +152,11 @@ def _check_thinking(options: pb.AgentOptions, say: Say) -> None:
 
 def _check_json(options: pb.AgentOptions, say: Say) -> None:
     _json_object(options.settings_json, "settings_json", say)
-    schema = _json_object(options.output_schema_json, "output_schema_json", say)
-    if schema is not None:
-        _check_argument(json.dumps(schema), "output_schema_json", say)
+    schema = options.output_schema_json
+    if len(schema) > MAX_ARGUMENT:
+        _check_argument(schema, "output_schema_json", say)
+    elif schema and (problem := schema_problem(schema)):
+        say("output_schema_json", f"must be a JSON Schema, which is a JSON object; {problem}")
 
 
 def _json_object(text: str, where: str, say: Say) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from claude_agent_sdk import AgentDefinition, ClaudeAgentOptions
 from google.protobuf.message import Message
 
 from agent_service.options.merging import is_blank
+from agent_service.options.output_schema import for_agent
 
 MAX_BUFFER_SIZE = 32 << 20
 """Bytes of one line of the CLI. A longer one kills the SDK's reader, and one image is above its default of 1 MiB."""
@@ -179,7 +180,7 @@ def _thinking(thinking: pb.Thinking) -> Any:
 
 
 def _output_format(schema_json: str) -> dict[str, Any] | None:
-    return {"type": "json_schema", "schema": json.loads(schema_json)} if schema_json else None
+    return {"type": "json_schema", "schema": for_agent(schema_json)} if schema_json else None
 
 
 def _mcp_servers(servers: Mapping[str, pb.McpServer], scratch: Path) -> Any:

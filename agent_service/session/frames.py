@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,8 @@ from agent_service import events
 from agent_service.agents.agent import AgentFailed, Answer, PermissionContext
 from agent_service.events.accounting import unsolicited_result
 from agent_service.events.limits import MAX_ERROR
-from agent_service.events.text import cut_front
+from agent_service.events.text import cut_front, to_json
+from agent_service.options.output_check import check_output
 from agent_service.session import outcomes
 from agent_service.session.interactions import ask_people
 from agent_service.session.messages import Messages
@@ -60,7 +62,7 @@ class FrameHandler:
         self._course.stall_watch.touch()
         kind = frame.get("type")
         if kind == "result":
-            self._on_result(frame)
+            self._on_result(frame, await self._output_problem(frame))
             return
         if kind == "command_lifecycle":
             self._on_lifecycle(frame)
@@ -133,7 +135,15 @@ class FrameHandler:
             self._journal.add(notice, turn_id=self._course.turn_id, raw=events.raw_json(frame))
         self._journal.commit()
 
-    def _on_result(self, frame: dict[str, Any]) -> None:
+    async def _output_problem(self, frame: dict[str, Any]) -> str | None:
+        """How the answer in a result fails to meet the schema that was asked for; None when it meets it."""
+        schema = self._journal.record.options.output_schema_json
+        if not schema or frame.get("is_error"):
+            return None
+        output = frame.get("structured_output")
+        return await asyncio.to_thread(check_output, schema, "" if output is None else to_json(output))
+
+    def _on_result(self, frame: dict[str, Any], output_problem: str | None) -> None:
         result, self._keeper.totals = events.turn_result(frame, self._keeper.totals)
         course = self._course
         if (
@@ -149,16 +159,16 @@ class FrameHandler:
         self._had_a_result()
         course.result_in.set()
         if course.stopping is None:
-            course.outcome = self._outcome_of(frame, result)
+            course.outcome = self._outcome_of(frame, result, output_problem)
             if self.activity.busy or self._messages:
                 course.timers.later(QUIET_AFTER_RESULT, self._came_to_idle)
                 course.timers.later(PATIENCE_WITH_SENT, self._waited_enough)
             else:
                 course.settle(course.outcome)
 
-    def _outcome_of(self, frame: dict[str, Any], result: pb.TurnResult) -> outcomes.Outcome:
+    def _outcome_of(self, frame: dict[str, Any], result: pb.TurnResult, output_problem: str | None) -> outcomes.Outcome:
         status = frame.get("api_error_status")
-        outcome = outcomes.of_result(result, status if isinstance(status, int) else None)
+        outcome = outcomes.of_result(result, status if isinstance(status, int) else None, output_problem)
         if outcome.error is not None and self._course.agent is not None:
             outcome.error.stderr_tail = cut_front(self._course.agent.stderr_tail, MAX_ERROR)
         return outcome

@@ -44,8 +44,8 @@ _LIMITS = {
 }
 
 
-def of_result(result: pb.TurnResult, api_error_status: int | None) -> Outcome:
-    """What the agent's own report means."""
+def of_result(result: pb.TurnResult, api_error_status: int | None, output_problem: str | None = None) -> Outcome:
+    """What the agent's own report means; `output_problem` says how its answer fails to meet the schema."""
     if result.subtype in _LIMITS:
         reason, text = _LIMITS[result.subtype]
         return failed(pb.SESSION_PHASE_LIMIT_REACHED, error(reason, text))
@@ -58,8 +58,12 @@ def of_result(result: pb.TurnResult, api_error_status: int | None) -> Outcome:
             keeps_queue=True,
         )
     if not result.is_error:
-        return COMPLETED
+        return COMPLETED if output_problem is None else _output_invalid(output_problem)
     return failed(pb.SESSION_PHASE_FAILED, _error_of_result(result, api_error_status))
+
+
+def _output_invalid(problem: str) -> Outcome:
+    return failed(pb.SESSION_PHASE_FAILED, error("STRUCTURED_OUTPUT_INVALID", problem, retryable=True))
 
 
 def _error_of_result(result: pb.TurnResult, api_error_status: int | None) -> pb.SessionError:

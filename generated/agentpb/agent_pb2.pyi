@@ -4529,7 +4529,9 @@ class AgentOptions(_message.Message):
     effort: Global___Effort.ValueType
     """How much effort the model makes."""
     output_schema_json: _builtins.str
-    """JSON Schema (an object) that the final answer must meet; it arrives as TurnResult.structured_output_json."""
+    """JSON Schema that the final answer, an object, must meet; it arrives as TurnResult.structured_output_json. Drafts 6 to 2020-12, without
+    what draft-07 cannot say, without references to elsewhere, and at the root without anyOf, oneOf and allOf, which the API does not take.
+    """
     cwd: _builtins.str
     """The directory to work in: absolute, and it must exist. Unset: an empty one of the session's own, removed with the session."""
     strict_mcp_config: _builtins.bool

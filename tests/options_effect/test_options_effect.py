@@ -19,6 +19,7 @@ from agentpb import agent_pb2 as pb
 from tests.conftest import Service
 from tests.interactions.conftest import texts
 from tests.options_effect.conftest import Lab, Wire
+from tests.test_output_schema import EVERYTHING
 
 ROOT = Path(__file__).parents[2]
 AT_ONCE = 4
@@ -164,6 +165,17 @@ async def _output_schema_json(lab: Lab) -> None:
     assert json.loads(run.response.turn.result.structured_output_json) == {"a": 1}
     never = await lab.run('json: {"a": "no number"}', pb.AgentOptions(output_schema_json=SCHEMA))
     assert never.response.turn.error.reason == "STRUCTURED_OUTPUT_INVALID"
+    dialect = pb.AgentOptions(output_schema_json=json.dumps(EVERYTHING))
+    whole = await lab.run('json: {"x": 1, "pair": ["a", 1], "code": "a-b", "maybe": null}', dialect)
+    assert whole.response.state == pb.SESSION_STATE_COMPLETED, "the agent takes every word of it"
+    inherited = pb.AgentOptions(output_schema_json='{"type": "object", "required": ["toString"]}')
+    unmet = await lab.run('json: {"x": 1}', inherited)
+    assert unmet.response.state == pb.SESSION_STATE_ERROR
+    assert unmet.response.turn.error.reason == "STRUCTURED_OUTPUT_INVALID"
+    assert "'toString' is a required property" in unmet.response.turn.error.message
+    assert unmet.text, "what the model said is kept"
+    silent = await lab.run("say: no object", pb.AgentOptions(output_schema_json=SCHEMA))
+    assert silent.response.turn.error.reason == "STRUCTURED_OUTPUT_INVALID"
 
 
 @effect_of("cwd")
