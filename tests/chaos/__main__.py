@@ -15,6 +15,7 @@ from pathlib import Path
 from agent_service import maintenance as upkeep
 from tests.chaos.cancel import KINDS, CancelReport, cancel_once
 from tests.chaos.crash import Crashes
+from tests.chaos.fuzz import FLAGS, Fuzzer, figures
 from tests.chaos.race import RaceReport, race_once
 from tests.chaos.watchers import WatchersReport, idle_watchers, stalled_reader
 from tests.process.live import serve
@@ -76,6 +77,17 @@ async def _watchers(rounds: int, seed: int) -> int:
     return _failures(stalled.failures)
 
 
+async def _fuzz(rounds: int, seed: int) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        data_dir = Path(folder) / "data"
+        async with serve(data_dir, *FLAGS) as live:
+            report = await Fuzzer(live, seed).run(rounds, on_call=lambda done: _progress(done, rounds))
+            await live.terminate()
+        found = upkeep.check(data_dir)
+    print("\n".join(figures(report)))
+    return _failures([*report.failures, *found.problems, *found.notes])
+
+
 def _failures(failures: list[str]) -> int:
     print(f"  failures: {len(failures)}")
     for failure in failures[:20]:
@@ -93,6 +105,7 @@ PARTS: dict[str, tuple[Callable[[int, int], Awaitable[int]], int]] = {
     "cancel": (_cancel, 100),
     "race": (_race, 1000),
     "watchers": (_watchers, 10_000),
+    "fuzz": (_fuzz, 100_000),
 }
 
 
