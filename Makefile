@@ -63,7 +63,7 @@ test: tools ## Run all tests, offline
 	@$(BIN)/pytest $(ARGS)
 
 .PHONY: check
-check: lint types imports contract proto-check ## Run every check CI runs, except the tests
+check: lint types imports contract proto-check limits-check ## Run every check CI runs, except the tests
 
 .PHONY: lint
 lint: tools ## Check style and format (ruff)
@@ -90,6 +90,14 @@ proto-check: tools ## Check that the stubs are those of the contract
 		&& diff -r -x __init__.py -x __pycache__ -x py.typed "$$fresh/agentpb" generated/agentpb \
 		&& echo 'The stubs are those of the contract.' \
 		|| { echo 'generated/ is not what proto/agent.proto says: run `make proto`.' >&2; exit 1; }
+
+.PHONY: limits-check
+limits-check: tools ## Check that docs/limits.md is as the limits are
+	@$(BIN)/python tools/limits.py --check
+
+.PHONY: limits
+limits: tools ## Write docs/limits.md
+	@$(BIN)/python tools/limits.py
 
 .PHONY: format
 format: tools ## Format the code and sort its imports

@@ -21,8 +21,9 @@ from claude_agent_sdk._cli_version import __cli_version__ as cli_version
 
 from agent_service.agents.pool import AgentPool
 from agent_service.agents.workspace import Workspaces
-from agent_service.api.chain import MAX_MESSAGE_BYTES, Chain
+from agent_service.api.chain import Chain
 from agent_service.api.handlers import Handlers
+from agent_service.api.limits import fixed_limits
 from agent_service.api.listener import Listener, check_address, listen
 from agent_service.backends import cli_bounds, open_backend
 from agent_service.config import Config
@@ -216,14 +217,9 @@ def _server_info(config: Config, backend: str, guard: Choice, instance: str) -> 
         process_guard=guard.guard.name,
         instance_id=instance,
         features=FEATURES,
-        limits=pb.ServerLimits(
-            max_sessions=config.max_sessions,
-            max_queued=config.max_queued,
-            max_message_bytes=MAX_MESSAGE_BYTES,
-            max_string_bytes=256 << 10,
-            max_batch_events=256,
-        ),
+        limits=fixed_limits(),
     )
+    info.limits.max_sessions, info.limits.max_queued = config.max_sessions, config.max_queued
     info.start_time.GetCurrentTime()
     for name in ("retention", "execution_timeout", "stall_timeout"):
         if value := getattr(config, name):

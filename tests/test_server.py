@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -60,3 +61,10 @@ async def test_the_server_says_what_runs_here(start: Any) -> None:
         if (load.running, load.queued, load.watchers, load.sessions) == (1, 0, 1, 1):
             break
     watch.cancel()
+
+
+async def test_every_limit_is_told(start: Callable[..., Any]) -> None:
+    service = await start(execution_timeout=60.0)
+    limits = (await service.stub.GetServerInfo(pb.GetServerInfoRequest())).limits
+    assert {field.name for field, _ in limits.ListFields()} == {field.name for field in limits.DESCRIPTOR.fields}
+    assert limits.request_id_retention.seconds == 86400

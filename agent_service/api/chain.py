@@ -18,14 +18,13 @@ from google.protobuf.message_factory import GetMessageClass
 
 from agent_service import errors
 from agent_service.api.call import Call, CallerLeft
+from agent_service.api.limits import MAX_MESSAGE_BYTES
 from agent_service.api.validation import check
 
 log = logging.getLogger(__name__)
 
 DESCRIPTOR = pb.DESCRIPTOR.services_by_name["AgentService"]
 SERVICE = DESCRIPTOR.full_name
-MAX_MESSAGE_BYTES = 4 << 20
-"""Bytes of a request or response."""
 
 Around = Callable[[Call], AbstractAsyncContextManager[None]]
 """A link of the chain: entered before the request is parsed, left with the answer or the RequestError.

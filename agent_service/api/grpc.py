@@ -12,7 +12,8 @@ from grpc_status import rpc_status
 
 from agent_service import errors
 from agent_service.api.call import Call, CallerLeft
-from agent_service.api.chain import DESCRIPTOR, MAX_MESSAGE_BYTES, SERVICE, Answer, Chain
+from agent_service.api.chain import DESCRIPTOR, SERVICE, Answer, Chain
+from agent_service.api.limits import MAX_MESSAGE_BYTES
 from agent_service.api.rpc_status import rich_status
 
 MAX_RECEIVED_BYTES = 2 * MAX_MESSAGE_BYTES

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from agent_service.api.chain import MAX_MESSAGE_BYTES, SERVICE, Chain
+from agent_service.api.chain import SERVICE, Chain
 from agent_service.api.grpc import MAX_RECEIVED_BYTES, add_to_server
+from agent_service.api.limits import MAX_MESSAGE_BYTES
 from agent_service.api.reflection import add_reflection
 from agent_service.errors import CannotServe
 

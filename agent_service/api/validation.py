@@ -15,15 +15,22 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from agent_service import options as translate
 from agent_service.api.attachments import check_attachments
+from agent_service.api.limits import (
+    MAX_DURATION_SECONDS,
+    MAX_FIELD_PATH,
+    MAX_GRACE_SECONDS,
+    MAX_LABEL_KEY,
+    MAX_LABEL_VALUE,
+    MAX_LISTED,
+    MAX_PAGE_SIZE,
+    MAX_PROMPT_BYTES,
+    MAX_REASON,
+    MAX_REQUEST_ID,
+    MAX_TITLE,
+)
 from agent_service.errors import FieldViolation, InvalidField
 
 SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
-MAX_PROMPT_BYTES = 2 << 20
-MAX_DURATION_SECONDS = 10 * 365 * 86400
-MAX_FIELD_PATH = 1000
-"""Characters of a path to a field; those that records name are shorter."""
-MAX_LISTED = 64
-"""Entries of a filter."""
 MAX_VIOLATIONS = 50
 """How many are looked for; who has that many has made one mistake many times."""
 EVENT_TYPES = frozenset(
@@ -109,7 +116,7 @@ def _check_timestamp(value: Timestamp, where: str) -> Iterable[FieldViolation]:
 
 def _check_request(request: Message) -> Iterable[FieldViolation]:
     if "request_id" in request.DESCRIPTOR.fields_by_name:
-        yield from _check_length("request_id", request.request_id, 128)  # type: ignore[attr-defined]
+        yield from _check_length("request_id", request.request_id, MAX_REQUEST_ID)  # type: ignore[attr-defined]
     if isinstance(request, pb.ExecuteRequest):
         yield from _check_execute(request)
         return
@@ -135,7 +142,7 @@ def _check_execute(request: pb.ExecuteRequest) -> Iterable[FieldViolation]:
         yield FieldViolation("mode", "must not be EXECUTE_MODE_RESUME with fork_from: a fork is a new session")
     if request.HasField("execution_timeout") and not request.execution_timeout.ToNanoseconds():
         yield FieldViolation("execution_timeout", "must be more than 0")
-    yield from _check_length("title", request.title, 255)
+    yield from _check_length("title", request.title, MAX_TITLE)
     yield from _check_labels(request.labels, "labels")
     yield from check_attachments(request.attachments)
     if problem := translate.too_large(request.options):
@@ -156,15 +163,17 @@ def _check_count(where: str, values: Sized) -> Iterable[FieldViolation]:
 def _check_labels(labels: Mapping[str, str], where: str) -> Iterable[FieldViolation]:
     yield from _check_count(where, labels)
     for key, value in labels.items():
-        if not 1 <= len(key) <= 63:
-            yield FieldViolation(f"{where}[{key[:20]!r}]", "keys must have 1 to 63 characters")
-        if len(value) > 255:
-            yield FieldViolation(f"{where}[{key[:63]!r}]", "values must have at most 255 characters")
+        if not 1 <= len(key) <= MAX_LABEL_KEY:
+            yield FieldViolation(f"{where}[{key[:20]!r}]", f"keys must have 1 to {MAX_LABEL_KEY} characters")
+        if len(value) > MAX_LABEL_VALUE:
+            yield FieldViolation(
+                f"{where}[{key[:MAX_LABEL_KEY]!r}]", f"values must have at most {MAX_LABEL_VALUE} characters"
+            )
 
 
 def _check_status(request: pb.GetStatusRequest) -> Iterable[FieldViolation]:
-    if request.HasField("history_limit") and not 0 <= request.history_limit <= 1000:
-        yield FieldViolation("history_limit", "must be from 0 to 1000")
+    if request.HasField("history_limit") and not 0 <= request.history_limit <= MAX_PAGE_SIZE:
+        yield FieldViolation("history_limit", f"must be from 0 to {MAX_PAGE_SIZE}")
     yield from _check_cursor(request.after_sequence)
 
 
@@ -193,8 +202,8 @@ def _check_list_events(request: pb.ListEventsRequest) -> Iterable[FieldViolation
 
 
 def _check_page_size(page_size: int) -> Iterable[FieldViolation]:
-    if not 0 <= page_size <= 1000:
-        yield FieldViolation("page_size", "must be from 1 to 1000, or 0 for the default")
+    if not 0 <= page_size <= MAX_PAGE_SIZE:
+        yield FieldViolation("page_size", f"must be from 1 to {MAX_PAGE_SIZE}, or 0 for the default")
 
 
 def _check_list_sessions(request: pb.ListSessionsRequest) -> Iterable[FieldViolation]:
@@ -204,14 +213,14 @@ def _check_list_sessions(request: pb.ListSessionsRequest) -> Iterable[FieldViola
 
 def _check_filter(wanted: pb.SessionFilter) -> Iterable[FieldViolation]:
     yield from _check_labels(wanted.labels, "filter.labels")
-    yield from _check_length("filter.title_contains", wanted.title_contains, 255)
+    yield from _check_length("filter.title_contains", wanted.title_contains, MAX_TITLE)
     yield from _check_count("filter.states", wanted.states)
     yield from _check_count("filter.phases", wanted.phases)
 
 
 def _check_cancel(request: pb.CancelRequest) -> Iterable[FieldViolation]:
-    yield from _check_length("reason", request.reason, 1024)
-    if (request.grace.seconds, request.grace.nanos) > (300, 0):
+    yield from _check_length("reason", request.reason, MAX_REASON)
+    if (request.grace.seconds, request.grace.nanos) > (MAX_GRACE_SECONDS, 0):
         yield FieldViolation("grace", "must be at most 5 minutes")
 
 

@@ -9,14 +9,16 @@ returns. A commit that does not fit its log is a bug of its owner: it is refused
 session sends later, because a gap would be worse; the sessions of others go on.
 """
 
-from agent_service.ledger.commits import Commit, RequestId, Whole
+from agent_service.ledger.commits import REQUEST_ID_SECONDS, Commit, RequestId, Whole
 from agent_service.ledger.ledger import Ledger, Messages
 from agent_service.ledger.sqlite.check import fsck, stored_sessions
 from agent_service.ledger.sqlite.file import copy_ledger
 from agent_service.ledger.store import LedgerUnusable, PageCursor, StoredStatus
-from agent_service.ledger.tail import Event, Position, Tail
+from agent_service.ledger.tail import BATCH_EVENTS, Event, Position, Tail
 
 __all__ = [
+    "BATCH_EVENTS",
+    "REQUEST_ID_SECONDS",
     "Commit",
     "Event",
     "Ledger",

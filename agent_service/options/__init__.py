@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from agent_service.options.answers import check_allow
 from agent_service.options.checks import check, check_clear, check_directories
-from agent_service.options.merging import merge, redacted, too_large
+from agent_service.options.merging import MAX_OPTIONS_BYTES, merge, redacted, too_large
 from agent_service.options.notices import warnings
 from agent_service.options.translation import NOT_EXPOSED, PLACED_ELSEWHERE, to_sdk
 
 __all__ = [
+    "MAX_OPTIONS_BYTES",
     "NOT_EXPOSED",
     "PLACED_ELSEWHERE",
     "check",

@@ -7,7 +7,7 @@ from collections.abc import MutableMapping, Sequence
 from agentpb import agent_pb2 as pb
 
 SECRET = "***"
-MAX_BYTES = 1 << 20
+MAX_OPTIONS_BYTES = 1 << 20
 """Bytes of a session's options: every answer that shows the session carries them."""
 NEVER_INHERITED = frozenset({"resume_at_message_uuid"})
 
@@ -35,7 +35,7 @@ def merge(inherited: pb.AgentOptions, given: pb.AgentOptions, clear: Sequence[st
 def too_large(options: pb.AgentOptions) -> str:
     """What is wrong with the size of options; empty when nothing is."""
     size = options.ByteSize()
-    return f"must have at most {MAX_BYTES} bytes, not {size}" if size > MAX_BYTES else ""
+    return f"must have at most {MAX_OPTIONS_BYTES} bytes, not {size}" if size > MAX_OPTIONS_BYTES else ""
 
 
 def is_blank(prompt: pb.SystemPrompt) -> bool:

@@ -69,7 +69,7 @@ class _OnBusyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnBusy.ValueTy
     ON_BUSY_REJECT: _OnBusy.ValueType  # 1
     """Refuse with SESSION_BUSY."""
     ON_BUSY_ENQUEUE: _OnBusy.ValueType  # 2
-    """Queue the turn behind the running one."""
+    """Queue the turn behind the running one. In a session at most 100 turns wait."""
     ON_BUSY_INTERRUPT: _OnBusy.ValueType  # 3
     """Interrupt the running turn and run this one next, ahead of the queue. A current turn that still waits for a place
     has not begun: it is not interrupted, and runs before this one.
@@ -83,7 +83,7 @@ ON_BUSY_UNSPECIFIED: OnBusy.ValueType  # 0
 ON_BUSY_REJECT: OnBusy.ValueType  # 1
 """Refuse with SESSION_BUSY."""
 ON_BUSY_ENQUEUE: OnBusy.ValueType  # 2
-"""Queue the turn behind the running one."""
+"""Queue the turn behind the running one. In a session at most 100 turns wait."""
 ON_BUSY_INTERRUPT: OnBusy.ValueType  # 3
 """Interrupt the running turn and run this one next, ahead of the queue. A current turn that still waits for a place
 has not begun: it is not interrupted, and runs before this one.
@@ -1040,7 +1040,9 @@ class ExecuteRequest(_message.Message):
     """Check everything and start nothing."""
     @_builtins.property
     def options(self) -> Global___AgentOptions:
-        """How the agent is to run. When an existing session is resumed, what is unset is inherited from it, what is set overrides."""
+        """How the agent is to run: at most 1 MiB, also together with what is inherited. When an existing session is resumed, what is
+        unset is inherited from it, what is set overrides.
+        """
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -1048,7 +1050,7 @@ class ExecuteRequest(_message.Message):
 
     @_builtins.property
     def attachments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attachment]:
-        """Images and documents that go with the prompt."""
+        """Images and documents that go with the prompt, at most 64."""
 
     @_builtins.property
     def execution_timeout(self) -> _duration_pb2.Duration:
@@ -1328,7 +1330,7 @@ class WatchSessionRequest(_message.Message):
     """Fill `raw_json` with the agent's own message."""
     @_builtins.property
     def event_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Event types to send, such as "message.assistant" or "task.*". Empty: all."""
+        """Event types to send, such as "message.assistant" or "task.*", at most 64. Empty: all."""
 
     @_builtins.property
     def heartbeat_interval(self) -> _duration_pb2.Duration:
@@ -1514,7 +1516,7 @@ class ListEventsRequest(_message.Message):
     """Fill `raw_json` with the agent's own message."""
     @_builtins.property
     def event_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Event types to return, such as "message.assistant" or "task.*". Empty: all."""
+        """Event types to return, such as "message.assistant" or "task.*", at most 64. Empty: all."""
 
     def __init__(
         self,
@@ -1587,7 +1589,7 @@ class ReadFieldRequest(_message.Message):
     interaction_id: _builtins.str
     """In this interaction."""
     field: _builtins.str
-    """Its path, as `truncated_fields` names it; for a turn's result with "result." before it. At most 1000 characters. Any other
+    """Its path of at most 1000 characters, as `truncated_fields` names it; for a turn's result with "result." before it. At most 1000 characters. Any other
     field of the record may be read as well, also a message, a list or a map, which is sent as JSON under the contract's names.
     """
     def __init__(
@@ -1734,18 +1736,18 @@ class SessionFilter(_message.Message):
     UPDATE_TIME_MAX_FIELD_NUMBER: _builtins.int
     TITLE_CONTAINS_FIELD_NUMBER: _builtins.int
     title_contains: _builtins.str
-    """With a title that contains this, in any case."""
+    """With a title that contains this, in any case; at most 255 characters."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[Global___SessionState.ValueType]:
-        """In one of these states."""
+        """In one of these states, at most 64 entries."""
 
     @_builtins.property
     def phases(self) -> _containers.RepeatedScalarFieldContainer[Global___SessionPhase.ValueType]:
-        """In one of these phases. AWAITING_PERMISSION and AWAITING_INPUT together are those that await an answer."""
+        """In one of these phases, at most 64 entries. AWAITING_PERMISSION and AWAITING_INPUT together are those that await an answer."""
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """With all of these labels."""
+        """With all of these labels, at most 64."""
 
     @_builtins.property
     def create_time_min(self) -> _timestamp_pb2.Timestamp:
@@ -1806,7 +1808,7 @@ class CancelRequest(_message.Message):
     force: _builtins.bool
     """Kill at once, without asking the agent to stop."""
     request_id: _builtins.str
-    """Idempotency key, as in Execute. A retry gets the receipt of the first attempt."""
+    """Idempotency key of at most 128 characters, as in Execute. A retry gets the receipt of the first attempt."""
     @_builtins.property
     def grace(self) -> _duration_pb2.Duration:
         """How long the agent may take to stop by itself before its processes are killed: default 5 s, at most 5 min."""
@@ -1919,7 +1921,7 @@ class InterruptRequest(_message.Message):
     turn_id: _builtins.str
     """Only if this turn is the running one. Empty: whichever runs."""
     request_id: _builtins.str
-    """Idempotency key, as in Execute. A retry stops no further turn."""
+    """Idempotency key of at most 128 characters, as in Execute. A retry stops no further turn."""
     def __init__(
         self,
         *,
@@ -1986,7 +1988,7 @@ class CleanupRequest(_message.Message):
     keep_transcripts: _builtins.bool
     """Keep the agent's own transcripts, so that the conversations can be recovered by hand."""
     request_id: _builtins.str
-    """Idempotency key, as in Execute. A retry deletes no further sessions."""
+    """Idempotency key of at most 128 characters, as in Execute. A retry deletes no further sessions."""
     @_builtins.property
     def older_than(self) -> _duration_pb2.Duration:
         """Those at rest for at least this long. Unset: the operator's retention, 24 hours by default. Zero: all at rest."""
@@ -2101,7 +2103,7 @@ class DeleteSessionRequest(_message.Message):
     keep_transcript: _builtins.bool
     """Keep the agent's own transcript."""
     request_id: _builtins.str
-    """Idempotency key, as in Execute. A retry gets the session as it was deleted."""
+    """Idempotency key of at most 128 characters, as in Execute. A retry gets the session as it was deleted."""
     def __init__(
         self,
         *,
@@ -2166,10 +2168,10 @@ class SendMessageRequest(_message.Message):
     text: _builtins.str
     """What to tell the agent: at most 2 MiB of UTF-8. Must hold something besides white space, unless there are attachments."""
     request_id: _builtins.str
-    """Idempotency key, as in Execute."""
+    """Idempotency key of at most 128 characters, as in Execute."""
     @_builtins.property
     def attachments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attachment]:
-        """Images and documents that go with it."""
+        """Images and documents that go with it, at most 64."""
 
     def __init__(
         self,
@@ -2239,7 +2241,7 @@ class RespondToInteractionRequest(_message.Message):
     interaction_id: _builtins.str
     """The interaction."""
     request_id: _builtins.str
-    """Idempotency key, as in Execute."""
+    """Idempotency key of at most 128 characters, as in Execute."""
     @_builtins.property
     def allow(self) -> Global___PermissionAllow:
         """Yes, perhaps with changes; for a question, the answers."""
@@ -4521,7 +4523,7 @@ class AgentOptions(_message.Message):
     permission_mode: Global___PermissionMode.ValueType
     """What happens when leave is needed."""
     max_turns: _builtins.int
-    """Model turns a prompt may take, at least 1."""
+    """Model turns a prompt may take: at least 1, at most 10000."""
     max_budget_usd: _builtins.float
     """US dollars the conversation's process may spend, above 0. Reached: SESSION_PHASE_LIMIT_REACHED."""
     task_budget_tokens: _builtins.int
@@ -4960,7 +4962,7 @@ class AgentDefinition(_message.Message):
     initial_prompt: _builtins.str
     """What it is asked first."""
     max_turns: _builtins.int
-    """Model turns it may take. 0: no limit of its own."""
+    """Model turns it may take, at most 10000. 0: no limit of its own."""
     background: _builtins.bool
     """Whether it works in the background."""
     effort: Global___Effort.ValueType
