@@ -34,7 +34,7 @@ from agent_service.processes.signals import is_ignored, let_children_start_afres
 from agent_service.processes.tags import owner_id
 from agent_service.processes.tree import sweep
 from agent_service.registry.registry import SessionRegistry
-from agent_service.session.session import Limits
+from agent_service.session.limits import Limits
 
 log = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ from agentpb import agent_pb2 as pb
 from agent_service.config import Config
 from agent_service.ledger.journal import Journal
 from agent_service.server import calm_collector, running
+from agent_service.session.states import move
 
 
 def speaking(number: int) -> str:
@@ -30,7 +31,8 @@ def begin(ledger: object, number: int) -> Journal:
     record = pb.Session(session_id=speaking(number), first_available_sequence=1, agent_session_id=speaking(number))
     record.create_time.GetCurrentTime()
     journal = Journal(record, ledger, new=True)  # type: ignore[arg-type]
-    journal.move(pb.SESSION_STATE_RUNNING, pb.SESSION_PHASE_WORKING)
+    for phase in (pb.SESSION_PHASE_QUEUED, pb.SESSION_PHASE_STARTING, pb.SESSION_PHASE_WORKING):
+        move(journal, phase)
     return journal
 
 
@@ -53,7 +55,7 @@ async def speak(journal: Journal, rate: float, count: int, partial: bool) -> Non
     for number in range(count):
         await asyncio.sleep(begun + number / rate - time.monotonic())
         say(journal, partial)
-    journal.move(pb.SESSION_STATE_COMPLETED, pb.SESSION_PHASE_DORMANT)
+    move(journal, pb.SESSION_PHASE_DORMANT)
     await journal.commit()
 
 

@@ -18,6 +18,7 @@ from agent_service.api.status import STATUS_TAILS, status_head, status_messages
 from agent_service.api.validation import check_host
 from agent_service.events.text import cut
 from agent_service.ledger import Event
+from agent_service.registry.execute import Checked
 from agent_service.registry.registry import SessionRegistry
 from agent_service.registry.status_cache import CachedStatus
 from agent_service.registry.watcher import Wanted, check_sequence
@@ -49,7 +50,7 @@ class Handlers:
         """Start a session or its next turn; answer once it is durable, or once it is at rest, with `wait`."""
         check_host(request)
         if request.validate_only:
-            return self._checked(request, await self._registry.execution.check_start(request, call.owner))
+            return _checked(await self._registry.execution.check_start(request, call.owner))
         started = await self._registry.start(request, call.owner)
         session, turn, expired = started.session, started.turn, False
         if request.HasField("wait") and request.wait.ToNanoseconds():
@@ -65,16 +66,8 @@ class Handlers:
             watch_after_sequence=started.watch_after_sequence,
             deduplicated=started.deduplicated,
             wait_expired=expired,
-            warnings=_warnings(request, session),
+            warnings=_warnings(started.options),
         )
-
-    @staticmethod
-    def _checked(request: pb.ExecuteRequest, session: pb.Session | None) -> pb.ExecuteResponse:
-        response = pb.ExecuteResponse(warnings=_warnings(request, session or pb.Session()))
-        if session is not None:
-            response.session_id, response.state = session.session_id, session.state
-            response.session.CopyFrom(shown(session))
-        return response
 
     async def GetStatus(self, request: pb.GetStatusRequest, call: Call) -> bytes:
         """Read a session, after a wait if asked to. What does not change is encoded once."""
@@ -234,9 +227,16 @@ class Handlers:
         return response
 
 
-def _warnings(request: pb.ExecuteRequest, session: pb.Session) -> list[str]:
-    found = translate.warnings(translate.merge(session.options, request.options, request.clear_options))
-    return [cut(text, MAX_WARNING) for text in found[:MAX_WARNINGS]]
+def _checked(checked: Checked) -> pb.ExecuteResponse:
+    response, session = pb.ExecuteResponse(warnings=_warnings(checked.options)), checked.session
+    if session is not None:
+        response.session_id, response.state = session.session_id, session.state
+        response.session.CopyFrom(shown(session))
+    return response
+
+
+def _warnings(options: pb.AgentOptions) -> list[str]:
+    return [cut(text, MAX_WARNING) for text in translate.warnings(options)[:MAX_WARNINGS]]
 
 
 def _heartbeat(session: pb.Session) -> pb.WatchSessionResponse:

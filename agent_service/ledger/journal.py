@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from agentpb import agent_pb2 as pb
@@ -51,7 +52,7 @@ class Journal:
 
     def __init__(self, record: pb.Session, ledger: Ledger, *, new: bool) -> None:
         """Take over `record`; `new` when nothing of the session is stored yet."""
-        self.record = record
+        self._record = record
         self.tail = ledger.tail(record.session_id)
         self._ledger = ledger
         self._visible: pb.Session | None = None
@@ -69,60 +70,34 @@ class Journal:
     @property
     def session_id(self) -> str:
         """The session's id."""
-        return self.record.session_id
+        return self._record.session_id
 
     @property
     def at_rest(self) -> bool:
         """Whether the session is at rest, durable or not."""
-        return is_at_rest(self.record)
+        return is_at_rest(self._record)
 
     def snapshot(self) -> pb.Session | None:
         """The session as of its last durable commit, a copy; None when nothing of it is durable yet."""
         return _copy(self._visible) if self._visible is not None else None
 
-    def move(
-        self,
-        state: pb.SessionState.ValueType,
-        phase: pb.SessionPhase.ValueType,
-        *,
-        turn_id: str = "",
-        reason: str = "",
-        error: pb.SessionError | None = None,
-    ) -> None:
-        """Go to another state or phase: one state.changed per edge; the record follows. No edge, no event."""
-        record = self.record
-        if (record.state, record.phase) == (state, phase):
-            return
-        self.add(
-            events.state_changed(
-                from_state=record.state,
-                from_phase=record.phase,
-                state=state,
-                phase=phase,
-                reason=reason,
-                error=error,
-            ),
-            turn_id=turn_id,
-        )
-        was_at_rest = record.state in AT_REST
-        record.state, record.phase = state, phase
-        if state == pb.SESSION_STATE_ERROR and error is not None:
-            record.error.CopyFrom(error)
-        elif state != pb.SESSION_STATE_ERROR:
-            record.ClearField("error")
-        if state in AT_REST and not was_at_rest:
-            record.rest_time.FromMicroseconds(now_us())
-        elif state not in AT_REST:
-            record.ClearField("rest_time")
-            record.ClearField("expire_time")
+    @property
+    def record(self) -> pb.Session:
+        """The session's record as it is now, durable or not. To be read only: `update` is the way to write it."""
+        return self._record
+
+    @contextmanager
+    def update(self) -> Iterator[pb.Session]:
+        """The record to write to, within the block; it is stored by the next `commit`."""
         self._record_changed = True
+        yield self._record
 
     def add(self, event: pb.SessionEvent, *, turn_id: str = "", raw: bytes | None = None) -> None:
         """Put an event behind the last one; it is written by the next `commit`.
 
         What is too long for an event is kept beside it, unless the agent's own message or another record has it.
         """
-        record = self.record
+        record = self._record
         record.last_sequence += 1
         if raw is None and event.WhichOneof("payload") not in events.OF_RECORDS:
             self.keep(f"event {record.last_sequence}", events.fit_keeping(event, events.MAX_EVENT))
@@ -141,10 +116,6 @@ class Journal:
         """Store the whole of fields that were cut in a record (see events.fit_keeping) with the next `commit`."""
         self._pending_wholes += [Whole(record, name, body) for name, body in fields.items()]
 
-    def changed(self) -> None:
-        """Write the session's record with the next `commit`."""
-        self._record_changed = True
-
     def publish(self, event: pb.SessionEvent, *, turn_id: str) -> None:
         """Show an ephemeral event to those who watch now."""
         body = events.seal(event, session_id=self.session_id, sequence=0, time_us=now_us(), turn_id=turn_id)
@@ -157,7 +128,7 @@ class Journal:
         request_id: RequestId | None = None,
     ) -> asyncio.Future[None]:
         """Hand over all that was added since the last commit, as one unit; the future is done when it is durable."""
-        record = self.record
+        record = self._record
         shown: pb.Session | None = None
         if self._record_changed:
             record.update_time.FromMicroseconds(now_us())

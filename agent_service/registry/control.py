@@ -13,11 +13,7 @@ from agent_service.registry import refusals
 from agent_service.registry.idempotency import InFlightRequests, RequestKey, is_answered
 from agent_service.registry.live import LiveSessions
 from agent_service.session.interactions import closed_error, shown
-from agent_service.session.outcomes import StopCause
 from agent_service.session.session import Session
-
-INTERRUPT_GRACE = 5.0
-"""Seconds an interrupted agent may take to stop by itself."""
 
 
 class Control:
@@ -53,7 +49,7 @@ class Control:
         if session is not None and running is not None and turn_id in ("", running.turn_id):
             if key is not None:  # written before the stop can have an effect: the ledger keeps the order
                 self._ledger.remember(key.begun(request.session_id, running.turn_id))
-            stop = session.stop(StopCause.INTERRUPT, grace=INTERRUPT_GRACE, reason="interrupted")
+            stop = session.interrupt("interrupted")
             await asyncio.wait([stop.over])
             await session.journal.flushed()
             response.interrupted = stop.stopped_turn

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import NamedTuple
 from uuid import uuid4
 
 from agentpb import agent_pb2 as pb
@@ -20,9 +21,9 @@ from agent_service.registry.drain import Drain
 from agent_service.registry.idempotency import InFlightRequests, RequestKey
 from agent_service.registry.live import LiveSessions
 from agent_service.session.admission import Admission
-from agent_service.session.outcomes import StopCause
 from agent_service.session.session import Session
 from agent_service.session.turn import QueuedTurn, new_turn
+from agent_service.session.turn_options import resolve_options
 
 MAX_LABELS = 64
 MAX_PENDING_TURNS = 100
@@ -35,8 +36,23 @@ class Started:
 
     session: pb.Session
     turn: pb.Turn
+    options: pb.AgentOptions
+    """With secrets: not to be shown."""
     watch_after_sequence: int
     deduplicated: bool
+
+
+class Checked(NamedTuple):
+    """What `start` would do: the session it would resume, if any, and the options of the turn."""
+
+    session: pb.Session | None
+    options: pb.AgentOptions
+
+
+class _Admitted(NamedTuple):
+    session: Session
+    options: pb.AgentOptions
+    parent: pb.Session | None
 
 
 class Execution:
@@ -71,43 +87,50 @@ class Execution:
         A caller who leaves does not end it: a request id is claimed until what it did is durable.
         """
         self._drain.check()
+
+        async def again(earlier: RequestId) -> Started:
+            return await self._started_before(earlier, request)
+
         return await self._claims.once(
-            RequestKey.of(request, owner), lambda key: self._start(request, owner, key), self._started_before
+            RequestKey.of(request, owner), lambda key: self._start(request, owner, key), again
         )
 
-    async def _started_before(self, earlier: RequestId) -> Started:
+    async def _started_before(self, earlier: RequestId, request: pb.ExecuteRequest) -> Started:
         response = pb.ExecuteResponse.FromString(earlier.response)
         session = await self._roster.get(earlier.session_id, earlier.owner)
         turn = await self._ledger.turn(earlier.turn_id)
-        return Started(session, turn or response.turn, response.watch_after_sequence, True)
+        return Started(
+            session, turn or response.turn, resolve_options(session, request), response.watch_after_sequence, True
+        )
 
     async def _start(self, request: pb.ExecuteRequest, owner: str, key: RequestKey | None) -> Started:
+        return await self._submit(await self._admit(request, owner), request, key)
+
+    async def _admit(self, request: pb.ExecuteRequest, owner: str) -> _Admitted:
+        """The session that gets the turn, and the turn's options, if it may. It holds as long as nobody pauses."""
         parent = await self._parent(request, owner) if request.fork_from else None
         session = await self._roster.open(request.session_id, owner) if request.session_id else None
         if session is not None:
-            self._check_resumable(session, request)
-        self._drain.check()
-        if session is None:
+            options = self._check_resumable(session, request)
+            self._drain.check()
+        else:
+            self._drain.check()
             session = self._new_session(request, owner, parent)
+            options = _resolve(session.journal.record, request)
         self._check_capacity(session, request)
-        return await self._submit(session, request, key, parent)
+        return _Admitted(session, options, parent)
 
-    async def check_start(self, request: pb.ExecuteRequest, owner: str) -> pb.Session | None:
-        """Raise what `start` would raise, and start nothing; the session that would be resumed."""
+    async def check_start(self, request: pb.ExecuteRequest, owner: str) -> Checked:
+        """Raise what `start` would raise, and start nothing."""
         self._drain.check()
         key = RequestKey.of(request, owner)
         if key is not None:
             async with self._claims.claim(key) as earlier:
                 if earlier is not None:
-                    return await self._roster.get(earlier.session_id, owner)
-        parent = await self._parent(request, owner) if request.fork_from else None
-        session = await self._roster.open(request.session_id, owner) if request.session_id else None
-        if session is not None:
-            self._check_resumable(session, request)
-            self._check_capacity(session, request)
-            return session.journal.snapshot()
-        self._check_capacity(self._new_session(request, owner, parent), request)
-        return None
+                    session = await self._roster.get(earlier.session_id, owner)
+                    return Checked(session, resolve_options(session, request))
+        admitted = await self._admit(request, owner)
+        return Checked(admitted.session.journal.snapshot(), admitted.options)
 
     async def _parent(self, request: pb.ExecuteRequest, owner: str) -> pb.Session:
         parent = await self._roster.get(request.fork_from, owner)
@@ -132,18 +155,17 @@ class Execution:
         if parent is not None:
             record.options.CopyFrom(parent.options)
             record.permission_mode = parent.permission_mode
-            self._check_merged(record, request)
         return self._roster.make(Journal(record, self._ledger, new=True))
 
-    def _check_resumable(self, session: Session, request: pb.ExecuteRequest) -> None:
+    def _check_resumable(self, session: Session, request: pb.ExecuteRequest) -> pb.AgentOptions:
+        """Raise what speaks against a further turn of the session; the options it would have."""
         record = session.journal.record
         if request.mode == pb.EXECUTE_MODE_CREATE or request.fork_from:
             raise errors.SessionAlreadyExists(f"session {record.session_id} exists already", resource=record.session_id)
         busy = not session.journal.at_rest
         if busy and request.on_busy in (pb.ON_BUSY_UNSPECIFIED, pb.ON_BUSY_REJECT):
             raise refusals.busy(record)
-        self._check_merged(record, request)
-        options = translate.merge(record.options, request.options, request.clear_options)
+        options = _resolve(record, request)
         missing = missing_directories(options)
         if missing:
             raise errors.WorkspaceMissing(f"the session's {missing[0].field} is gone: {missing[0].description}")
@@ -152,16 +174,7 @@ class Execution:
                 f"the transcript of session {record.session_id} is missing; start a new session",
                 resource=record.session_id,
             )
-
-    @staticmethod
-    def _check_merged(record: pb.Session, request: pb.ExecuteRequest) -> None:
-        """Raise InvalidField when what was given and what is inherited are too much together."""
-        options = translate.merge(record.options, request.options, request.clear_options)
-        if problem := translate.too_large(options):
-            raise errors.InvalidField.of("options", f"with what is inherited, they {problem}")
-        count = len(set(record.labels) | set(request.labels))
-        if count > MAX_LABELS:
-            raise errors.InvalidField.of("labels", f"with the session's own there would be {count} of {MAX_LABELS}")
+        return options
 
     def _check_capacity(self, session: Session, request: pb.ExecuteRequest) -> None:
         # Places are taken a moment after a turn was accepted: whoever is on the way to one is counted too.
@@ -174,47 +187,50 @@ class Execution:
         if session.waiting >= MAX_PENDING_TURNS:
             raise refusals.session_queue_full(session.journal.record, session.waiting, MAX_PENDING_TURNS)
 
-    async def _submit(
-        self, session: Session, request: pb.ExecuteRequest, key: RequestKey | None, parent: pb.Session | None
-    ) -> Started:
-        record = session.journal.record
-        after = record.last_sequence
+    async def _submit(self, admitted: _Admitted, request: pb.ExecuteRequest, key: RequestKey | None) -> Started:
+        session, options, parent = admitted
+        after = session.journal.record.last_sequence
         turn = new_turn(str(uuid4()), request.prompt)
-        record.labels.update(request.labels)
-        record.title = request.title or record.title
-        if record.turn_count == 0:
-            self._assign_agent(record, request, parent)
+        self._describe(admitted, request)
         interrupting = request.on_busy == pb.ON_BUSY_INTERRUPT and not session.journal.at_rest
-        response = pb.ExecuteResponse(session_id=record.session_id, turn=turn, watch_after_sequence=after)
-        kept = key.kept(record.session_id, turn.turn_id, response) if key is not None else None
-        work = QueuedTurn(turn, request, fork_of=parent.agent_session_id if parent is not None else None)
+        response = pb.ExecuteResponse(session_id=session.session_id, turn=turn, watch_after_sequence=after)
+        kept = key.kept(session.session_id, turn.turn_id, response) if key is not None else None
+        queued = QueuedTurn(turn, request, fork_of=parent.agent_session_id if parent is not None else None)
         running = session.running_turn
-        self.count(work)
-        durable = session.submit(work, request_id=kept, next_up=interrupting)
+        self.count(queued)
+        durable = session.submit(queued, options, request_id=kept, next_up=interrupting)
         accepted = pb.Turn()
-        accepted.CopyFrom(work.turn)
+        accepted.CopyFrom(queued.turn)
         self._roster.hold(session)
         if interrupting and running is not None:
-            session.stop(StopCause.INTERRUPT, grace=5.0, reason="another turn takes its place")
+            session.interrupt("another turn takes its place")
         await asyncio.shield(durable)
         shown = self._shown(session)
         current = shown.current_turn if shown.current_turn.turn_id == turn.turn_id else accepted
-        return Started(shown, current, after, False)
+        return Started(shown, current, options, after, False)
 
-    def count(self, work: QueuedTurn) -> None:
+    def _describe(self, admitted: _Admitted, request: pb.ExecuteRequest) -> None:
+        """Record what the request says of the session, and name a new one's conversation.
+
+        It is that of a warm agent if the turn can begin at once; a turn that must wait gets its agent when it begins.
+        """
+        with admitted.session.journal.update() as record:
+            record.labels.update(request.labels)
+            record.title = request.title or record.title
+            if record.turn_count:
+                return
+            if admitted.parent is not None:
+                record.agent_session_id = str(uuid4())
+            elif self._admission.has_room:
+                record.agent_session_id = self._pool.reserve(admitted.options, record.owner)
+
+    def count(self, queued: QueuedTurn) -> None:
         """Count a turn as open until it has ended."""
         self._open_turns += 1
-        work.done.add_done_callback(self._turn_closed)
+        queued.done.add_done_callback(self._turn_closed)
 
     def _turn_closed(self, _: object) -> None:
         self._open_turns -= 1
-
-    def _assign_agent(self, record: pb.Session, request: pb.ExecuteRequest, parent: pb.Session | None) -> None:
-        """Name a new session's conversation: a warm agent's, if it can begin at once; who must wait gets one then."""
-        if parent is not None:
-            record.agent_session_id = str(uuid4())
-        elif self._admission.has_room:
-            record.agent_session_id = self._pool.reserve(request.options, record.owner)
 
     async def wait_turn(self, session_id: str, turn_id: str, seconds: float) -> bool:
         """Wait until the turn has ended; False when `seconds` were over first."""
@@ -232,3 +248,14 @@ class Execution:
         shown = session.journal.snapshot()
         assert shown is not None, "its first commit is durable"
         return shown
+
+
+def _resolve(session: pb.Session, request: pb.ExecuteRequest) -> pb.AgentOptions:
+    """The options of the turn. Raises InvalidField when what was given and what is inherited are too much together."""
+    options = resolve_options(session, request)
+    if problem := translate.too_large(options):
+        raise errors.InvalidField.of("options", f"with what is inherited, they {problem}")
+    count = len(set(session.labels) | set(request.labels))
+    if count > MAX_LABELS:
+        raise errors.InvalidField.of("labels", f"with the session's own there would be {count} of {MAX_LABELS}")
+    return options

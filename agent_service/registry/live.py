@@ -105,7 +105,7 @@ class LiveSessions:
 
     def make(self, journal: Journal) -> Session:
         """An object for a session that has none."""
-        return self._make_session(journal, self.forget_if_idle)
+        return self._make_session(journal, self.forget_if_released)
 
     def adopt(self, journal: Journal) -> Session:
         """Make and hold a session that the service's last run left at work."""
@@ -113,11 +113,11 @@ class LiveSessions:
         self.hold(session)
         return session
 
-    def forget_if_idle(self, session: Session) -> None:
+    def forget_if_released(self, session: Session) -> None:
         """Hold a session no longer than there is something to hold; its journal must be in the ledger first."""
-        if session.idle and not session.journal.is_flushed:
-            session.journal.when_flushed(lambda: self.forget_if_idle(session))
-        elif session.idle and self.sessions.get(session.session_id) is session:
+        if session.released and not session.journal.is_flushed:
+            session.journal.when_flushed(lambda: self.forget_if_released(session))
+        elif session.released and self.sessions.get(session.session_id) is session:
             del self.sessions[session.session_id]
             self.status_cache.forget(session.session_id)
 

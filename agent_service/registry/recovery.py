@@ -15,6 +15,7 @@ from agent_service import events
 from agent_service.ledger import Ledger
 from agent_service.ledger.journal import Journal
 from agent_service.session import outcomes
+from agent_service.session.states import move
 from agent_service.session.turn import QueuedTurn, end_turn, may_continue, requeue, set_expiry
 
 log = logging.getLogger(__name__)
@@ -36,15 +37,18 @@ async def recover(ledger: Ledger) -> list[tuple[Journal, list[QueuedTurn]]]:
 
 
 async def _recover_session(ledger: Ledger, record: pb.Session) -> tuple[Journal, list[QueuedTurn]]:
-    record.last_sequence, record.message_count = await ledger.log_counts(record.session_id)
+    last_sequence, message_count = await ledger.log_counts(record.session_id)
     journal = Journal(record, ledger, new=False)
+    with journal.update() as written:
+        written.last_sequence, written.message_count = last_sequence, message_count
     if record.phase == pb.SESSION_PHASE_IDLE:
-        journal.move(pb.SESSION_STATE_COMPLETED, pb.SESSION_PHASE_DORMANT, reason="the service was restarted")
+        move(journal, pb.SESSION_PHASE_DORMANT, reason="the service was restarted")
         return journal, []
-    del record.pending_interactions[:]
     await _withdraw_interactions(ledger, journal)
     turns = await ledger.turns(record.session_id, states=(pb.TURN_STATE_QUEUED, pb.TURN_STATE_RUNNING))
-    works = [QueuedTurn(turn, await _request_of(ledger, turn), await _fork_of(ledger, record)) for turn in turns]
+    works = [
+        QueuedTurn(turn, await _request_of(ledger, turn), fork_of=await _fork_of(ledger, record)) for turn in turns
+    ]
     running = next((work for work in works if work.turn.state == pb.TURN_STATE_RUNNING), None)
     what = "the turn ran" if running is not None else "background tasks were at work"
     outcome = outcomes.interrupted(f"the service ended while {what}; the next Execute resumes the conversation")
@@ -52,12 +56,13 @@ async def _recover_session(ledger: Ledger, record: pb.Session) -> tuple[Journal,
         works.remove(running)
         works = _continued(journal, running, outcome) + works
     await _note_recorded(ledger, record.session_id, works)
-    record.ClearField("current_turn")
-    record.queued_turn_count = len(works)
-    journal.changed()
+    with journal.update() as written:
+        del written.pending_interactions[:]
+        written.ClearField("current_turn")
+        written.queued_turn_count = len(works)
     if not works:
-        journal.move(outcome.state, outcome.phase, error=outcome.error, reason="the service was restarted")
-        set_expiry(record, running.request if running is not None else pb.ExecuteRequest())
+        move(journal, outcome.phase, error=outcome.error, reason="the service was restarted")
+        set_expiry(journal, running.request if running is not None else pb.ExecuteRequest())
     return journal, works
 
 

@@ -30,7 +30,8 @@ from agent_service.registry.recovery import recover
 from agent_service.registry.status_cache import CachedMessages, CachedStatus
 from agent_service.registry.watcher import Wanted, Watcher
 from agent_service.session.admission import Admission
-from agent_service.session.session import Limits, Session
+from agent_service.session.limits import Limits
+from agent_service.session.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,9 @@ class SessionRegistry:
         claims = InFlightRequests(ledger)
         self.roster = LiveSessions(
             ledger,
-            lambda journal, on_rest: Session(journal, pool=pool, admission=admission, limits=limits, on_rest=on_rest),
+            lambda journal, on_release: Session(
+                journal, pool=pool, admission=admission, limits=limits, on_release=on_release
+            ),
         )
         self.execution = Execution(
             self.roster,

@@ -1,4 +1,4 @@
-"""AgentLease: the one agent a session has, from turn to turn: obtained, adjusted, resumed, closed."""
+"""AgentLease: a session's one agent: obtained for a turn, kept between turns, adjusted, resumed and closed."""
 
 from __future__ import annotations
 
@@ -6,31 +6,51 @@ import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from agentpb import agent_pb2 as pb
 
 from agent_service.agents.agent import Agent, AgentFailed, AgentSpec, Ended, Sink
-from agent_service.agents.pool import AgentPool, Resume
+from agent_service.agents.pool import TERM_GRACE, AgentPool, Resume
 from agent_service.agents.workspace import holds_message, holds_messages
 from agent_service.events import RunningTotals, restored_totals
+from agent_service.ledger.journal import Journal
 from agent_service.options.live import live_settings
+from agent_service.session.activity import Activity
 from agent_service.session.turn import QueuedTurn
 
 
-class AgentLease:
-    """Keeps a session's agent, never more than one process on a conversation: two would each go their own way."""
+class Obtained(NamedTuple):
+    """How a turn got its agent."""
 
-    def __init__(self, pool: AgentPool, on_closed: Callable[[], None]) -> None:
-        """Take agents from `pool` and give them back to it; tell `on_closed` when one that was given back is dead."""
+    warm: bool
+    """Whether it was connected already."""
+    knows_prompt: bool = False
+    """Whether its conversation has the turn's prompt already: an earlier run of the service had given it."""
+
+
+class AgentLease:
+    """Holds a session's agent, never more than one process on a conversation: two would each go their own way."""
+
+    def __init__(
+        self, pool: AgentPool, journal: Journal, *, on_closed: Callable[[], None], on_quiet: Callable[[], None]
+    ) -> None:
+        """Take agents from `pool` and give them back to it.
+
+        `on_closed` is called when an agent that was given back is dead, `on_quiet` when the agent may have no work left
+        (see Activity).
+        """
         self.pool = pool
+        self._journal = journal
         self._on_closed = on_closed
+        self._on_quiet = on_quiet
         self.agent: Agent | None = None
+        self.activity = Activity(on_quiet)
+        """The background tasks of the agent."""
         self.totals = RunningTotals()
-        self.knows_prompt = False
-        """Whether the conversation already has the turn's prompt: the agent of an earlier run of the service had it."""
+        """What the agent's conversation has used so far, as the agent counts."""
         self._key = ""
         self._closing: asyncio.Task[Ended] | None = None
-        self._stopped = False
 
     @property
     def alive(self) -> bool:
@@ -42,65 +62,59 @@ class AgentLease:
         """Whether an agent that was given back still lives."""
         return self._closing is not None and not self._closing.done()
 
-    def begin(self) -> None:
-        """Forget a stop of the turn before."""
-        self._stopped = False
-
-    def stop_starting(self) -> None:
-        """Start no agent for this turn any more."""
-        self._stopped = True
-
-    async def obtain(self, record: pb.Session, work: QueuedTurn, sink: Sink) -> bool:
-        """Have a connected agent for the turn; whether it was connected already. Raises AgentFailed."""
-        options = record.options
-        resume_at = work.request.options.resume_at_message_uuid
-        key = self.pool.key(options)
-        self.knows_prompt = False
+    async def obtain(self, queued: QueuedTurn, sink: Sink, *, given_up: Callable[[], bool]) -> Obtained:
+        """Have a connected agent for the turn; no process is started once `given_up`. Raises AgentFailed."""
+        options, key = queued.options, self.pool.key(queued.options)
         begun = time.monotonic()
-        kept = self.agent if self.alive and key == self._key and not resume_at else None
+        kept = self.agent if self.alive and key == self._key and not options.resume_at_message_uuid else None
         if kept is not None and await self._adjust(kept, options):
             self.pool.started("warm", time.monotonic() - begun)
-            return True
+            return Obtained(warm=True)
         self.close()
         await self.closed()
         begun = time.monotonic()
-        if not record.agent_session_id:
+        self._name_conversation(options)
+        obtained = await self._take_warm(options, sink, given_up) or await self._start_cold(queued, sink, given_up)
+        self.pool.started("warm" if obtained.warm else "cold", time.monotonic() - begun)
+        return obtained
+
+    def _name_conversation(self, options: pb.AgentOptions) -> None:
+        """Give the session's conversation its id and directory, unless it has them."""
+        if self._journal.record.agent_session_id:
+            return
+        with self._journal.update() as record:
             record.agent_session_id = self.pool.reserve(options, record.owner)
             record.cwd = self.pool.cwd(record)
-        connected = await self._take_warm(record, sink)
-        if connected is not None:
-            self.pool.started("warm" if connected else "cold", time.monotonic() - begun)
-            return connected
-        spec = await asyncio.to_thread(self._prepare, record, work, resume_at)
-        if self._stopped:
-            raise AgentFailed("STOPPED", "the turn was stopped before its agent started")
-        self.agent, self._key = self.pool.claim(spec), key
-        self.agent.attach(sink)
-        await self.agent.connect()
-        self.pool.started("cold", time.monotonic() - begun)
-        return False
 
-    async def _take_warm(self, record: pb.Session, sink: Sink) -> bool | None:
-        """Take the agent reserved for the session; whether it was connected already, None if it does not serve."""
-        warm = self.pool.take(record.agent_session_id)
+    async def _take_warm(self, options: pb.AgentOptions, sink: Sink, given_up: Callable[[], bool]) -> Obtained | None:
+        """Take the agent reserved for the session; None if there is none, or if it does not serve."""
+        warm = self.pool.take(self._journal.record.agent_session_id)
         if warm is None:
             return None
         connected = warm.connected.done()
-        self.agent, self._key = warm.agent, self.pool.key(record.options)
-        self.totals = RunningTotals()
-        if (
-            warm.serves is not None
-            and await warm.serves
-            and await self._adjust(warm.agent, record.options)
-            and self.alive
-        ):
+        self._have(warm.agent, self.pool.key(options), RunningTotals())
+        if warm.serves is not None and await warm.serves and await self._adjust(warm.agent, options) and self.alive:
             warm.agent.attach(sink)
-            return connected
+            return Obtained(warm=connected)
         self.close(at_once=True)
         await self.closed()
-        if self._stopped:
-            raise AgentFailed("STOPPED", "the turn was stopped before its agent started")
+        _check(given_up)
         return None
+
+    async def _start_cold(self, queued: QueuedTurn, sink: Sink, given_up: Callable[[], bool]) -> Obtained:
+        """Start an agent, in the conversation that the turn continues or in a new one."""
+        prepared = await asyncio.to_thread(self._prepare, self._journal.record, queued)
+        _check(given_up)
+        agent = self.pool.claim(prepared.spec)
+        self._have(agent, prepared.spec.key, prepared.totals)
+        agent.attach(sink)
+        await agent.connect()
+        self.activity = Activity(self._on_quiet)
+        return Obtained(warm=False, knows_prompt=prepared.knows_prompt)
+
+    def _have(self, agent: Agent, key: str, totals: RunningTotals) -> None:
+        self.agent, self._key, self.totals = agent, key, totals
+        self.activity = Activity(self._on_quiet)
 
     @staticmethod
     async def _adjust(agent: Agent, options: pb.AgentOptions) -> bool:
@@ -111,15 +125,17 @@ class AgentLease:
         mode = wanted.permission_mode
         return mode is None or mode == agent.permission_mode or await agent.set_permission_mode(mode)
 
-    def _prepare(self, record: pb.Session, work: QueuedTurn, resume_at: str) -> AgentSpec:
+    def _prepare(self, record: pb.Session, queued: QueuedTurn) -> _Prepared:
         """What to start, and what the conversation it continues has in it. Reads and writes files."""
-        transcript, resume = self._resume(record, work, resume_at)
-        self.totals = restored_totals(transcript) if transcript is not None else RunningTotals()
-        self.knows_prompt = transcript is not None and holds_message(transcript, work.turn.turn_id)
-        return self.pool.spec(record, record.options, resume)
+        transcript, resume = self._resume(record, queued)
+        if transcript is None:
+            return _Prepared(self.pool.spec(record, queued.options, resume), RunningTotals(), False)
+        totals, knows_prompt = restored_totals(transcript), holds_message(transcript, queued.turn.turn_id)
+        return _Prepared(self.pool.spec(record, queued.options, resume), totals, knows_prompt)
 
-    def _resume(self, record: pb.Session, work: QueuedTurn, resume_at: str) -> tuple[Path | None, Resume | None]:
+    def _resume(self, record: pb.Session, queued: QueuedTurn) -> tuple[Path | None, Resume | None]:
         """The conversation the turn continues; without, it begins one. Raises AgentFailed when it should and cannot."""
+        resume_at = queued.options.resume_at_message_uuid
         transcript = self.pool.transcript(record)
         if transcript is not None and not record.model and not holds_messages(transcript):
             transcript.unlink()  # of an agent that was killed before it wrote more than its name; no other could begin
@@ -128,14 +144,18 @@ class AgentLease:
             return transcript, Resume(record.agent_session_id, at_message_uuid=resume_at)
         if record.model:
             raise AgentFailed("RESUME_REJECTED", "the conversation's transcript is missing; start a new session")
-        if work.fork_of is None:
+        if queued.fork_of is None:
             return None, None
-        transcript = self.pool.transcript_to_fork(record, work.fork_of)
+        transcript = self.pool.transcript_to_fork(record, queued.fork_of)
         if transcript is None:
             raise AgentFailed(
                 "RESUME_REJECTED", "the transcript of the session to fork is missing; start a new session"
             )
-        return transcript, Resume(work.fork_of, fork=True, at_message_uuid=resume_at)
+        return transcript, Resume(queued.fork_of, fork=True, at_message_uuid=resume_at)
+
+    def end(self, agent: Agent, *, patience: float, term_grace: float | None = None) -> asyncio.Task[Ended]:
+        """Have the pool end the agent, which stays here until `release`."""
+        return self.pool.end(agent, patience=patience, term_grace=TERM_GRACE if term_grace is None else term_grace)
 
     def close(self, *, at_once: bool = False) -> None:
         """Give the agent back; the pool ends it."""
@@ -146,7 +166,7 @@ class AgentLease:
             self._closing.add_done_callback(lambda _: self._on_closed())
 
     def release(self) -> None:
-        """Forget an agent that somebody else has ended."""
+        """Forget the agent: it has ended."""
         if self.agent is not None:
             self.agent.detach()
             self.agent = None
@@ -156,3 +176,16 @@ class AgentLease:
         if self._closing is None or self._closing.done():
             return None
         return await asyncio.shield(self._closing)
+
+
+class _Prepared(NamedTuple):
+    """What an agent is started with, and what its conversation has in it."""
+
+    spec: AgentSpec
+    totals: RunningTotals
+    knows_prompt: bool
+
+
+def _check(given_up: Callable[[], bool]) -> None:
+    if given_up():
+        raise AgentFailed("STOPPED", "the turn was stopped before its agent started")

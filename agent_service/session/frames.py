@@ -1,4 +1,4 @@
-"""FrameHandler: writes the agent's frames to the log, and decides what each frame means for the turn."""
+"""FrameHandler: writes the agent's frames to the log, and decides what each frame means for the run."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from agent_service.agents.agent import AgentFailed, Answer, PermissionContext
 from agent_service.events.accounting import unsolicited_result
 from agent_service.events.limits import MAX_ERROR
 from agent_service.events.text import cut_front, to_json
+from agent_service.ledger.journal import Journal
 from agent_service.options.output_check import check_output
 from agent_service.session import outcomes
-from agent_service.session.interactions import ask_people
+from agent_service.session.activity import is_signal
+from agent_service.session.agent_lease import AgentLease
+from agent_service.session.interactions import Interactions, ask_people
 from agent_service.session.messages import Messages
 from agent_service.session.run import Run
-from agent_service.session.timers import Activity, is_signal
 from agent_service.session.turn import add_to_totals
 
 STDERR_EVENTS = 200
-"""Lines of stderr that one process may put into the log; the tail is kept beside it."""
+"""Lines of stderr that the log takes of one run; the tail is kept beside it."""
 
 QUIET_AFTER_RESULT = 0.25
 """Seconds after a result in which the agent usually says that it is idle; a turn does not wait longer for that."""
@@ -32,34 +34,42 @@ PATIENCE_WITH_SENT = 5.0
 
 
 class FrameHandler:
-    """The sink of a session's agent (see agent.Sink): it records what it hears, and settles the course by it."""
+    """The sink of a session's agents (see agent.Sink): it records their frames, and settles the run by them.
+
+    An agent outlives runs: between two turns it may speak while there is none.
+    """
 
     def __init__(
         self,
-        course: Run,
-        messages: Messages,
         *,
-        on_handover: Callable[[str, pb.SendMessageRequest], None],
+        journal: Journal,
+        lease: AgentLease,
+        interactions: Interactions,
+        messages: Messages,
+        current_run: Callable[[], Run | None],
+        on_handover: Callable[[Run, str, pb.SendMessageRequest], None],
         on_gone: Callable[[], None],
     ) -> None:
-        """Tell `on_handover` which message the agent began as a turn, and `on_gone` when it ended while at nothing."""
-        self._course = course
+        """Tell `on_handover` which message the agent began as a turn, and `on_gone` when it ended without a run."""
+        self._journal = journal
+        self._lease = lease
+        self._interactions = interactions
         self._messages = messages
+        self._current_run = current_run
         self._on_handover = on_handover
         self._on_gone = on_gone
-        self._journal = course.journal
-        self._keeper = course.keeper
-        self.activity = Activity(self._came_to_idle)
         self._reported_model = ""
-        self._stderr_events = 0
 
-    def begin(self) -> None:
-        """Take down the stderr of another turn."""
-        self._stderr_events = 0
+    @property
+    def _turn_id(self) -> str:
+        run = self._current_run()
+        return run.turn_id if run is not None else ""
 
     async def on_frame(self, frame: dict[str, Any]) -> None:
-        """Record what the agent says."""
-        self._course.stall_watch.touch()
+        """Record a frame, and act on it."""
+        run = self._current_run()
+        if run is not None:
+            run.stall_watch.touch()
         kind = frame.get("type")
         if kind == "result":
             self._on_result(frame, await self._output_problem(frame))
@@ -68,14 +78,14 @@ class FrameHandler:
             self._on_lifecycle(frame)
             return
         if kind == "system":
-            self.activity.observe(frame)
+            self._lease.activity.observe(frame)
             if frame.get("subtype") == "init":
                 self._reported_model = str(frame.get("model") or "")
         event = None if is_signal(frame) else events.from_frame(frame)
         if event is None:
             return
         if event.ephemeral:
-            self._journal.publish(event, turn_id=self._course.turn_id)
+            self._journal.publish(event, turn_id=self._turn_id)
             return
         if kind == "assistant":
             self._note_model(event)
@@ -83,7 +93,7 @@ class FrameHandler:
         await self._journal.keep_up()
 
     def _record(self, event: pb.SessionEvent, frame: dict[str, Any]) -> None:
-        self._journal.add(event, turn_id=self._course.turn_id, raw=events.raw_json(frame))
+        self._journal.add(event, turn_id=self._turn_id, raw=events.raw_json(frame))
         self._journal.commit()
 
     def _note_model(self, event: pb.SessionEvent) -> None:
@@ -92,19 +102,20 @@ class FrameHandler:
         if not model or model in ("<synthetic>", record.model) or event.parent_tool_use_id:
             return
         self._reported_model = model
-        # Who has a model has a conversation to continue. The agent speaks before it has written its transcript.
-        if record.model or self._keeper.pool.transcript(record) is not None:
-            record.model = model
-            self._journal.changed()
+        # `record.model` is set only once there is a transcript to resume; the agent speaks before it has written one.
+        if record.model or self._lease.pool.transcript(record) is not None:
+            self._set_model(model)
 
     def _had_a_result(self) -> None:
-        """Know the model from now on, also where no answer named it: by now the agent has written its transcript."""
-        record = self._journal.record
-        if not record.model and self._reported_model:
-            record.model = self._reported_model
-            self._journal.changed()
+        """Set the model also where no answer named it: by now the agent has written its transcript."""
+        if not self._journal.record.model and self._reported_model:
+            self._set_model(self._reported_model)
 
-    def _came_to_idle(self) -> None:
+    def _set_model(self, model: str) -> None:
+        with self._journal.update() as record:
+            record.model = model
+
+    def came_to_idle(self) -> None:
         """End the turn whose result is in: only now has the agent said all it has to say of it."""
         if not self._messages:
             self._waited_enough()
@@ -112,27 +123,31 @@ class FrameHandler:
 
     def _waited_enough(self) -> None:
         """End the turn whose result is in although the agent has not begun what was sent to it."""
-        if self._course.outcome is not None:
-            self._course.settle(self._course.outcome)
+        run = self._current_run()
+        if run is not None and run.outcome is not None:
+            run.settle(run.outcome)
 
     def check_background(self) -> None:
-        """End the background phase when no task is left and the agent says that it is idle."""
-        if self._journal.record.phase == pb.SESSION_PHASE_BACKGROUND and not self.activity.at_work:
-            self._course.settle(outcomes.COMPLETED)
+        """End the background work when no task is left and the agent says that it is idle."""
+        run = self._current_run()
+        in_background = self._journal.record.phase == pb.SESSION_PHASE_BACKGROUND
+        if run is not None and in_background and not self._lease.activity.at_work:
+            run.settle(outcomes.COMPLETED)
 
     def _on_lifecycle(self, frame: dict[str, Any]) -> None:
         """Follow a sent message: the agent takes it into its turn, or begins it as one of its own, or drops it."""
         uuid, state = str(frame.get("command_uuid")), frame.get("state")
         if uuid not in self._messages or state == "queued":
             return
-        if state == "started" and self._course.outcome is not None:
-            if self._course.stopping is not None:
+        run = self._current_run()
+        if state == "started" and run is not None and run.outcome is not None:
+            if run.stopping is not None:
                 return  # it is too late: the turn ends now, and takes the agent along
-            self._on_handover(uuid, self._messages[uuid])
+            self._on_handover(run, uuid, self._messages[uuid])
         self._messages.arrived([uuid])
         notice = events.from_frame(frame)
         if notice is not None:
-            self._journal.add(notice, turn_id=self._course.turn_id, raw=events.raw_json(frame))
+            self._journal.add(notice, turn_id=self._turn_id, raw=events.raw_json(frame))
         self._journal.commit()
 
     async def _output_problem(self, frame: dict[str, Any]) -> str | None:
@@ -144,33 +159,28 @@ class FrameHandler:
         return await asyncio.to_thread(check_output, schema, "" if output is None else to_json(output))
 
     def _on_result(self, frame: dict[str, Any], output_problem: str | None) -> None:
-        result, self._keeper.totals = events.turn_result(frame, self._keeper.totals)
-        course = self._course
-        if (
-            course.head is None
-            or course.ended is None
-            or not course.prompted
-            or not _answers(frame, course.prompt_uuid)
-        ):
+        result, self._lease.totals = events.turn_result(frame, self._lease.totals)
+        run = self._current_run()
+        if run is None or not run.prompted or not _answers(frame, run.prompt_uuid):
             self._on_other_result(frame, result)
             return
         self._messages.arrived(frame.get("user_message_uuids") or ())
-        course.result, course.result_raw = result, events.raw_json(frame)
+        run.result, run.result_raw = result, events.raw_json(frame)
         self._had_a_result()
-        course.result_in.set()
-        if course.stopping is None:
-            course.outcome = self._outcome_of(frame, result, output_problem)
-            if self.activity.busy or self._messages:
-                course.timers.later(QUIET_AFTER_RESULT, self._came_to_idle)
-                course.timers.later(PATIENCE_WITH_SENT, self._waited_enough)
+        run.result_in.set()
+        if run.stopping is None:
+            run.outcome = self._outcome_of(frame, result, output_problem)
+            if self._lease.activity.busy or self._messages:
+                run.timers.later(QUIET_AFTER_RESULT, self.came_to_idle)
+                run.timers.later(PATIENCE_WITH_SENT, self._waited_enough)
             else:
-                course.settle(course.outcome)
+                run.settle(run.outcome)
 
     def _outcome_of(self, frame: dict[str, Any], result: pb.TurnResult, output_problem: str | None) -> outcomes.Outcome:
         status = frame.get("api_error_status")
         outcome = outcomes.of_result(result, status if isinstance(status, int) else None, output_problem)
-        if outcome.error is not None and self._course.agent is not None:
-            outcome.error.stderr_tail = cut_front(self._course.agent.stderr_tail, MAX_ERROR)
+        if outcome.error is not None and self._lease.agent is not None:
+            outcome.error.stderr_tail = cut_front(self._lease.agent.stderr_tail, MAX_ERROR)
         return outcome
 
     def _on_other_result(self, frame: dict[str, Any], result: pb.TurnResult) -> None:
@@ -179,31 +189,30 @@ class FrameHandler:
         self._record(unsolicited_result(frame), frame)
 
     def on_stderr(self, line: str) -> None:
-        """Record a line of stderr, up to a bound."""
-        self._stderr_events += 1
-        if self._stderr_events <= STDERR_EVENTS and not self._journal.at_rest:
-            self._journal.add(events.stderr(line), turn_id=self._course.turn_id)
+        """Record a line of stderr, up to a bound for each run."""
+        run = self._current_run()
+        if run is not None and run.stderr_lines < STDERR_EVENTS:
+            run.stderr_lines += 1
+            self._journal.add(events.stderr(line), turn_id=run.turn_id)
             self._journal.commit()
 
     def on_exit(self, failure: AgentFailed) -> None:
-        """Take note that the agent is gone: the end of a turn, unless a stop is about to say so."""
-        if self._course.stopping is not None:
-            return
-        error = outcomes.error(
-            failure.reason, failure.message, retryable=failure.retryable, stderr_tail=failure.stderr_tail
-        )
-        if self._course.ended is not None:
-            self._course.settle(outcomes.failed(pb.SESSION_PHASE_FAILED, error))
-        else:
+        """End the run by the agent's exit, unless a stop is about to end it."""
+        run = self._current_run()
+        if run is None:
             self._on_gone()
+        elif run.stopping is None:
+            error = outcomes.error(
+                failure.reason, failure.message, retryable=failure.retryable, stderr_tail=failure.stderr_tail
+            )
+            run.settle(outcomes.failed(pb.SESSION_PHASE_FAILED, error))
 
     async def on_permission(self, tool: str, tool_input: dict[str, Any], context: PermissionContext) -> Answer:
         """Ask people, when the session's policy says so."""
         if self._journal.at_rest:
             return Answer(False, message="The turn is over; nobody can be asked.")
         policy = self._journal.record.options.interactions
-        interactions, turn_id = self._course.interactions, self._course.turn_id
-        return await ask_people(interactions, tool, tool_input, context, policy, turn_id=turn_id)
+        return await ask_people(self._interactions, tool, tool_input, context, policy, turn_id=self._turn_id)
 
 
 def _answers(frame: dict[str, Any], turn_id: str) -> bool:

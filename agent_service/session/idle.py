@@ -1,4 +1,4 @@
-"""IdlePolicy: what becomes of a session without turns: background work, rest with a warm process, or rest without."""
+"""IdlePolicy: what follows a session's last turn: background work, rest with a warm process, or rest without one."""
 
 from __future__ import annotations
 
@@ -7,67 +7,82 @@ from collections.abc import Callable
 
 from agentpb import agent_pb2 as pb
 
+from agent_service.ledger.journal import Journal
+from agent_service.session.agent_lease import AgentLease
+from agent_service.session.interactions import Interactions
 from agent_service.session.outcomes import Outcome
-from agent_service.session.run import Run
-from agent_service.session.timers import Activity
+from agent_service.session.states import move
 from agent_service.session.turn import set_expiry
 
 
 class IdlePolicy:
-    """The only place that keeps a process for the next turn, and gives it up again."""
+    """The only place that keeps a process for the next turn (parks it), and gives it up again (releases it)."""
 
-    def __init__(self, course: Run, activity: Activity, *, idle_timeout: float, on_rest: Callable[[], None]) -> None:
-        """Keep a process for `idle_timeout` seconds, 0 for none at all; tell `on_rest` when it is given up."""
-        self._course = course
-        self._activity = activity
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        lease: AgentLease,
+        interactions: Interactions,
+        idle_timeout: float,
+        has_work: Callable[[], bool],
+        on_release: Callable[[], None],
+    ) -> None:
+        """Keep a process for `idle_timeout` seconds, 0 for none at all; tell `on_release` when it is given up.
+
+        A process is not given up while the session `has_work`.
+        """
+        self._journal = journal
+        self._lease = lease
+        self._interactions = interactions
         self._idle_timeout = idle_timeout
-        self._on_rest = on_rest
-        self._journal = course.journal
-        self._keeper = course.keeper
-        self._idle_timer: asyncio.TimerHandle | None = None
+        self._has_work = has_work
+        self._on_release = on_release
+        self._timer: asyncio.TimerHandle | None = None
+        self.draining = False
+        """Whether nothing is kept and nothing goes on any more: the service shuts down."""
         self.ttl_of = pb.ExecuteRequest()
         """The request whose time to live holds."""
 
     def goes_on(self, outcome: Outcome) -> bool:
         """Whether the agent works on in the background after a turn that ended like this, and may still ask."""
         completed = outcome.state == pb.SESSION_STATE_COMPLETED
-        return completed and self._keeper.alive and bool(self._activity.tasks) and not self._course.halted
+        return completed and self._lease.alive and bool(self._lease.activity.tasks) and not self.draining
 
     def come_to_rest(self, outcome: Outcome, turn_id: str) -> None:
         """Record where the session goes, and keep its process or give it back; the caller commits."""
-        record = self._journal.record
-        record.ClearField("current_turn")
-        self._journal.changed()
-        state, phase = outcome.state, outcome.phase
-        if self.goes_on(outcome):
-            state, phase = pb.SESSION_STATE_RUNNING, self._course.interactions.phase or pb.SESSION_PHASE_BACKGROUND
-        elif outcome.state == pb.SESSION_STATE_COMPLETED and self._keeper.alive and self._idle_timeout:
-            phase = phase if self._course.halted else pb.SESSION_PHASE_IDLE
-        self._journal.move(state, phase, turn_id=turn_id, reason=outcome.reason, error=outcome.error)
-        set_expiry(record, self.ttl_of)
+        with self._journal.update() as record:
+            record.ClearField("current_turn")
+        goes_on, phase = self.goes_on(outcome), outcome.phase
+        if goes_on:
+            phase = self._interactions.phase or pb.SESSION_PHASE_BACKGROUND
+        elif outcome.state == pb.SESSION_STATE_COMPLETED and self._lease.alive and self._idle_timeout:
+            phase = phase if self.draining else pb.SESSION_PHASE_IDLE
+        move(self._journal, phase, turn_id=turn_id, reason=outcome.reason, error=outcome.error)
+        set_expiry(self._journal, self.ttl_of)
         if phase == pb.SESSION_PHASE_IDLE:
-            self._arm()
-        elif state != pb.SESSION_STATE_RUNNING:
-            self._keeper.close(at_once=outcome.state != pb.SESSION_STATE_COMPLETED)
+            self._park()
+        elif not goes_on:
+            self._lease.close(at_once=outcome.state != pb.SESSION_STATE_COMPLETED)
 
-    def cool_down(self) -> None:
+    def release(self) -> None:
         """Give up the warm process of a session at rest."""
-        self.disarm()
-        if self._keeper.agent is None or self._course.head is not None or self._course.ended is not None:
+        self.unpark()
+        if self._lease.agent is None or self._has_work():
             return
         if self._journal.record.phase == pb.SESSION_PHASE_IDLE:
-            self._journal.move(pb.SESSION_STATE_COMPLETED, pb.SESSION_PHASE_DORMANT)
+            move(self._journal, pb.SESSION_PHASE_DORMANT)
             self._journal.commit()
-        self._keeper.close()
-        self._on_rest()
+        self._lease.close()
+        self._on_release()
 
-    def _arm(self) -> None:
-        self._idle_timer = asyncio.get_running_loop().call_later(self._idle_timeout, self.cool_down)
-        self._keeper.pool.rests(self.cool_down)
+    def _park(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._idle_timeout, self.release)
+        self._lease.pool.rests(self.release)
 
-    def disarm(self) -> None:
-        """Keep the process: there is work for it, or somebody else decides."""
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
-            self._idle_timer = None
-            self._keeper.pool.stirs(self.cool_down)
+    def unpark(self) -> None:
+        """Stop the countdown of a parked process: a turn needs it, or it is being given up."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._lease.pool.stirs(self.release)

@@ -171,11 +171,10 @@ class Interactions:
             del self._closed[oldest]
 
     def _record(self) -> None:
-        record = self._journal.record
-        del record.pending_interactions[:]
         each = events.MAX_INTERACTION // max(1, len(self._pending))
-        record.pending_interactions.extend(shown(pending.interaction, each) for pending in self._pending.values())
-        self._journal.changed()
+        with self._journal.update() as record:
+            del record.pending_interactions[:]
+            record.pending_interactions.extend(shown(pending.interaction, each) for pending in self._pending.values())
 
 
 def shown(interaction: pb.Interaction, most: int = events.MAX_INTERACTION) -> pb.Interaction:

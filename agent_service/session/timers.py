@@ -1,4 +1,4 @@
-"""Watchdogs: what ends a turn from outside: its time, its agent's silence. And what the agent does when it is over."""
+"""Timers of a turn, and the watchdog that ends a turn whose agent is silent."""
 
 from __future__ import annotations
 
@@ -6,17 +6,12 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from agent_service.events.accounting import TERMINAL_TASK_STATUSES
-
-QUIET_AFTER_TASK = 2.0
-"""Seconds after a background task in which the agent usually begins a turn about it."""
-
 
 class Timers:
     """The timers of one turn, disarmed together."""
 
     def __init__(self) -> None:
-        """None are armed."""
+        """Arm none."""
         self._armed: list[asyncio.TimerHandle] = []
 
     def later(self, delay: float, call: Callable[..., None], *arguments: Any) -> None:
@@ -31,7 +26,7 @@ class Timers:
 
 
 class StallWatch:
-    """Notices that an agent at work has given no byte for some time. What waits for people is not silent."""
+    """Notices that an agent has sent nothing for some time. An agent that waits for people does not count as silent."""
 
     def __init__(
         self, limit: float, timers: Timers, is_waiting: Callable[[], bool], on_stall: Callable[[str], None]
@@ -44,7 +39,7 @@ class StallWatch:
         self._last = 0.0
 
     def touch(self) -> None:
-        """Take note of a sign of life."""
+        """Restart the count of silent seconds."""
         self._last = asyncio.get_running_loop().time()
 
     def arm(self) -> None:
@@ -59,44 +54,3 @@ class StallWatch:
             self._on_stall(f"the agent was silent for {self._limit:g} s, the service's stall_timeout")
         else:
             self._timers.later(self._limit - silent, self._check)
-
-
-class Activity:
-    """What the agent is busy with, as its own notices tell: background tasks, and whether it is idle."""
-
-    def __init__(self, on_quiet: Callable[[], None]) -> None:
-        """Call `on_quiet` when the agent says that it is idle, and some time after a background task has ended."""
-        self._on_quiet = on_quiet
-        self.tasks: set[str] = set()
-        self.busy = False
-
-    def reset(self) -> None:
-        """Begin again, with another agent."""
-        self.tasks.clear()
-        self.busy = False
-
-    @property
-    def at_work(self) -> bool:
-        """Whether there is more to come without a prompt."""
-        return bool(self.tasks) or self.busy
-
-    def observe(self, frame: dict[str, Any]) -> None:
-        """Take note of one of the agent's system frames."""
-        subtype, task_id = frame.get("subtype"), str(frame.get("task_id", ""))
-        patch = frame.get("patch")
-        status = frame.get("status") or (patch.get("status") if isinstance(patch, dict) else None)
-        if subtype == "task_started":
-            self.tasks.add(task_id)
-        elif subtype in ("task_notification", "task_updated") and status in TERMINAL_TASK_STATUSES:
-            self.tasks.discard(task_id)
-            # The agent is about to take a turn about it; if it does not, this was the end.
-            asyncio.get_running_loop().call_later(QUIET_AFTER_TASK, self._on_quiet)
-        elif subtype == "session_state_changed":
-            self.busy = frame.get("state") != "idle"
-            if not self.busy:
-                self._on_quiet()
-
-
-def is_signal(frame: dict[str, Any]) -> bool:
-    """Whether a frame is there for the service alone: it asked for these to know when the agent is idle."""
-    return frame.get("type") == "command_lifecycle" or frame.get("subtype") == "session_state_changed"

@@ -13,6 +13,7 @@ from agent_service import events
 from agent_service.events.accounting import add_usage
 from agent_service.ledger.journal import Journal, now_us
 from agent_service.session.outcomes import Outcome
+from agent_service.session.states import move
 
 MAX_RESTARTS = 3
 CONTINUE_PROMPT = "The service was restarted while you were at work. Continue where you left off."
@@ -28,6 +29,8 @@ class QueuedTurn:
 
     turn: pb.Turn
     request: pb.ExecuteRequest
+    options: pb.AgentOptions = field(default_factory=pb.AgentOptions)
+    """The options it runs with; unset while it waits behind another turn (see session.resolve_options)."""
     fork_of: str | None = None
     recorded: bool = False
     """Whether the log has the prompt already: a restart of the service cut the turn short."""
@@ -59,14 +62,14 @@ def new_turn(turn_id: str, prompt: str) -> pb.Turn:
     return turn
 
 
-def keep_prompt(journal: Journal, work: QueuedTurn) -> None:
+def keep_prompt(journal: Journal, queued: QueuedTurn) -> None:
     """Keep a prompt that was cut in the turn's record; the caller commits."""
-    if "prompt" in work.turn.truncated_fields:
-        whole = pb.Turn(prompt=work.request.prompt)
-        journal.keep(f"turn {work.turn.turn_id}", {"prompt": whole.SerializeToString()})
+    if "prompt" in queued.turn.truncated_fields:
+        whole = pb.Turn(prompt=queued.request.prompt)
+        journal.keep(f"turn {queued.turn.turn_id}", {"prompt": whole.SerializeToString()})
 
 
-def sent_work(uuid: str, sent: pb.SendMessageRequest, into: QueuedTurn, *, number: int) -> QueuedTurn:
+def sent_turn(uuid: str, sent: pb.SendMessageRequest, into: QueuedTurn, *, number: int) -> QueuedTurn:
     """A turn of a message that was sent into another one, whose bounds hold for it as well."""
     turn = new_turn(uuid, sent.text)
     turn.number, turn.state = number, pb.TURN_STATE_QUEUED
@@ -75,7 +78,7 @@ def sent_work(uuid: str, sent: pb.SendMessageRequest, into: QueuedTurn, *, numbe
     )
     if into.request.HasField("execution_timeout"):
         request.execution_timeout.CopyFrom(into.request.execution_timeout)
-    return QueuedTurn(turn, request)
+    return QueuedTurn(turn, request, options=into.options)
 
 
 def end_turn(turn: pb.Turn, outcome: Outcome, result: pb.TurnResult | None) -> None:
@@ -89,29 +92,32 @@ def end_turn(turn: pb.Turn, outcome: Outcome, result: pb.TurnResult | None) -> N
 
 
 def record_end(
-    journal: Journal, work: QueuedTurn, outcome: Outcome, result: pb.TurnResult | None = None, raw: bytes | None = None
+    journal: Journal,
+    queued: QueuedTurn,
+    outcome: Outcome,
+    result: pb.TurnResult | None = None,
+    raw: bytes | None = None,
 ) -> None:
     """Put a turn's one turn.completed into the log, with its figures into the session's totals; the caller commits."""
-    work.cancel_timer()
-    end_turn(work.turn, outcome, result)
+    queued.cancel_timer()
+    end_turn(queued.turn, outcome, result)
     add_to_totals(journal, result)
-    journal.turn_changed(work.turn)
+    journal.turn_changed(queued.turn)
     raw = raw if result is not None else None
-    journal.add(events.turn_completed(work.turn), turn_id=work.turn.turn_id, raw=raw)
+    journal.add(events.turn_completed(queued.turn), turn_id=queued.turn.turn_id, raw=raw)
 
 
 def add_to_totals(journal: Journal, result: pb.TurnResult | None) -> None:
     """Count what a result cost."""
     if result is not None:
-        record = journal.record
-        record.total_cost_usd += result.cost_usd
-        add_usage(record.total_usage, result.usage)
-        journal.changed()
+        with journal.update() as record:
+            record.total_cost_usd += result.cost_usd
+            add_usage(record.total_usage, result.usage)
 
 
-def may_continue(work: QueuedTurn) -> bool:
+def may_continue(queued: QueuedTurn) -> bool:
     """Whether the turn goes on by itself after a restart of the service, by its policy."""
-    return work.request.restart_policy == pb.RESTART_POLICY_RESUME and work.turn.restart_count < MAX_RESTARTS
+    return queued.request.restart_policy == pb.RESTART_POLICY_RESUME and queued.turn.restart_count < MAX_RESTARTS
 
 
 def requeue(turn: pb.Turn) -> None:
@@ -121,10 +127,23 @@ def requeue(turn: pb.Turn) -> None:
     turn.ClearField("start_time")
 
 
-def set_expiry(record: pb.Session, request: pb.ExecuteRequest) -> None:
-    """Say of a session that has come to rest when it will be deleted, if its last turn asked for a time to live."""
-    if request.HasField("ttl") and record.HasField("rest_time"):
-        record.expire_time.FromMicroseconds(record.rest_time.ToMicroseconds() + request.ttl.ToMicroseconds())
+def put_off(journal: Journal, queued: QueuedTurn, result: pb.TurnResult | None) -> None:
+    """Leave a turn that a shutdown has stopped to the next start of the service, which continues it."""
+    turn = queued.turn
+    add_to_totals(journal, result)
+    requeue(turn)
+    with journal.update() as record:
+        record.current_turn.CopyFrom(turn)
+    journal.turn_changed(turn)
+    reason = "the service was shut down; the turn goes on after its next start"
+    move(journal, pb.SESSION_PHASE_RECOVERING, turn_id=turn.turn_id, reason=reason)
+
+
+def set_expiry(journal: Journal, request: pb.ExecuteRequest) -> None:
+    """Record when a session at rest will be deleted, if its last turn asked for a time to live."""
+    if request.HasField("ttl") and journal.record.HasField("rest_time"):
+        with journal.update() as record:
+            record.expire_time.FromMicroseconds(record.rest_time.ToMicroseconds() + request.ttl.ToMicroseconds())
 
 
 def seconds(request: pb.ExecuteRequest, name: Literal["execution_timeout", "queue_timeout"], default: float) -> float:

@@ -1,4 +1,4 @@
-"""TurnQueue: the turns of one session that wait behind its head. The only place that keeps their order and timers."""
+"""TurnQueue: the turns of one session that wait behind its next one; the only place of their order and timers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from agent_service.session.turn import QueuedTurn, record_end, seconds
 
 
 class TurnQueue:
-    """What waits, in order. The session's record always says how many they are; the caller commits."""
+    """The waiting turns in their order. The session's record always has their number; the caller commits."""
 
     def __init__(self, journal: Journal, timeout: float, on_timeout: Callable[[QueuedTurn, Outcome], None]) -> None:
         """Call `on_timeout` with a turn that has waited too long: as long as it asked for, or `timeout` seconds."""
@@ -32,55 +32,55 @@ class TurnQueue:
         """Go through them in their order."""
         return iter(self._waiting)
 
-    def put(self, work: QueuedTurn, *, next_up: bool) -> None:
+    def put(self, queued: QueuedTurn, *, next_up: bool) -> None:
         """Let a turn wait as the last one, or as the next."""
         if next_up:
-            self._waiting.appendleft(work)
+            self._waiting.appendleft(queued)
         else:
-            self._waiting.append(work)
-        self.count()
+            self._waiting.append(queued)
+        self._record_length()
 
-    def restore(self, works: Iterable[QueuedTurn]) -> None:
+    def restore(self, turns: Iterable[QueuedTurn]) -> None:
         """Let turns wait that waited in an earlier run of the service."""
-        for work in works:
-            self._waiting.append(work)
-            self.arm(work)
+        for queued in turns:
+            self._waiting.append(queued)
+            self.arm(queued)
+        self._record_length()
 
     def take(self) -> QueuedTurn:
-        """The next one, which waits no longer."""
-        work = self._waiting.popleft()
-        self.count()
-        return work
+        """Take out the next turn."""
+        queued = self._waiting.popleft()
+        self._record_length()
+        return queued
 
-    def remove(self, work: QueuedTurn) -> None:
-        """Take out one, wherever it is."""
-        self._waiting.remove(work)
-        self.count()
+    def remove(self, queued: QueuedTurn) -> None:
+        """Take out one turn, wherever it is."""
+        self._waiting.remove(queued)
+        self._record_length()
 
     def drop(self, reason: str) -> list[QueuedTurn]:
         """Cancel all of them."""
         outcome = outcomes.of_stop(StopCause.CANCEL, reason)
         dropped, self._waiting = list(self._waiting), deque()
-        for work in dropped:
-            record_end(self._journal, work, outcome)
+        for queued in dropped:
+            record_end(self._journal, queued, outcome)
         if dropped:
-            self.count()
+            self._record_length()
         return dropped
 
-    def count(self) -> None:
-        """Say in the session's record how many wait."""
-        self._journal.record.queued_turn_count = len(self._waiting)
-        self._journal.changed()
+    def _record_length(self) -> None:
+        with self._journal.update() as record:
+            record.queued_turn_count = len(self._waiting)
 
-    def arm(self, work: QueuedTurn) -> None:
-        """Start a turn's queue timeout; what is at the head of its session may have to wait as well, for a place."""
-        timeout = seconds(work.request, "queue_timeout", self._timeout)
+    def arm(self, queued: QueuedTurn) -> None:
+        """Start a turn's queue timeout; the next turn of its session has one as well, as it may wait for a place."""
+        timeout = seconds(queued.request, "queue_timeout", self._timeout)
         if timeout:
-            left = max(0.0, timeout - (now_us() - work.turn.create_time.ToMicroseconds()) / 1e6)
-            work.timer = asyncio.get_running_loop().call_later(left, self._time_out, work, timeout)
+            left = max(0.0, timeout - (now_us() - queued.turn.create_time.ToMicroseconds()) / 1e6)
+            queued.timer = asyncio.get_running_loop().call_later(left, self._time_out, queued, timeout)
 
-    def _time_out(self, work: QueuedTurn, timeout: float) -> None:
+    def _time_out(self, queued: QueuedTurn, timeout: float) -> None:
         failure = outcomes.error(
             "QUEUE_TIMEOUT", f"the turn waited longer than its queue_timeout of {timeout:g} s", retryable=True
         )
-        self._on_timeout(work, outcomes.failed(pb.SESSION_PHASE_TIMED_OUT, failure))
+        self._on_timeout(queued, outcomes.failed(pb.SESSION_PHASE_TIMED_OUT, failure))
