@@ -17,21 +17,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from agentpb import agent_pb2 as pb
 from claude_agent_sdk import (
     ClaudeAgentOptions,
     ClaudeSDKClient,
     PermissionResult,
-    PermissionResultAllow,
-    PermissionResultDeny,
-    PermissionUpdate,
     project_key_for_directory,
 )
 from claude_agent_sdk import ToolPermissionContext as PermissionContext
 from claude_agent_sdk._internal.transport.subprocess_cli import SubprocessCLITransport
-from claude_agent_sdk.types import PermissionRuleValue
 
 from agent_service.agents.failures import AgentFailed, classify
+from agent_service.agents.in_force import InForce
+from agent_service.agents.permission import Answer, permission_result
 from agent_service.agents.transport import ProcessTransport
 from agent_service.processes.guards import ProcessGuard
 from agent_service.processes.tree import ProcessTree, Reaped
@@ -42,17 +39,6 @@ log = logging.getLogger(__name__)
 
 STDERR_LINES = 50
 CONTROL_TIMEOUT = 10.0
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The answer to the agent's permission request: allowed with an input and rules, or denied with a text."""
-
-    allowed: bool
-    updated_input: dict[str, Any] | None = None
-    updated_permissions: tuple[pb.PermissionUpdate, ...] = ()
-    message: str = ""
-    interrupt: bool = False
 
 
 class Sink(Protocol):
@@ -102,8 +88,11 @@ class Agent:
     ) -> None:
         """Prepare an agent; `connect` starts it."""
         self.spec = spec
-        self.model = spec.options.model
-        self.permission_mode = spec.options.permission_mode
+        self.in_force = InForce.at_start(
+            model=spec.options.model,
+            permission_mode=spec.options.permission_mode,
+            effort=spec.options.effort,
+        )
         self._start_slots = start_slots
         self._start_timeout = start_timeout
         self._stderr: deque[str] = deque(maxlen=STDERR_LINES)
@@ -111,6 +100,7 @@ class Agent:
         self._stopped = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
         self._started: asyncio.Task[None] | None = None
+        self._asking: asyncio.Task[None] | None = None
         self._end: asyncio.Task[Ended] | None = None
         self._failure: AgentFailed | None = None
         options = replace(spec.options, can_use_tool=self._on_permission if spec.asks else None)
@@ -176,6 +166,8 @@ class Agent:
             except Exception as error:
                 raise self._start_failure(error) from error
         self._reader = asyncio.create_task(self._read(), name=f"agent {self.spec.marker}")
+        # Not waited for: the agent answers before it takes up a prompt.
+        self._asking = asyncio.create_task(self.ask_settings(), name=f"settings {self.spec.marker}")
 
     async def _handshake(self) -> None:
         connecting = asyncio.create_task(self._client.connect(), name=f"connect {self.spec.marker}")
@@ -205,6 +197,7 @@ class Agent:
         """Hand every frame to the sink until the output ends; then report the end."""
         try:
             async for frame in self._client._query.receive_messages():  # type: ignore[union-attr]
+                self.in_force.observe(frame)
                 if self._sink is not None:
                     await self._sink.on_frame(frame)
             failure = AgentFailed("AGENT_EXITED", "the agent's output ended", retryable=True)
@@ -229,7 +222,7 @@ class Agent:
     ) -> PermissionResult:
         if self._sink is None:
             raise RuntimeError("nobody is there to be asked")
-        return _permission_result(await self._sink.on_permission(tool, tool_input, context))
+        return permission_result(await self._sink.on_permission(tool, tool_input, context))
 
     async def prompt(self, uuid: str, content: str | list[dict[str, Any]]) -> None:
         """Send a user message under `uuid`. Raises AgentFailed when the process no longer reads."""
@@ -256,15 +249,34 @@ class Agent:
         answer = await self._answer({"subtype": "interrupt", "cancel_queued": cancel_queued})
         return frozenset((answer or {}).get("cancelled") or ())
 
-    async def set_model(self, model: str | None) -> bool:
-        """Use another model from the next turn on. Returns whether the agent acknowledged."""
-        self.model = model
-        return await self._control({"subtype": "set_model", "model": model})
+    async def set_model(self, model: str) -> bool:
+        """Use another model from the next turn on; whether it acknowledged."""
+        acknowledged = await self._control({"subtype": "set_model", "model": model})
+        if acknowledged:
+            self.in_force.model.tell(model)
+        return acknowledged
 
     async def set_permission_mode(self, mode: str) -> bool:
-        """Use another permission mode. Returns whether the agent acknowledged."""
-        self.permission_mode = mode  # type: ignore[assignment]
-        return await self._control({"subtype": "set_permission_mode", "mode": mode})
+        """Use another permission mode; whether it acknowledged."""
+        acknowledged = await self._control({"subtype": "set_permission_mode", "mode": mode})
+        if acknowledged:
+            self.in_force.permission_mode.tell(mode)
+        return acknowledged
+
+    async def set_effort(self, effort: str) -> bool:
+        """Use another effort; whether it acknowledged."""
+        acknowledged = await self.apply_settings({"effortLevel": effort})
+        if acknowledged:
+            self.in_force.effort.tell(effort)
+        return acknowledged
+
+    async def apply_settings(self, settings: dict[str, Any]) -> bool:
+        """Replace these top-level keys of the settings it was started with; whether it acknowledged."""
+        return await self._control({"subtype": "apply_flag_settings", "settings": settings})
+
+    async def ask_settings(self) -> None:
+        """Ask for the model and effort in force: no frame has the effort, and none comes after the command /model."""
+        self.in_force.observe_settings(await self._answer({"subtype": "get_settings"}) or {})
 
     async def rehearse(self) -> None:
         """Assemble the context in advance by `get_context_usage`: the first prompt then takes 116 ms, not 167."""
@@ -333,6 +345,9 @@ class Agent:
     async def _disconnect(self) -> None:
         if self._reader is not None:
             self._reader.cancel()
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.wait([self._asking])
         with suppress(Exception):
             await self._client.disconnect()
         await self._transport.close()
@@ -358,30 +373,6 @@ def build_argv(options: ClaudeAgentOptions) -> list[str]:
 def bundled_cli() -> str:
     """Path of the CLI that comes with the SDK. Raises CLINotFoundError."""
     return SubprocessCLITransport(prompt="", options=ClaudeAgentOptions())._find_cli()
-
-
-def _permission_result(answer: Answer) -> PermissionResult:
-    if not answer.allowed:
-        return PermissionResultDeny(message=answer.message, interrupt=answer.interrupt)
-    return PermissionResultAllow(
-        updated_input=answer.updated_input,
-        updated_permissions=[_permission_update(update) for update in answer.updated_permissions] or None,
-    )
-
-
-def _permission_update(update: pb.PermissionUpdate) -> PermissionUpdate:
-    return PermissionUpdate(
-        type=update.type,  # type: ignore[arg-type]
-        rules=[
-            PermissionRuleValue(rule.tool_name, rule.rule_content if rule.HasField("rule_content") else None)
-            for rule in update.rules
-        ]
-        or None,
-        behavior=update.behavior or None,  # type: ignore[arg-type]
-        mode=update.mode or None,  # type: ignore[arg-type]
-        directories=list(update.directories) or None,
-        destination="session",
-    )
 
 
 def project_folder(cwd: str | Path) -> str:

@@ -148,6 +148,8 @@ class AgentPool:
             sdk = replace(sdk, resume=resume.agent_session_id, fork_session=True, session_id=session.agent_session_id)
         else:
             sdk = replace(sdk, resume=resume.agent_session_id)
+        if resume is not None and sdk.permission_mode is None and not _chooses_mode(options):
+            sdk = replace(sdk, permission_mode="default")  # the agent would return to the mode its transcript ends in
         if resume is not None and resume.at_message_uuid:
             sdk = replace(sdk, resume_session_at=resume.at_message_uuid)
         tmp = self._workspaces.new_tmp()
@@ -165,13 +167,13 @@ class AgentPool:
     def key(options: pb.AgentOptions) -> str:
         """Return a key that is equal for options which one connected agent can serve in turn.
 
-        Model and permission mode are not part of it: a connected agent can change them.
+        Model, permission mode and effort are not part of it: a connected agent can change them.
         """
         fixed = pb.AgentOptions()
         fixed.CopyFrom(options)
         # A process that was not started for it refuses to bypass permissions; the other modes can be changed.
         bypass = options.permission_mode == pb.PERMISSION_MODE_BYPASS_PERMISSIONS
-        for name in ("model", "permission_mode", "resume_at_message_uuid"):
+        for name in ("model", "permission_mode", "effort", "resume_at_message_uuid"):
             fixed.ClearField(name)
         # How long people may take to answer is the service's to know; whether they are asked is the agent's.
         fixed.interactions.ClearField("timeout")
@@ -200,6 +202,10 @@ class AgentPool:
             # The CLI refuses this mode to root unless it is told that the host is expendable.
             environment["IS_SANDBOX"] = "1"
         return {**environment, **options.env}
+
+    def model(self, options: pb.AgentOptions) -> str | None:
+        """Return the model that agents are told for these options; None leaves it to the agent."""
+        return options.model or self._default_model or None
 
     def cwd(self, session: pb.Session) -> str:
         """Return the working directory of the session's agent; empty until the session has one."""
@@ -264,7 +270,8 @@ class AgentPool:
         if _is_perishable(options):
             return None
         # A connected agent can be told another model or mode, but not to return to what it would have chosen itself.
-        named = f"{bool(options.model or self._default_model):d}{bool(options.permission_mode):d}"
+        # Another effort takes it longer to change to than the wait for it is worth.
+        named = f"{bool(options.model or self._default_model):d}{bool(options.permission_mode):d}{options.effort}"
         fixed = pb.AgentOptions()
         fixed.CopyFrom(options)
         return Profile(owner, named + self.key(options), fixed)
@@ -375,6 +382,11 @@ def _is_perishable(options: pb.AgentOptions) -> bool:
         return True
     cwd = Path(options.cwd) if options.cwd else None
     return cwd is not None and any((folder / ".git").exists() for folder in (cwd, *cwd.parents))
+
+
+def _chooses_mode(options: pb.AgentOptions) -> bool:
+    """Return whether settings may name the mode that an agent begins in."""
+    return bool(options.setting_sources) or "defaultMode" in options.settings_json
 
 
 def _version(file: str | Path) -> tuple[int, int, int] | None:

@@ -15,8 +15,9 @@ from agent_service.agents.pool import TERM_GRACE, AgentPool, Resume
 from agent_service.agents.workspace import holds_message, holds_messages
 from agent_service.events import RunningTotals, restored_totals
 from agent_service.ledger.journal import Journal
-from agent_service.options.live import live_settings
+from agent_service.options.translation import EFFORTS, PERMISSION_MODES
 from agent_service.session.activity import Activity
+from agent_service.session.in_force import agree
 from agent_service.session.turn import QueuedTurn
 
 
@@ -64,6 +65,7 @@ class AgentLease:
 
     async def obtain(self, queued: QueuedTurn, sink: Sink, *, given_up: Callable[[], bool]) -> Obtained:
         """Have a connected agent for the turn; no process is started once `given_up`. Raises AgentFailed."""
+        agree(self._journal, queued.request.options, queued.options)
         options, key = queued.options, self.pool.key(queued.options)
         begun = time.monotonic()
         kept = self.agent if self.alive and key == self._key and not options.resume_at_message_uuid else None
@@ -116,14 +118,21 @@ class AgentLease:
         self.agent, self._key, self.totals = agent, key, totals
         self.activity = Activity(self._on_quiet)
 
-    @staticmethod
-    async def _adjust(agent: Agent, options: pb.AgentOptions) -> bool:
-        """Give a connected agent the model and permission mode of this turn; False when it refuses."""
-        wanted = live_settings(options)
-        if wanted.model is not None and wanted.model != agent.model and not await agent.set_model(wanted.model):
-            return False
-        mode = wanted.permission_mode
-        return mode is None or mode == agent.permission_mode or await agent.set_permission_mode(mode)
+    async def _adjust(self, agent: Agent, options: pb.AgentOptions) -> bool:
+        """Give a connected agent the model, permission mode and effort of this turn; False when it does not take them.
+
+        They are compared with what the agent reports, and not with what it was told: it changes them by itself. An
+        agent that left its own choice cannot be told to return to it.
+        """
+        now = agent.in_force
+        for setting, wanted, tell in (
+            (now.model, self.pool.model(options), agent.set_model),
+            (now.permission_mode, PERMISSION_MODES.get(options.permission_mode), agent.set_permission_mode),
+            (now.effort, EFFORTS.get(options.effort), agent.set_effort),
+        ):
+            if not setting.holds(wanted) and (wanted is None or not await tell(wanted)):
+                return False
+        return True
 
     def _prepare(self, record: pb.Session, queued: QueuedTurn) -> _Prepared:
         """What to start, and what the conversation it continues has in it. Reads and writes files."""

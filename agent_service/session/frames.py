@@ -18,6 +18,7 @@ from agent_service.options.output_check import check_output
 from agent_service.session import outcomes
 from agent_service.session.activity import is_signal
 from agent_service.session.agent_lease import AgentLease
+from agent_service.session.in_force import follow
 from agent_service.session.interactions import Interactions, ask_people
 from agent_service.session.messages import Messages
 from agent_service.session.run import Run
@@ -72,6 +73,7 @@ class FrameHandler:
             run.stall_watch.touch()
         kind = frame.get("type")
         if kind == "result":
+            await self._ask_settings(frame)
             self._on_result(frame, await self._output_problem(frame))
             return
         if kind == "command_lifecycle":
@@ -81,6 +83,7 @@ class FrameHandler:
             self._lease.activity.observe(frame)
             if frame.get("subtype") == "init":
                 self._reported_model = str(frame.get("model") or "")
+            self._follow()
         event = None if is_signal(frame) else events.from_frame(frame)
         if event is None:
             return
@@ -91,6 +94,17 @@ class FrameHandler:
             self._note_model(event)
         self._record(event, frame)
         await self._journal.keep_up()
+
+    def _follow(self) -> None:
+        """Show in the session what the agent says is in force; the caller commits."""
+        if self._lease.agent is not None:
+            follow(self._journal, self._lease.agent.in_force)
+
+    async def _ask_settings(self, result: dict[str, Any]) -> None:
+        """Learn what a command of the agent's own has changed, such as /model; no frame says it."""
+        if result.get("local_command") and self._lease.agent is not None:
+            await self._lease.agent.ask_settings()
+            self._follow()
 
     def _record(self, event: pb.SessionEvent, frame: dict[str, Any]) -> None:
         self._journal.add(event, turn_id=self._turn_id, raw=events.raw_json(frame))

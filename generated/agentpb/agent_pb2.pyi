@@ -3021,7 +3021,9 @@ class Session(_message.Message):
     model: _builtins.str
     """The model last used, as the agent reports it."""
     permission_mode: Global___PermissionMode.ValueType
-    """The permission mode in force."""
+    """The permission mode in force, as the agent reports it: an approved plan, an answer with `updated_permissions` and the
+    agent itself may change it in mid-turn.
+    """
     cwd: _builtins.str
     """The directory the agent works in. Empty until the first turn has a place, unless the options name it."""
     last_sequence: _builtins.int
@@ -3076,7 +3078,9 @@ class Session(_message.Message):
 
     @_builtins.property
     def options(self) -> Global___AgentOptions:
-        """The options in force. Secrets (values of env, headers and env of MCP servers, settings) read "***"."""
+        """The options in force: model, permission_mode and effort follow what the agent reports. Secrets (values of env, headers
+        and env of MCP servers, settings) read "***".
+        """
 
     @_builtins.property
     def remembered_permissions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PermissionUpdate]:
@@ -4517,11 +4521,15 @@ class AgentOptions(_message.Message):
     VERBATIM_PROMPTS_FIELD_NUMBER: _builtins.int
     FILE_MENTIONS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """The model, such as claude-sonnet-5. Default: the service's."""
+    """The model, such as claude-sonnet-5. Default: the service's. A turn that names none goes on with the one in force, also
+    when a prompt such as "/model opus" chose it, with another agent process, after a restart, and in a fork.
+    """
     fallback_model: _builtins.str
     """The model to use when the first one is overloaded."""
     permission_mode: Global___PermissionMode.ValueType
-    """What happens when leave is needed."""
+    """What happens when leave is needed. Holds from the turn that names it, whatever was in force before. A turn that names
+    none goes on in the mode in force (Session.permission_mode), which the agent may have changed.
+    """
     max_turns: _builtins.int
     """Model turns a prompt may take: at least 1, at most 10000."""
     max_budget_usd: _builtins.float
@@ -4529,7 +4537,7 @@ class AgentOptions(_message.Message):
     task_budget_tokens: _builtins.int
     """Tokens the model is told it may spend on the task, at least 1."""
     effort: Global___Effort.ValueType
-    """How much effort the model makes."""
+    """How much effort the model makes. A turn that names none goes on with the one in force, as with `model`."""
     output_schema_json: _builtins.str
     """JSON Schema that the final answer, an object, must meet; it arrives as TurnResult.structured_output_json. Drafts 6 to 2020-12, without
     what draft-07 cannot say, without references to elsewhere, and at the root without anyOf, oneOf and allOf, which the API does not take.
