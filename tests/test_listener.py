@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from agent_client.channel import open_channel
+from agentpb import agent_pb2 as pb
+from agentpb import agent_pb2_grpc
 from grpc._cython import cygrpc
+
+from agent_service.api import listener
+from tests.conftest import Service
 
 ROOT = Path(__file__).parents[1]
 ARGUMENT = re.compile(r"""["'](grpc\.[a-z0-9_.]+)["']""")
@@ -36,3 +44,22 @@ def test_every_channel_argument_is_one_that_grpc_knows(name: str) -> None:
 def test_the_search_finds_the_arguments_and_a_wrong_one_would_be_seen() -> None:
     assert {"grpc.keepalive_time_ms", "grpc.http2.min_ping_interval_without_data_ms"} <= arguments()
     assert not is_known(".".join(["grpc", "http2", "min_recv_ping_interval_without_data_ms"]))
+
+
+async def test_one_client_watches_more_than_one_connection_carries(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, streams = "grpc.max_concurrent_streams", 10
+    others = tuple(argument for argument in listener.SERVER_ARGUMENTS if argument[0] != name)
+    assert len(others) == len(listener.SERVER_ARGUMENTS) - 1, "there is a limit"
+    monkeypatch.setattr(listener, "SERVER_ARGUMENTS", (*others, (name, streams)))
+    service: Service = await start()
+    session_id = (await service.run("say: hello")).session_id
+    async with open_channel(service.running.address, options={"grpc.use_local_subchannel_pool": 1}) as channel:
+        stub: Any = agent_pb2_grpc.AgentServiceStub(channel)
+        request = pb.WatchSessionRequest(session_id=session_id, follow=True)
+        watches = [stub.WatchSession(request, timeout=30) for _ in range(5 * streams)]
+        for watch in watches:
+            assert (await watch.read()).HasField("started")
+        for watch in watches:
+            watch.cancel()

@@ -17,6 +17,8 @@ from agent_service.registry.fields import PIECE
 
 MAX_MESSAGE_BYTES = 4 << 20
 """Bytes of a request or response."""
+MAX_CONNECTION_STREAMS = 1000
+"""Calls that may be open on one connection, watches among them."""
 MAX_PROMPT_BYTES = 2 << 20
 """Bytes of a prompt, or of a message's text, in UTF-8."""
 MAX_PAGE_SIZE = 1000
@@ -46,6 +48,7 @@ def fixed_limits() -> pb.ServerLimits:
         max_page_size=MAX_PAGE_SIZE,
         max_piece_bytes=PIECE,
         max_queued_turns=MAX_PENDING_TURNS,
+        max_connection_streams=MAX_CONNECTION_STREAMS,
     )
     limits.request_id_retention.FromSeconds(REQUEST_ID_SECONDS)
     return limits

@@ -76,8 +76,12 @@ func main() {
 	timeField := flags.Int("time", 0, "field of an event that holds the time it was made at; 0: none")
 	procs := flags.Int("procs", 0, "cores to use at most; 0: all")
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "load unary|stream ...")
+		fmt.Fprintln(os.Stderr, "load unary|stream|quiet ...")
 		os.Exit(2)
+	}
+	if os.Args[1] == "quiet" {
+		quiet(os.Args[2:])
+		return
 	}
 	_ = flags.Parse(os.Args[2:])
 	if *procs > 0 {

@@ -2783,6 +2783,7 @@ class ServerLimits(_message.Message):
     MAX_PIECE_BYTES_FIELD_NUMBER: _builtins.int
     MAX_QUEUED_TURNS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_RETENTION_FIELD_NUMBER: _builtins.int
+    MAX_CONNECTION_STREAMS_FIELD_NUMBER: _builtins.int
     max_sessions: _builtins.int
     """Sessions at work at once."""
     max_queued: _builtins.int
@@ -2807,6 +2808,10 @@ class ServerLimits(_message.Message):
     """Bytes of a piece that ReadField sends."""
     max_queued_turns: _builtins.int
     """Turns that may wait in one session."""
+    max_connection_streams: _builtins.int
+    """Calls that may be open on one connection, watches among them. Further calls wait in the client, without an error,
+    until another one ends: open a channel more for each so many watches.
+    """
     @_builtins.property
     def retention(self) -> _duration_pb2.Duration:
         """How long sessions at rest are kept unless `ttl` says otherwise. Unset: for ever."""
@@ -2842,10 +2847,11 @@ class ServerLimits(_message.Message):
         max_piece_bytes: _builtins.int = ...,
         max_queued_turns: _builtins.int = ...,
         request_id_retention: _duration_pb2.Duration | None = ...,
+        max_connection_streams: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["execution_timeout", b"execution_timeout", "request_id_retention", b"request_id_retention", "retention", b"retention", "stall_timeout", b"stall_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["execution_timeout", b"execution_timeout", "max_attachment_bytes", b"max_attachment_bytes", "max_batch_events", b"max_batch_events", "max_labels", b"max_labels", "max_message_bytes", b"max_message_bytes", "max_options_bytes", b"max_options_bytes", "max_page_size", b"max_page_size", "max_piece_bytes", b"max_piece_bytes", "max_prompt_bytes", b"max_prompt_bytes", "max_queued", b"max_queued", "max_queued_turns", b"max_queued_turns", "max_sessions", b"max_sessions", "max_string_bytes", b"max_string_bytes", "request_id_retention", b"request_id_retention", "retention", b"retention", "stall_timeout", b"stall_timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["execution_timeout", b"execution_timeout", "max_attachment_bytes", b"max_attachment_bytes", "max_batch_events", b"max_batch_events", "max_connection_streams", b"max_connection_streams", "max_labels", b"max_labels", "max_message_bytes", b"max_message_bytes", "max_options_bytes", b"max_options_bytes", "max_page_size", b"max_page_size", "max_piece_bytes", b"max_piece_bytes", "max_prompt_bytes", b"max_prompt_bytes", "max_queued", b"max_queued", "max_queued_turns", b"max_queued_turns", "max_sessions", b"max_sessions", "max_string_bytes", b"max_string_bytes", "request_id_retention", b"request_id_retention", "retention", b"retention", "stall_timeout", b"stall_timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

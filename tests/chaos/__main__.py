@@ -16,6 +16,7 @@ from agent_service import maintenance as upkeep
 from tests.chaos.cancel import KINDS, CancelReport, cancel_once
 from tests.chaos.crash import Crashes
 from tests.chaos.fuzz import FLAGS, Fuzzer, figures
+from tests.chaos.keepalive import quiet_clients
 from tests.chaos.race import RaceReport, race_once
 from tests.chaos.watchers import WatchersReport, idle_watchers, stalled_reader
 from tests.process.live import serve
@@ -88,6 +89,14 @@ async def _fuzz(rounds: int, seed: int) -> int:
     return _failures([*report.failures, *found.problems, *found.notes])
 
 
+async def _keepalive(rounds: int, seed: int) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        async with serve(Path(folder) / "data", "--drain-timeout", "0s") as live:
+            report = await quiet_clients(live, seconds=rounds)
+    print(f"keepalive: {rounds} s of {', '.join(report.clients)}: idle channel, quiet watch, long poll")
+    return _failures(report.failures)
+
+
 def _failures(failures: list[str]) -> int:
     print(f"  failures: {len(failures)}")
     for failure in failures[:20]:
@@ -106,6 +115,7 @@ PARTS: dict[str, tuple[Callable[[int, int], Awaitable[int]], int]] = {
     "race": (_race, 1000),
     "watchers": (_watchers, 10_000),
     "fuzz": (_fuzz, 100_000),
+    "keepalive": (_keepalive, 150),
 }
 
 

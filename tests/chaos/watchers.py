@@ -7,7 +7,9 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from agent_client.channel import open_channel
 from agentpb import agent_pb2 as pb
+from agentpb import agent_pb2_grpc
 
 from tests.process.live import Live, private_bytes
 
@@ -56,19 +58,21 @@ async def _read_all(stream: Any) -> tuple[list[int], float]:
 
 
 async def idle_watchers(live: Live, report: WatchersReport, count: int) -> None:
-    """Many watch a session that does nothing."""
+    """Many streams of one client watch a session that does nothing; 1,000 share a connection."""
     session_id = (await live.run("say: quiet")).session_id
     before = private_bytes(live.process.pid)
     last = (await live.status(session_id)).session.last_sequence
     request = pb.WatchSessionRequest(session_id=session_id, after_sequence=last, follow=True)
-    streams = [live.stub.WatchSession(request) for _ in range(count)]
-    for stream in streams:
-        assert (await stream.read()).HasField("started")
-    report.per_watcher = (private_bytes(live.process.pid) - before) / count
-    begun = time.monotonic()
-    await live.execute("say: news", session_id=session_id)
-    for stream in streams:
-        await stream.read()
-    report.news_lag = time.monotonic() - begun
-    for stream in streams:
-        stream.cancel()
+    async with open_channel(live.address) as channel:
+        stub = agent_pb2_grpc.AgentServiceStub(channel)
+        streams: list[Any] = [stub.WatchSession(request) for _ in range(count)]
+        for stream in streams:
+            assert (await stream.read()).HasField("started")
+        report.per_watcher = (private_bytes(live.process.pid) - before) / count
+        begun = time.monotonic()
+        await live.execute("say: news", session_id=session_id)
+        for stream in streams:
+            await stream.read()
+        report.news_lag = time.monotonic() - begun
+        for stream in streams:
+            stream.cancel()

@@ -34,6 +34,7 @@ class Live(Service):
 
     process: asyncio.subprocess.Process
     log: Path
+    address: str = ""
 
     async def kill(self) -> None:
         """SIGKILL: the instant of its death."""
@@ -72,8 +73,10 @@ async def serve(
         assert process.stdout is not None
         line = (await asyncio.wait_for(process.stdout.readline(), 30)).decode()
         assert "listening on" in line, log.read_text()[-2000:]
-        async with grpc.aio.insecure_channel(line.split()[-1]) as channel:
-            yield Live(None, channel, agent_pb2_grpc.AgentServiceStub(channel), data_dir, process, log)  # type: ignore[arg-type]
+        address = line.split()[-1]
+        async with grpc.aio.insecure_channel(address) as channel:
+            stub = agent_pb2_grpc.AgentServiceStub(channel)
+            yield Live(None, channel, stub, data_dir, process, log, address)  # type: ignore[arg-type]
     finally:
         if process.returncode is None:
             process.kill()
