@@ -11,7 +11,7 @@ import asyncio
 from agentpb import agent_pb2 as pb
 
 from agent_service.ledger import Ledger, RequestId
-from agent_service.registry.idempotency import InFlightRequests, RequestKey, is_answered
+from agent_service.registry.idempotency import InFlightRequests, RequestKey, is_answered, looked_at
 from agent_service.registry.live import LiveSessions
 from agent_service.session.session import Session
 from agent_service.session.stop import Stop
@@ -80,7 +80,7 @@ class Cancellation:
 
     def _expect(self, session: Session, stop: Stop, key: RequestKey | None) -> Receipt:
         receipt = asyncio.create_task(self._receipt(session, stop, key), name=f"receipt {session.session_id}")
-        receipt.add_done_callback(_looked_at)
+        receipt.add_done_callback(looked_at)
         if key is not None:
             place = (key.owner, key.stored)
             self._receipts[place] = receipt
@@ -110,9 +110,3 @@ def _arrived(response: pb.CancelResponse) -> Receipt:
     receipt: Receipt = asyncio.get_running_loop().create_future()
     receipt.set_result(response)
     return receipt
-
-
-def _looked_at(receipt: Receipt) -> None:
-    """Retrieve the exception of a receipt that nobody may wait for; a ledger that fails ends the service by itself."""
-    if not receipt.cancelled():
-        receipt.exception()

@@ -84,6 +84,12 @@ def is_answered(earlier: RequestId) -> bool:
     return not earlier.method.endswith(_BEGUN)
 
 
+def looked_at(work: asyncio.Future[Any]) -> None:
+    """Retrieve the error of work whose caller may have left: a refusal that nobody waits for is no fault to log."""
+    if not work.cancelled():
+        work.exception()
+
+
 class InFlightRequests:
     """The request ids in flight, and the way to those that were used before."""
 
@@ -105,6 +111,7 @@ class InFlightRequests:
         if key is None:
             return await first(None)
         work = asyncio.create_task(self._claimed(key, first, again), name=f"{key.method} {key.request_id}")
+        work.add_done_callback(looked_at)
         return await asyncio.shield(work)
 
     async def _claimed(

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from pathlib import Path
 
 import grpc.aio
 import pytest
 from agentpb import agent_pb2 as pb
 
+from agent_service import errors
+from agent_service.ledger import RequestId
+from agent_service.registry.idempotency import InFlightRequests, RequestKey
 from tests.conftest import Service
 from tests.process.live import serve
 from tests.steering.conftest import BASH, details
@@ -80,3 +84,29 @@ async def test_a_request_that_was_refused_may_be_made_again(service: Service) ->
     again = await service.run("say: hi", session_id=started.session_id, request_id="r")
     assert not again.deduplicated
     assert again.turn.result.result == "hi"
+
+
+async def test_a_refusal_that_nobody_waits_for_is_no_error_in_the_log(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    refused = asyncio.Event()
+
+    async def first(key: RequestKey | None) -> None:
+        await refused.wait()
+        raise errors.SessionNotActive("the turn has ended")
+
+    async def again(earlier: RequestId) -> None:
+        raise AssertionError("there was none")
+
+    key = RequestKey.of(pb.SendMessageRequest(session_id="s", text="x", request_id="r"), "")
+    requests = InFlightRequests(service.running.ledger)
+    calls = [asyncio.create_task(requests.once(key, first, again)) for _ in range(2)]
+    await asyncio.sleep(0)
+    for call in calls:
+        call.cancel()
+    await asyncio.wait(calls)
+    refused.set()
+    with pytest.raises(errors.SessionNotActive):
+        await requests.once(key, first, again)
+    gc.collect()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
