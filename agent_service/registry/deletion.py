@@ -69,20 +69,23 @@ class Deletion:
             return await self.delete(session_id, owner, force=force, keep_transcript=keep_transcript, key=key)
         if session_id in self._roster.deleting:
             raise errors.SessionNotFound(session_id)
-        kept = key.kept(session_id, "", _answer(found)) if key is not None else None
-        return found, await self._delete(found, session, keep_transcript=keep_transcript, kept=kept)
+        return await self._delete(found, session, keep_transcript=keep_transcript, key=key)
 
     async def _delete(
-        self, found: pb.Session, session: Session | None, *, keep_transcript: bool, kept: RequestId | None
-    ) -> int:
+        self, found: pb.Session, session: Session | None, *, keep_transcript: bool, key: RequestKey | None
+    ) -> tuple[pb.Session, int]:
         with self._roster.removing(found.session_id):
             if session is not None:
                 await session.finished()
+                # Its last commit may not have been durable when it was found, and may name its directory.
+                await session.journal.flushed()
+                found = session.journal.snapshot() or found
+            kept = key.kept(found.session_id, "", _answer(found)) if key is not None else None
             # Its files go first: whatever happens in between, what is left can be found, and deleted again.
             freed = await asyncio.to_thread(self._workspaces.remove, found, keep_transcript=keep_transcript)
             freed += await self._ledger.delete(found.session_id, request_id=kept) or 0
             self._roster.removed(found.session_id)
-            return freed
+            return found, freed
 
     async def delete_one(self, request: pb.DeleteSessionRequest, owner: str) -> pb.DeleteSessionResponse:
         """Delete as the request says; the session is unset when it was missing and may be.

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import grpc
 import grpc.aio
+import pytest
 from agentpb import agent_pb2 as pb
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -223,3 +224,22 @@ async def test_a_session_says_when_its_time_is_over(service: Service) -> None:
     assert short.session.HasField("expire_time")
     assert await service.running.registry.deletion.expire(0) == 1
     assert await listed(service) == []
+
+
+async def test_a_session_that_is_deleted_as_it_comes_to_rest_leaves_no_directory(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = await service.run("say: hi")
+    session = service.running.registry.live(done.session_id)
+    assert session is not None
+    stored = session.journal.snapshot()
+    assert stored is not None
+    stored.agent_session_id = stored.workspace_id = ""  # as it was before the commit that is on its way to the disk
+
+    async def early(session_id: str, owner: str) -> pb.Session:
+        return stored
+
+    monkeypatch.setattr(service.running.registry.roster, "get", early)
+    deleted = await service.stub.DeleteSession(pb.DeleteSessionRequest(session_id=done.session_id))
+    assert deleted.session.agent_session_id == done.session.agent_session_id
+    assert not list((service.data_dir / "sessions").iterdir())
