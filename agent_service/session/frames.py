@@ -19,8 +19,9 @@ from agent_service.session import outcomes
 from agent_service.session.activity import is_signal
 from agent_service.session.agent_lease import AgentLease
 from agent_service.session.in_force import follow
-from agent_service.session.interactions import Interactions, ask_people
+from agent_service.session.interactions import Interactions
 from agent_service.session.messages import Messages
+from agent_service.session.permissions import interaction_of, may_ask
 from agent_service.session.run import Run
 from agent_service.session.turn import add_to_totals
 
@@ -222,11 +223,14 @@ class FrameHandler:
             run.settle(outcomes.failed(pb.SESSION_PHASE_FAILED, error))
 
     async def on_permission(self, tool: str, tool_input: dict[str, Any], context: PermissionContext) -> Answer:
-        """Ask people, when the session's policy says so."""
+        """Ask people about a tool call when the session's policy lets them be asked; otherwise the answer is no."""
         if self._journal.at_rest:
             return Answer(False, message="The turn is over; nobody can be asked.")
         policy = self._journal.record.options.interactions
-        return await ask_people(self._interactions, tool, tool_input, context, policy, turn_id=self._turn_id)
+        if not may_ask(policy, tool):
+            return Answer(False, message="Nobody can be asked: this session takes no such interactions.")
+        interaction = interaction_of(tool, tool_input, context, turn_id=self._turn_id)
+        return await self._interactions.ask(interaction, tool_input, policy)
 
 
 def _answers(frame: dict[str, Any], turn_id: str) -> bool:

@@ -1,4 +1,4 @@
-"""Interactions: what the agent asks of people, from the question to the one answer that counts.
+"""Interactions: what a session's agent asks of people and who answers first; what is asked is in permissions.py.
 
 A pending interaction is a future the agent waits on. Whoever resolves it first wins: an answer, the deadline, the
 turn's end.
@@ -7,8 +7,7 @@ turn's end.
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -16,14 +15,11 @@ from uuid import uuid4
 from agentpb import agent_pb2 as pb
 
 from agent_service import errors, events
-from agent_service.agents.agent import Answer, PermissionContext
+from agent_service.agents.agent import Answer
 from agent_service.ledger import RequestId
 from agent_service.ledger.journal import Journal, now_us
-from agent_service.options.answers import DESTINATION
-from agent_service.options.strict_json import parse_object
-from agent_service.session.questions import answered_input, questions_of
+from agent_service.session.permissions import answer_of
 
-QUESTION_TOOL = "AskUserQuestion"
 CLOSED_KEPT = 256
 """Resolved interactions that are remembered; the log knows the older ones."""
 
@@ -186,84 +182,9 @@ def shown(interaction: pb.Interaction, most: int = events.MAX_INTERACTION) -> pb
 
 
 def closed_error(closed: pb.Interaction) -> errors.InteractionClosed:
-    """What whoever comes too late is told: who was first."""
+    """The error for an answer that comes too late; it names who answered first."""
     return errors.InteractionClosed(
         f"interaction {closed.interaction_id} was resolved by {closed.resolved_by or 'another caller'}",
         resource=closed.interaction_id,
         metadata={"resolved_by": closed.resolved_by, "state": pb.InteractionState.Name(closed.state)},
     )
-
-
-async def ask_people(
-    interactions: Interactions,
-    tool: str,
-    tool_input: dict[str, Any],
-    context: PermissionContext,
-    policy: pb.InteractionPolicy,
-    *,
-    turn_id: str,
-) -> Answer:
-    """Ask about a tool call when the policy lets people be asked; otherwise the answer is no."""
-    may_ask = policy.questions if tool == QUESTION_TOOL else policy.permissions
-    if not may_ask:
-        return Answer(False, message="Nobody can be asked: this session takes no such interactions.")
-    return await interactions.ask(interaction_of(tool, tool_input, context, turn_id=turn_id), tool_input, policy)
-
-
-def interaction_of(
-    tool: str, tool_input: Mapping[str, Any], context: PermissionContext, *, turn_id: str
-) -> pb.Interaction:
-    """What the agent asks, from the SDK's callback: a question for the question tool, otherwise leave to use `tool`."""
-    interaction = pb.Interaction(
-        kind=pb.INTERACTION_KIND_QUESTION if tool == QUESTION_TOOL else pb.INTERACTION_KIND_PERMISSION,
-        turn_id=turn_id,
-        tool_name=events.clean(tool),
-        tool_use_id=context.tool_use_id or "",
-        input_json=json.dumps(tool_input),
-        title=events.clean(context.title or context.display_name or tool),
-        description=events.clean(context.description or ""),
-        reason=events.clean(context.decision_reason or ""),
-        blocked_path=events.clean(context.blocked_path or ""),
-        suggestions=[_suggestion(suggestion) for suggestion in context.suggestions],
-    )
-    if interaction.kind == pb.INTERACTION_KIND_QUESTION:
-        interaction.questions.extend(questions_of(tool_input))
-    return interaction
-
-
-def _suggestion(update: Any) -> pb.PermissionUpdate:
-    return pb.PermissionUpdate(
-        type=update.type,
-        rules=[
-            pb.PermissionRule(tool_name=rule.tool_name, rule_content=rule.rule_content) for rule in update.rules or ()
-        ],
-        behavior=update.behavior or "",
-        mode=update.mode or "",
-        directories=update.directories or (),
-        destination=DESTINATION,  # the agent proposes settings files, which the service neither writes nor loads
-    )
-
-
-def answer_of(
-    request: pb.RespondToInteractionRequest, interaction: pb.Interaction, tool_input: dict[str, Any]
-) -> Answer:
-    """The answer in a request, checked against what was asked. Unset is an error, never a yes."""
-    which = request.WhichOneof("answer")
-    if which is None:
-        raise errors.InvalidField.of("answer", "set exactly one of allow and deny")
-    if which == "deny":
-        return Answer(False, message=request.deny.message or "Denied.", interrupt=request.deny.interrupt)
-    allow = request.allow
-    question = interaction.kind == pb.INTERACTION_KIND_QUESTION
-    if allow.answers and not question:
-        raise errors.InteractionKindMismatch("answers are for questions; this interaction asks for leave to use a tool")
-    if question and not allow.answers and not allow.updated_input_json:
-        raise errors.InteractionKindMismatch("this interaction is a question: set allow.answers, or deny it")
-    updated = _updated_input(allow.updated_input_json)
-    if question:
-        updated = answered_input(tool_input, allow.answers, updated)
-    return Answer(True, updated_input=updated, updated_permissions=tuple(allow.updated_permissions))
-
-
-def _updated_input(text: str) -> dict[str, Any] | None:
-    return parse_object(text, exact=True) if text else None

@@ -124,11 +124,14 @@ def table() -> str:
 def diagram() -> str:
     """The moves between states as a Mermaid diagram: an arrow for each pair of states, its phases inside."""
     pairs = {(STATE_OF[phase], STATE_OF[each]) for phase, targets in MOVES.items() for each in targets}
-    arrows = [f"    {_state_name(a)} --> {_state_name(b)}" for a, b in sorted(pairs) if a != b]
-    boxes = []
+    arrows = [f"    {_state_id(a)} --> {_state_id(b)}" for a, b in sorted(pairs) if a != b]
+    boxes: list[str] = []
     for state, phases in _STATES.items():
         if state != pb.SESSION_STATE_UNSPECIFIED:
-            boxes += [f"    state {_state_name(state)} {{", *(f"        {_name(each)}" for each in phases), "    }"]
+            name = pb.SessionState.Name(state).removeprefix("SESSION_STATE_")
+            boxes.append(f'    state "{name}" as {_state_id(state)} {{')
+            boxes += [f"        {_name(phase)}" for phase in phases]
+            boxes.append("    }")
     return "\n".join(["```mermaid", "stateDiagram-v2", *boxes, *arrows, "```"])
 
 
@@ -144,7 +147,7 @@ def _state(phase: Phase) -> str:
     return pb.SessionState.Name(STATE_OF[phase]).removeprefix("SESSION_STATE_")
 
 
-def _state_name(state: pb.SessionState.ValueType) -> str:
+def _state_id(state: pb.SessionState.ValueType) -> str:
     if state == pb.SESSION_STATE_UNSPECIFIED:
         return "[*]"
-    return pb.SessionState.Name(state).removeprefix("SESSION_STATE_")
+    return pb.SessionState.Name(state)  # with its prefix: CANCELLED is a phase as well

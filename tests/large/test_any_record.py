@@ -22,7 +22,9 @@ from agent_service.events.fields import field_at
 from agent_service.events.limits import MAX_RESPONSE
 from agent_service.ledger.journal import Journal
 from agent_service.session import outcomes
-from agent_service.session.interactions import Interactions, interaction_of
+from agent_service.session.interactions import Interactions
+from agent_service.session.permissions import interaction_of
+from agent_service.session.states import move
 from agent_service.session.turn import QueuedTurn, keep_prompt, new_turn, record_end
 from tests.conftest import Service, start_service
 
@@ -96,7 +98,8 @@ class Told:
         self.journal.add(events.turn_queued(turn), turn_id=turn.turn_id)
         self.journal.turn_changed(turn)
         keep_prompt(self.journal, self.work)
-        self.journal.move(pb.SESSION_STATE_RUNNING, pb.SESSION_PHASE_AWAITING_INPUT)
+        for phase in (pb.SESSION_PHASE_QUEUED, pb.SESSION_PHASE_STARTING, pb.SESSION_PHASE_AWAITING_INPUT):
+            move(self.journal, phase)
         self.journal.add(events.user_prompt(self.work.request.prompt, (), "u"), turn_id=turn.turn_id)
         await self.journal.commit()
 
@@ -117,7 +120,7 @@ class Told:
             whole.error.CopyFrom(outcome.error)
         record_end(self.journal, self.work, outcome, told, events.raw_json(result))
         self.record.ClearField("current_turn")
-        self.journal.move(outcome.state, outcome.phase, error=outcome.error, turn_id=self.work.turn.turn_id)
+        move(self.journal, outcome.phase, error=outcome.error, turn_id=self.work.turn.turn_id)
         await self.journal.commit()
 
     async def check(self) -> None:
