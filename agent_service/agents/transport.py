@@ -23,6 +23,21 @@ MAX_FRAME_BYTES = 256 << 20
 """Longest line the CLI may write: a 20 MB tool result becomes six times as long when JSON has to escape all of it."""
 
 
+LARGE_FRAME = 256 << 10
+"""Bytes of a line that is parsed in a thread: 20 MB take 50 to 500 ms."""
+
+
+class LargeFrame(dict[str, Any]):
+    """A frame above LARGE_FRAME bytes: what takes time in proportion to its size is better done in a thread."""
+
+
+async def parse_frame(line: bytes) -> dict[str, Any]:
+    """Parse a line; off the event loop when it is long. Raises ValueError."""
+    if len(line) <= LARGE_FRAME:
+        return dict(json.loads(line))
+    return LargeFrame(await asyncio.to_thread(json.loads, line))
+
+
 class ProcessTransport(Transport):
     """Newline-delimited JSON over the stdin and stdout of one CLI process."""
 
@@ -100,7 +115,7 @@ class ProcessTransport(Transport):
         assert self._process.stdout is not None
         while line := await self._process.stdout.readline():
             if line.startswith(b"{"):
-                yield json.loads(line)
+                yield await parse_frame(line)
         exit_code = await self._process.wait()
         if not self._closing:
             raise ProcessError("the agent's process ended", exit_code=exit_code)

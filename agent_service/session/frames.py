@@ -10,6 +10,7 @@ from agentpb import agent_pb2 as pb
 
 from agent_service import events
 from agent_service.agents.agent import AgentFailed, Answer, PermissionContext
+from agent_service.agents.transport import LargeFrame
 from agent_service.events.accounting import unsolicited_result
 from agent_service.events.limits import MAX_ERROR
 from agent_service.events.text import cut_front, to_json
@@ -85,7 +86,9 @@ class FrameHandler:
             if frame.get("subtype") == "init":
                 self._reported_model = str(frame.get("model") or "")
             self._follow()
-        event = None if is_signal(frame) else events.from_frame(frame)
+        if is_signal(frame):
+            return
+        event, raw = await _read(frame)
         if event is None:
             return
         if event.ephemeral:
@@ -93,7 +96,7 @@ class FrameHandler:
             return
         if kind == "assistant":
             self._note_model(event)
-        self._record(event, frame)
+        self._record(event, raw or events.raw_json(frame))
         await self._journal.keep_up()
 
     def _follow(self) -> None:
@@ -107,8 +110,8 @@ class FrameHandler:
             await self._lease.agent.ask_settings()
             self._follow()
 
-    def _record(self, event: pb.SessionEvent, frame: dict[str, Any]) -> None:
-        self._journal.add(event, turn_id=self._turn_id, raw=events.raw_json(frame))
+    def _record(self, event: pb.SessionEvent, raw: bytes) -> None:
+        self._journal.add(event, turn_id=self._turn_id, raw=raw)
         self._journal.commit()
 
     def _note_model(self, event: pb.SessionEvent) -> None:
@@ -201,7 +204,7 @@ class FrameHandler:
     def _on_other_result(self, frame: dict[str, Any], result: pb.TurnResult) -> None:
         """Keep the figures of a turn the agent took by itself, such as one after a background task."""
         add_to_totals(self._journal, result)
-        self._record(unsolicited_result(frame), frame)
+        self._record(unsolicited_result(frame), events.raw_json(frame))
 
     def on_stderr(self, line: str) -> None:
         """Record a line of stderr, up to a bound for each run."""
@@ -231,6 +234,21 @@ class FrameHandler:
             return Answer(False, message="Nobody can be asked: this session takes no such interactions.")
         interaction = interaction_of(tool, tool_input, context, turn_id=self._turn_id)
         return await self._interactions.ask(interaction, tool_input, policy)
+
+
+async def _read(frame: dict[str, Any]) -> tuple[pb.SessionEvent | None, bytes | None]:
+    """The event of a frame; of a large one, read in a thread, it fits already and comes with the raw message."""
+    if not isinstance(frame, LargeFrame):
+        return events.from_frame(frame), None
+    return await asyncio.to_thread(_read_large, frame)
+
+
+def _read_large(frame: LargeFrame) -> tuple[pb.SessionEvent | None, bytes | None]:
+    event = events.from_frame(frame)
+    if event is None:
+        return None, None
+    events.fit(event, events.MAX_EVENT)
+    return event, events.raw_json(frame)
 
 
 def _answers(frame: dict[str, Any], turn_id: str) -> bool:

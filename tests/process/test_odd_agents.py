@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,22 @@ async def test_a_tool_result_of_20_mb_with_nul_and_lone_surrogates_is_cut_and_sa
     assert text.startswith("x\0\ufffdyyy")
     assert cut[0].ByteSize() < 3_500_000
     assert (await fake.status(response.session_id)).ByteSize() < 3_500_000
+
+
+async def test_a_tool_result_of_20_mb_is_read_whole_and_what_follows_it_comes_after_it(fake: Service) -> None:
+    response = await fake.run("big 20000000")
+    session_id, kinds = response.session_id, ("message.user", "message.assistant", "turn.completed")
+    events = [event for event in await fake.events(session_id) if event.type in kinds]
+    assert [event.type for event in events] == ["message.user", *kinds]
+    field = "user_message.content[0].tool_result.text"
+    for name in (field, "raw_json"):
+        request = pb.ReadFieldRequest(session_id=session_id, field=name, sequence=events[1].sequence)
+        pieces = [piece.data async for piece in fake.stub.ReadField(request)]
+        assert len(pieces) == 20
+        assert b"y" * 900_000 in pieces[-2]
+        whole = b"".join(pieces).decode()
+        text = json.loads(whole)["message"]["content"][0]["content"] if name == "raw_json" else whole
+        assert text == "x\0\ufffd" + "y" * 20_000_000 or text == "x\0\ud800" + "y" * 20_000_000
 
 
 @pytest.mark.parametrize(
