@@ -83,6 +83,30 @@ def test_no_tracked_file_names_an_index_or_this_machine() -> None:
     )
 
 
+def test_a_session_s_record_is_written_in_journal_update_only() -> None:
+    expect_none(
+        f"{where(path, node)} writes a session's record outside `with journal.update()`"
+        for path in SERVICE
+        if path.name != "journal.py"
+        for function in ast.walk(parse(path))
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in record_writes(function)
+    )
+
+
+def test_a_session_moves_by_the_table_only() -> None:
+    expect_none(
+        f"{where(path, node)} sets a session's state or phase itself: use states.move"
+        for path in SERVICE
+        if path.name != "states.py"
+        for scope in ast.walk(parse(path))
+        if isinstance(scope, ast.With) and "update" in ast.unparse(scope.items[0].context_expr)
+        for node in ast.walk(scope)
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and node.attr in ("state", "phase")
+        if isinstance(node.value, ast.Name) and node.value.id in bound_by(scope)
+    )
+
+
 def expect_none(found: Iterable[str]) -> None:
     """Fail with all that was found, a line each."""
     if listed := list(found):
@@ -109,6 +133,75 @@ def public_definitions(scope: ast.Module | ast.ClassDef) -> Iterator[Definition]
             yield node
         if isinstance(node, ast.ClassDef):
             yield from public_definitions(node)
+
+
+MUTATORS = frozenset(
+    [
+        "CopyFrom",
+        "MergeFrom",
+        "Clear",
+        "ClearField",
+        "SetInParent",
+        "ParseFromString",
+        "FromMicroseconds",
+        "FromSeconds",
+        "GetCurrentTime",
+        "append",
+        "extend",
+        "insert",
+        "pop",
+        "remove",
+        "clear",
+        "update",
+        "add",
+        "get_or_create",
+    ]
+)
+
+
+def record_writes(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[ast.AST]:
+    """Writes to what is named `record` or came from an attribute of that name, unless `update` has bound the name."""
+    aliases = {argument.arg for argument in function.args.args if is_session(argument.annotation)}
+    own: set[str] = set()
+    for node in ast.walk(function):
+        if isinstance(node, ast.With):
+            own |= bound_by(node)
+        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Attribute) and node.value.attr == "record":
+            aliases |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    for node in ast.walk(function):
+        if any(is_record(root, aliases - own) for root in written(node)):
+            yield node
+
+
+def is_session(annotation: ast.expr | None) -> bool:
+    """Whether a parameter is a session's record."""
+    return annotation is not None and ast.unparse(annotation) == "pb.Session"
+
+
+def bound_by(scope: ast.With) -> set[str]:
+    """Names that a `with ….update() as name` binds."""
+    return {
+        item.optional_vars.id
+        for item in scope.items
+        if isinstance(item.optional_vars, ast.Name) and ast.unparse(item.context_expr).endswith(".update()")
+    }
+
+
+def written(node: ast.AST) -> Iterator[ast.expr]:
+    """The objects that a statement changes: what stands before the last dot or bracket of a target or a mutating call."""
+    if isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.ctx, ast.Store | ast.Del):
+        yield node.value
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in MUTATORS:
+        yield node.func.value
+
+
+def is_record(node: ast.expr, aliases: set[str]) -> bool:
+    """Whether an expression is a record, or a part of one."""
+    while isinstance(node, ast.Attribute | ast.Subscript):
+        if isinstance(node, ast.Attribute) and node.attr == "record":
+            return True
+        node = node.value
+    return isinstance(node, ast.Name) and node.id in aliases
 
 
 def reads_environment(node: ast.AST) -> bool:
