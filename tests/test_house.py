@@ -188,7 +188,7 @@ def bound_by(scope: ast.With) -> set[str]:
 
 
 def written(node: ast.AST) -> Iterator[ast.expr]:
-    """The objects that a statement changes: what stands before the last dot or bracket of a target or a mutating call."""
+    """The objects that a node changes: what stands before the last dot or bracket of a target or a mutating call."""
     if isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.ctx, ast.Store | ast.Del):
         yield node.value
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in MUTATORS:
