@@ -16,10 +16,9 @@ from typing import NoReturn
 from uuid import uuid4
 
 from agentpb import agent_pb2 as pb
-from claude_agent_sdk import __version__ as sdk_version
-from claude_agent_sdk._cli_version import __cli_version__ as cli_version
 
 from agent_service.agents.pool import AgentPool
+from agent_service.agents.sdk import CLI_VERSION, SDK_VERSION
 from agent_service.agents.workspace import Workspaces
 from agent_service.api.chain import Chain
 from agent_service.api.handlers import Handlers
@@ -183,7 +182,7 @@ def _log_guard(choice: Choice) -> None:
 
 
 def _cli_bounds(config: Config) -> dict[str, str]:
-    return cli_bounds(api_retries=config.api_retries, api_timeout=config.api_timeout, sdk_version=sdk_version)
+    return cli_bounds(api_retries=config.api_retries, api_timeout=config.api_timeout, sdk_version=SDK_VERSION)
 
 
 def _limits(config: Config) -> Limits:
@@ -211,8 +210,8 @@ def _server_info(config: Config, backend: str, guard: Choice, instance: str) -> 
     info = pb.GetServerInfoResponse(
         server_version=importlib.metadata.version("agent-service"),
         api_version="agentservice.v1",
-        sdk_version=sdk_version,
-        cli_version=cli_version,
+        sdk_version=SDK_VERSION,
+        cli_version=CLI_VERSION,
         model_backend=backend,
         process_guard=guard.guard.name,
         instance_id=instance,

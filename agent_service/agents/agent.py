@@ -8,7 +8,6 @@ never cancelled, ends the process.
 from __future__ import annotations
 
 import asyncio
-import logging
 import shutil
 from collections import deque
 from collections.abc import Mapping
@@ -24,8 +23,8 @@ from claude_agent_sdk import (
     project_key_for_directory,
 )
 from claude_agent_sdk import ToolPermissionContext as PermissionContext
-from claude_agent_sdk._internal.transport.subprocess_cli import SubprocessCLITransport
 
+from agent_service.agents import sdk
 from agent_service.agents.failures import AgentFailed, classify
 from agent_service.agents.in_force import InForce
 from agent_service.agents.permission import Answer, permission_result
@@ -34,8 +33,6 @@ from agent_service.processes.guards import ProcessGuard
 from agent_service.processes.tree import ProcessTree, Reaped
 
 __all__ = ["Agent", "AgentFailed", "AgentSpec", "Answer", "Ended", "PermissionContext", "Sink", "project_folder"]
-
-log = logging.getLogger(__name__)
 
 STDERR_LINES = 50
 CONTROL_TIMEOUT = 10.0
@@ -105,7 +102,7 @@ class Agent:
         self._failure: AgentFailed | None = None
         options = replace(spec.options, can_use_tool=self._on_permission if spec.asks else None)
         self._transport = ProcessTransport(
-            build_argv(options),
+            sdk.build_argv(options),
             environment=spec.environment,
             cwd=spec.cwd,
             guard=guard,
@@ -196,7 +193,7 @@ class Agent:
     async def _read(self) -> None:
         """Hand every frame to the sink until the output ends; then report the end."""
         try:
-            async for frame in self._client._query.receive_messages():  # type: ignore[union-attr]
+            async for frame in sdk.frames(self._client):
                 self.in_force.observe(frame)
                 if self._sink is not None:
                     await self._sink.on_frame(frame)
@@ -286,19 +283,16 @@ class Agent:
         """Return whether the agent still answers; takes 1 to 2 ms."""
         return await self._control({"subtype": "mcp_status"})
 
+    async def usage(self, *, patience: float) -> dict[str, Any] | None:
+        """Return what its process has used so far, as a result frame says it; None when it does not answer in time."""
+        return await sdk.usage(self._client, patience=patience) if self.alive else None
+
     async def _control(self, request: dict[str, Any]) -> bool:
         return await self._answer(request) is not None
 
     async def _answer(self, request: dict[str, Any]) -> dict[str, Any] | None:
         """Return the answer to a control request; None when it was not acknowledged."""
-        query = self._client._query
-        if query is None or not self.alive:
-            return None
-        try:
-            return dict(await query._send_control_request(request, timeout=CONTROL_TIMEOUT) or {})
-        except Exception as error:  # noqa: BLE001 - the SDK raises bare Exception here
-            log.info("control request %s was not acknowledged: %s", request["subtype"], error)
-            return None
+        return await sdk.control(self._client, request, patience=CONTROL_TIMEOUT) if self.alive else None
 
     def end(self, *, patience: float, term_grace: float) -> asyncio.Task[Ended]:
         """End the process tree, and return the proof that it is dead.
@@ -354,25 +348,6 @@ class Agent:
         if self._reader is not None:
             with suppress(asyncio.CancelledError, Exception):
                 await self._reader
-
-
-def build_argv(options: ClaudeAgentOptions) -> list[str]:
-    """The CLI's command line for `options`, as the SDK itself would build it.
-
-    The SDK applies its permission callback to the transport it makes itself; for one of our own the flag must be set
-    here.
-    """
-    if options.can_use_tool is not None:
-        options = replace(options, can_use_tool=None, permission_prompt_tool_name="stdio")
-    builder = SubprocessCLITransport(prompt="", options=options)
-    if builder._cli_path is None:
-        builder._cli_path = builder._find_cli()
-    return builder._build_command()
-
-
-def bundled_cli() -> str:
-    """Path of the CLI that comes with the SDK. Raises CLINotFoundError."""
-    return SubprocessCLITransport(prompt="", options=ClaudeAgentOptions())._find_cli()
 
 
 def project_folder(cwd: str | Path) -> str:

@@ -21,9 +21,10 @@ from uuid import uuid4
 from agentpb import agent_pb2 as pb
 
 from agent_service import options as translate
-from agent_service.agents.agent import Agent, AgentSpec, Ended, bundled_cli
+from agent_service.agents.agent import Agent, AgentSpec, Ended
 from agent_service.agents.demand import Profile
 from agent_service.agents.host_memory import memory
+from agent_service.agents.sdk import bundled_cli
 from agent_service.agents.warm import WarmAgent, WarmAgents
 from agent_service.agents.workspace import Workspaces
 from agent_service.processes.guards import ProcessGuard

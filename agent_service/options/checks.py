@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from agentpb import agent_pb2 as pb
-from claude_agent_sdk._internal.transport.subprocess_cli import _validate_skill_name
 from google.protobuf.descriptor import EnumDescriptor
 
 from agent_service.errors import FieldViolation
@@ -17,6 +16,7 @@ from agent_service.options.merging import is_blank
 from agent_service.options.output_check import schema_problem
 from agent_service.options.paths import leaves, quoted
 from agent_service.options.reserved import refused_env, refused_flag, refused_server_env
+from agent_service.options.skills import skill_problem
 from agent_service.options.strict_json import LOST_KEYS, BadJson, parse_object
 from agent_service.options.words import MAX_NAME, is_http_url, is_one_rule, is_positive, is_uuid, is_word
 
@@ -262,10 +262,8 @@ def _check_skills(skills: Sequence[str], where: str, say: Say, words: Sequence[s
             if len(skills) > 1:
                 say(f"{where}[{index}]", f"{quoted(name)} must stand alone")
             continue
-        try:
-            _validate_skill_name(name)
-        except ValueError as error:
-            say(f"{where}[{index}]", f"must be a skill's exact name: {error}")
+        if problem := skill_problem(name):
+            say(f"{where}[{index}]", f"must be a skill's exact name: {problem}")
 
 
 def _check_extra_args(extra_args: Mapping[str, str], say: Say) -> None:
