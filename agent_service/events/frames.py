@@ -240,6 +240,8 @@ def _partial(frame: Mapping[str, Any], event: pb.SessionEvent) -> bool:
             partial.message_id = text_of(mapping(inner.get("message")).get("id"))
         case "message_delta":
             partial.stop_reason = text_of(delta.get("stop_reason"))
+            if isinstance(inner.get("usage"), Mapping):
+                partial.usage.CopyFrom(usage_of(inner["usage"]))
     return True
 
 

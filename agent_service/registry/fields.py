@@ -147,7 +147,7 @@ class FieldReader:
             return await self._kept(session_id, f"event {sequence}", path, event)
         if is_stub(raw):
             return None if event.truncated_fields else await asyncio.to_thread(field_at, event, path)
-        return await asyncio.to_thread(_in_raw, raw, path)
+        return await asyncio.to_thread(_in_raw, raw, event, path)
 
     async def _of_record(self, event: pb.SessionEvent, payload: str, path: str) -> bytes | None:
         """A field of the turn or the interaction that an event shows."""
@@ -167,6 +167,11 @@ class FieldReader:
         return await asyncio.to_thread(lambda: field_at(parse(body), path))
 
 
-def _in_raw(raw: bytes, path: str) -> bytes | None:
+def _in_raw(raw: bytes, shown: pb.SessionEvent, path: str) -> bytes | None:
+    """A field of the agent's own message, which repeats the usage of a message on each of its parts."""
     event = event_of_raw(raw)
-    return field_at(event, path) if event is not None else None
+    if event is None:
+        return None
+    if not shown.assistant_message.HasField("usage") and event.HasField("assistant_message"):
+        event.assistant_message.ClearField("usage")
+    return field_at(event, path)

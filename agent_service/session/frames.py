@@ -11,7 +11,7 @@ from agentpb import agent_pb2 as pb
 from agent_service import events
 from agent_service.agents.agent import AgentFailed, Answer, PermissionContext
 from agent_service.agents.transport import LargeFrame
-from agent_service.events.accounting import unsolicited_result
+from agent_service.events.accounting import UsageOfParts, unsolicited_result
 from agent_service.events.limits import MAX_ERROR
 from agent_service.events.text import cut_front, to_json
 from agent_service.ledger.journal import Journal
@@ -62,6 +62,7 @@ class FrameHandler:
         self._on_handover = on_handover
         self._on_gone = on_gone
         self._reported_model = ""
+        self._usage = UsageOfParts()
 
     @property
     def _turn_id(self) -> str:
@@ -96,6 +97,7 @@ class FrameHandler:
             return
         if kind == "assistant":
             self._note_model(event)
+            self._usage.keep_first(event)
         self._record(event, raw or events.raw_json(frame))
         await self._journal.keep_up()
 

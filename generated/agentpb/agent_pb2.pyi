@@ -3859,7 +3859,9 @@ class AssistantMessage(_message.Message):
     message_id: _builtins.str
     """The API's id of the message; parts of one answer share it."""
     stop_reason: _builtins.str
-    """Why the model stopped. Empty on parts before the last."""
+    """Why the model stopped, when the agent knows it already: usually empty, since a part is recorded before its message ends.
+    TurnResult.stop_reason and PartialMessage.stop_reason say it.
+    """
     error: _builtins.str
     """What went wrong, such as rate_limit or authentication_failed. Empty when nothing did."""
     @_builtins.property
@@ -3868,7 +3870,9 @@ class AssistantMessage(_message.Message):
 
     @_builtins.property
     def usage(self) -> Global___Usage:
-        """Tokens so far."""
+        """Tokens of the message as it began, on the first of its parts only, so that they may be summed: the input is complete, the output
+        is not. TurnResult.usage has all tokens of a turn, PartialMessage.usage those of a message as it ended.
+        """
 
     def __init__(
         self,
@@ -4130,6 +4134,7 @@ class PartialMessage(_message.Message):
     TOOL_USE_ID_FIELD_NUMBER: _builtins.int
     MESSAGE_ID_FIELD_NUMBER: _builtins.int
     STOP_REASON_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
     event_type: _builtins.str
     """The API's event: message_start, content_block_start, content_block_delta, content_block_stop, message_delta or message_stop."""
     index: _builtins.int
@@ -4150,6 +4155,10 @@ class PartialMessage(_message.Message):
     """For message_start: the API's id of the message."""
     stop_reason: _builtins.str
     """For message_delta: why the model stopped."""
+    @_builtins.property
+    def usage(self) -> Global___Usage:
+        """For message_delta: tokens of the whole message."""
+
     def __init__(
         self,
         *,
@@ -4163,10 +4172,11 @@ class PartialMessage(_message.Message):
         tool_use_id: _builtins.str = ...,
         message_id: _builtins.str = ...,
         stop_reason: _builtins.str = ...,
+        usage: Global___Usage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "input_json", b"input_json", "text", b"text", "thinking", b"thinking"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "input_json", b"input_json", "text", b"text", "thinking", b"thinking", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_type", b"block_type", "delta", b"delta", "event_type", b"event_type", "index", b"index", "input_json", b"input_json", "message_id", b"message_id", "stop_reason", b"stop_reason", "text", b"text", "thinking", b"thinking", "tool_name", b"tool_name", "tool_use_id", b"tool_use_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_type", b"block_type", "delta", b"delta", "event_type", b"event_type", "index", b"index", "input_json", b"input_json", "message_id", b"message_id", "stop_reason", b"stop_reason", "text", b"text", "thinking", b"thinking", "tool_name", b"tool_name", "tool_use_id", b"tool_use_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_delta: _TypeAlias = _typing.Literal["text", "thinking", "input_json"]  # noqa: Y015
     _WhichOneofArgType_delta: _TypeAlias = _typing.Literal["delta", b"delta"]  # noqa: Y015
