@@ -293,14 +293,18 @@ class AgentClient:
         *,
         updated_input: str | Mapping[str, Any] | None = None,
         updated_permissions: Sequence[Any] = (),
-        answers: Mapping[str, str] | None = None,
+        answers: Mapping[str, str | Sequence[str]] | None = None,
     ) -> pb.RespondToInteractionResponse:
-        """Allow what the agent asks leave for, perhaps with another input, or answer its question."""
+        """Allow what the agent asks leave for, perhaps with another input, or answer its questions.
+
+        `answers` are labels of options, or other texts, by the question's text; a list where several may be chosen.
+        """
+        given = (answers or {}).items()
         text = updated_input if isinstance(updated_input, str) else json.dumps(updated_input)
         answer = {
             "updated_input_json": "" if updated_input is None else text,
             "updated_permissions": updated_permissions,
-            "answers": answers,
+            "answers": {asked: each if isinstance(each, str) else ", ".join(each) for asked, each in given},
         }
         return await self.respond(session_id, interaction_id, allow=answer)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from agentpb import agent_pb2 as pb
 
 from agent_client.arguments import ExecuteArguments, Seconds
-from agent_client.results import AT_REST, RunResult
+from agent_client.results import RunResult
 from agent_client.watching import SessionWatch
 from agent_client.whole import R
 
@@ -62,8 +62,12 @@ class SessionHandle:
         async with asyncio.timeout(timeout):
             turn = await self._completed_turn()
             status = await self.status(history_limit=0)
-            if status.state not in AT_REST and status.session.current_turn.turn_id in {"", turn.turn_id}:
-                status = await self.status(history_limit=0, wait=SETTLING)
+            if turn.turn_id and status.session.current_turn.turn_id == turn.turn_id:
+                # Not yet known as ended. Where no turn is current it has: background tasks may go on for hours.
+                known = status.session.last_sequence
+                status = await self.status(
+                    history_limit=0, wait=SETTLING, wait_for=pb.WAIT_FOR_NEW_EVENT, after_sequence=known
+                )
             turn = await self.complete(turn)
         result = RunResult(session=status.session, turn=turn)
         return result.check() if check else result
@@ -112,7 +116,7 @@ class SessionHandle:
         *,
         updated_input: str | Mapping[str, Any] | None = None,
         updated_permissions: Sequence[Any] = (),
-        answers: Mapping[str, str] | None = None,
+        answers: Mapping[str, str | Sequence[str]] | None = None,
     ) -> pb.RespondToInteractionResponse:
         """Allow what the agent asks leave for, or answer its question."""
         return await self._client.allow(

@@ -1,4 +1,4 @@
-"""Events as text for people. What a service sends is not trusted: no control sequence of it reaches the terminal."""
+"""Events as text for people. What a service sends is not trusted: it passes through visible.py."""
 
 from __future__ import annotations
 
@@ -12,45 +12,23 @@ from agentpb import agent_pb2 as pb
 from rich.console import Console
 from rich.text import Text
 
+from agent_client.asking import question
 from agent_client.results import RunResult
+from agent_client.tool_input import narrow, tool_input
+from agent_client.visible import visible, visible_line
 
 MAX_LINES = 40
-MAX_WIDTH = 500
+MAX_WIDTH = 2000
 
-# Whole control sequences (CSI; OSC, DCS and the like up to their end), then any control character that is left, and the
-# marks that turn the direction of writing, with which a command can be made to look like another.
-_SEQUENCES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[ -/]*[0-~]")
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_UNFINISHED = re.compile(r"[^\x00-\x7f]{1,16}\Z")
 
-# The part of a well-known tool's input that says what it does.
-_GIST = {
-    "Agent": "description",
-    "Bash": "command",
-    "Edit": "file_path",
-    "Glob": "pattern",
-    "Grep": "pattern",
-    "NotebookEdit": "notebook_path",
-    "Read": "file_path",
-    "Task": "description",
-    "WebFetch": "url",
-    "WebSearch": "query",
-    "Write": "file_path",
-}
+# A server that is pending connects while the agent works.
+_THERE = frozenset({"connected", "pending", "disabled"})
 _PHASE_WORDS = {
     pb.SESSION_PHASE_LIMIT_REACHED: "limit reached",
     pb.SESSION_PHASE_TIMED_OUT: "timed out",
     pb.SESSION_PHASE_INTERRUPTED: "interrupted by a restart of the service",
 }
-
-
-def clean(text: str) -> str:
-    """Return text without anything a terminal would obey; newlines and tabs stay."""
-    return _CONTROLS.sub("", _SEQUENCES.sub("", text.replace("\r\n", "\n")))
-
-
-def clean_line(text: str) -> str:
-    """Return clean text on one line."""
-    return " ".join(clean(text).split())
 
 
 def console(stream: TextIO | None = None) -> Console:
@@ -62,23 +40,6 @@ class _Console(Console):
     def on_broken_pipe(self) -> None:
         """Pass the error on; rich would end the program from within."""
         raise BrokenPipeError
-
-
-def gist(tool: str, input_json: str) -> str:
-    """Say in short what a tool call does."""
-    try:
-        values = json.loads(input_json or "{}")
-    except ValueError:
-        return shortened(input_json)
-    if isinstance(values, dict) and isinstance(values.get(_GIST.get(tool, "")), str):
-        return clean(values[_GIST[tool]])
-    return shortened(json.dumps(values, ensure_ascii=False)) if values else ""
-
-
-def shortened(text: str) -> str:
-    """Cut a long text, and say so."""
-    text = clean(text)
-    return text if len(text) <= MAX_WIDTH else f"{text[:MAX_WIDTH]} … ({len(text) - MAX_WIDTH} more characters)"
 
 
 def word(enum_name: str, prefix: str) -> str:
@@ -106,6 +67,7 @@ class EventPrinter:
         self._mid_line = False
         self._streamed: deque[tuple[str, str]] = deque()
         self._index = -1
+        self._held = ("", "")
 
     def print(self, event: pb.SessionEvent) -> None:
         """Print one event, or nothing when it tells people nothing."""
@@ -127,6 +89,7 @@ class EventPrinter:
 
     def end_line(self) -> None:
         """Finish a line that is still open."""
+        self._words(*self._held, whole=True)
         if self._mid_line:
             self._write("\n")
 
@@ -166,7 +129,7 @@ class EventPrinter:
         if shown and not whole.startswith(shown):
             self.end_line()
             shown = ""
-        self._words(kind, whole[len(shown) :])
+        self._words(kind, whole[len(shown) :], whole=True)
         self.end_line()
 
     def _take_streamed(self, kind: str) -> str:
@@ -176,24 +139,34 @@ class EventPrinter:
         self._streamed.remove(found)
         return found[1]
 
-    def _words(self, kind: str, text: str) -> None:
+    def _words(self, kind: str, text: str, *, whole: bool = False) -> None:
+        """Print words. The end of a piece is held back while the next one may belong to the same emoji or word."""
+        held, self._held = self._held, ("", "")
+        if held[0] == kind:
+            text = held[1] + text
+        elif held[1]:
+            self._words(*held, whole=True)
+        if not whole and (unfinished := _UNFINISHED.search(text)):
+            self._held = (kind, unfinished[0])
+            text = text[: unfinished.start()]
         if text and not (kind == "thinking" and self._quiet):
-            self._write(clean(text), "dim italic" if kind == "thinking" else "")
+            self._write(visible(text), "dim italic" if kind == "thinking" else "")
 
     def _user(self, event: pb.SessionEvent) -> None:
         for block in event.user_message.content:
             if block.HasField("tool_result") and not self._quiet:
                 self._tool_result(block.tool_result)
             elif block.HasField("text") and self._prompts and not self._quiet and not event.parent_tool_use_id:
-                self.line(f"> {clean(block.text.text)}", "bold cyan")
+                self.line(f"> {visible(block.text.text)}", "bold cyan")
 
     def _tool(self, call: pb.ToolUseBlock, *, subagent: bool) -> None:
-        name = clean_line(call.name)
-        self.line(Text.assemble(("  " if subagent else "") + name, "  ", gist(name, call.input_json), style="yellow"))
+        name = visible_line(call.name)
+        indent = "  " if subagent else ""
+        self.line(f"{indent}{name}  {tool_input(call.name, call.input_json)}".rstrip(), "yellow")
 
     def _tool_result(self, result: pb.ToolResultBlock) -> None:
-        lines = clean(result.text or result.content_json).rstrip("\n").split("\n")
-        shown = [f"  {each[: MAX_WIDTH * 4]}" for each in lines[:MAX_LINES]]
+        lines = visible(result.text or result.content_json).rstrip("\n").split("\n")
+        shown = [f"  {narrow(each, MAX_WIDTH)}" for each in lines[:MAX_LINES]]
         if len(lines) > MAX_LINES:
             shown.append(f"  … {len(lines) - MAX_LINES} more lines")
         if lines != [""]:
@@ -205,22 +178,29 @@ class EventPrinter:
     def _notice(self, event: pb.SessionEvent) -> None:
         if event.HasField("task"):
             task = event.task
-            what = clean_line(task.summary or task.description or task.last_tool_name or task.task_id)
-            self.line(f"· background {clean_line(task.status) or event.type.removeprefix('task.')}: {what}", "dim")
+            what = visible_line(task.summary or task.description or task.last_tool_name or task.task_id)
+            self.line(f"· background {visible_line(task.status) or event.type.removeprefix('task.')}: {what}", "dim")
         elif event.HasField("rate_limit") and event.rate_limit.status != "allowed":
             limit = event.rate_limit
-            self.line(f"· rate limit {clean_line(limit.status)} ({clean_line(limit.rate_limit_type)})", "yellow")
+            self.line(f"· rate limit {visible_line(limit.status)} ({visible_line(limit.rate_limit_type)})", "yellow")
         elif event.HasField("stderr_output"):
-            self.line(clean(event.stderr_output.text).rstrip("\n"), "dim red")
-        elif event.HasField("system_message") and event.system_message.subtype in {"api_retry", "compact_boundary"}:
-            self.line(f"· {clean_line(event.system_message.subtype).replace('_', ' ')}", "dim")
+            self.line(visible(event.stderr_output.text).rstrip("\n"), "dim red")
+        elif event.HasField("system_message"):
+            self._system(event.system_message)
         elif event.HasField("interaction_resolved"):
             self._resolved(event.interaction_resolved.interaction)
 
+    def _system(self, notice: pb.SystemMessage) -> None:
+        if notice.subtype in {"api_retry", "compact_boundary"}:
+            self.line(f"· {notice.subtype.replace('_', ' ')}", "dim")
+        elif notice.subtype == "init":
+            for name, status in _missing_servers(notice.data_json):
+                self.line(f"· MCP server {visible_line(name)}: {visible_line(status)}; its tools are missing", "yellow")
+
     def _resolved(self, interaction: pb.Interaction) -> None:
         outcome = word(pb.InteractionState.Name(interaction.state), "INTERACTION_STATE_")
-        by = f" by {clean_line(interaction.resolved_by)}" if interaction.resolved_by else ""
-        self.line(f"· {clean_line(interaction.tool_name) or 'question'} {outcome}{by}", "dim")
+        by = f" by {visible_line(interaction.resolved_by)}" if interaction.resolved_by else ""
+        self.line(f"· {visible_line(interaction.tool_name) or 'question'} {outcome}{by}", "dim")
 
     def _write(self, text: str, style: str = "") -> None:
         self._out.print(Text(text, style=style), end="")
@@ -228,23 +208,13 @@ class EventPrinter:
         self._mid_line = not text.endswith("\n")
 
 
-def question(interaction: pb.Interaction) -> str:
-    """Say what an agent asks."""
-    if interaction.kind == pb.INTERACTION_KIND_QUESTION:
-        return "\n".join(_choices(number, each) for number, each in enumerate(interaction.questions, 1))
-    tool = clean_line(interaction.tool_name)
-    why = clean_line(interaction.reason or interaction.description)
-    what = gist(tool, interaction.input_json)
-    return f"? {tool} asks for leave: {what}" + (f"  ({why})" if why and why != clean_line(what) else "")
-
-
-def _choices(number: int, asked: pb.Question) -> str:
-    options = [
-        f"    {index}. {clean_line(option.label)}"
-        + (f" - {clean_line(option.description)}" if option.description not in {"", option.label} else "")
-        for index, option in enumerate(asked.options, 1)
-    ]
-    return "\n".join([f"? {number}. {clean_line(asked.text)}", *options])
+def _missing_servers(init_json: str) -> list[tuple[str, str]]:
+    """Return name and status of the MCP servers that an agent has begun without, from its init notice."""
+    try:
+        servers = json.loads(init_json).get("mcp_servers") or ()
+        return [(str(each["name"]), str(each["status"])) for each in servers if each["status"] not in _THERE]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return []
 
 
 def summary(result: RunResult) -> Text:
@@ -252,10 +222,10 @@ def summary(result: RunResult) -> Text:
     turn, usage = result.turn, result.turn.result
     facts = [f"{usage.num_turns} {'turn' if usage.num_turns == 1 else 'turns'}"] if usage.num_turns else []
     facts += [f"${result.cost_usd:.4f}"] if turn.HasField("result") else []
-    facts += [f"{result.duration.total_seconds():.1f} s", f"session {clean_line(result.session_id)}"]
+    facts += [f"{result.duration.total_seconds():.1f} s", f"session {visible_line(result.session_id)}"]
     if result.ok:
         return Text(" · ".join(["✓ completed", *facts]), style="green")
     if result.cancelled:
         return Text(" · ".join(["■ cancelled", *facts]), style="yellow")
     ending = _PHASE_WORDS.get(result.session.phase, "failed")
-    return Text(" · ".join([f"✗ {ending}: {clean_line(result.why)}", *facts]), style="red")
+    return Text(" · ".join([f"✗ {ending}: {visible_line(result.why)}", *facts]), style="red")

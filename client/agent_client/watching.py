@@ -50,6 +50,7 @@ class SessionWatch:
         self._patience = patience
         self._backoff = retry.Backoff(patience)
         self._sleep = sleep
+        self._started: pb.WatchStarted | None = None
         self._events: deque[pb.SessionEvent] = deque()
         self._stream: Any = None
         self._opened_at = 0.0
@@ -66,6 +67,12 @@ class SessionWatch:
                 raise StopAsyncIteration
             await self._advance()
         return self._events.popleft()
+
+    async def started(self) -> pb.WatchStarted:
+        """Return where the first stream began: the session as it was, and the last sequence that is replayed."""
+        while self._started is None and self.end is None and not self._closed:
+            await self._advance()
+        return self._started or pb.WatchStarted()
 
     async def __aenter__(self) -> Self:
         """Return itself."""
@@ -114,6 +121,8 @@ class SessionWatch:
 
     def _accept(self, response: pb.WatchSessionResponse) -> None:
         self._patience.answered = True
+        if self._started is None and response.HasField("started"):
+            self._started = response.started
         for event in response.events:
             if event.ephemeral:
                 self._events.append(event)

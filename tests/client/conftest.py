@@ -99,7 +99,9 @@ class FakeService(agent_pb2_grpc.AgentServiceServicer):
             self.watcher_left.set()
 
     async def _watch(self, request: Any, context: Any) -> None:
-        await context.write(pb.WatchSessionResponse(started=pb.WatchStarted(session=self.session)))
+        last = sum(not event.ephemeral for event in self.log)
+        started = pb.WatchStarted(session=self.session, last_sequence=last)
+        await context.write(pb.WatchSessionResponse(started=started))
         for event in self.log:
             wanted = not request.event_types or event.type in request.event_types
             if (event.ephemeral or event.sequence > request.after_sequence) and wanted:

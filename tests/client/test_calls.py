@@ -243,6 +243,21 @@ async def test_a_result_that_is_not_in_yet_times_out(client, service):
         await handle.result(timeout=0.1)
 
 
+async def test_a_result_is_there_while_background_tasks_go_on(client, service):
+    service.session.state, service.session.phase = pb.SESSION_STATE_RUNNING, pb.SESSION_PHASE_BACKGROUND
+    service.end_turn(result="42")
+    assert (await client.run("x")).text == "42"
+    assert [each.HasField("wait") for each in service.requests["GetStatus"]] == [False], "one look, and no waiting"
+
+
+async def test_a_session_that_has_not_noted_its_turns_end_is_given_a_moment(client, service):
+    service.session.state, service.session.phase = pb.SESSION_STATE_RUNNING, pb.SESSION_PHASE_WORKING
+    service.session.current_turn.turn_id = service.turn.turn_id
+    service.end_turn(result="42")
+    assert (await client.run("x")).text == "42"
+    assert [each.wait_for for each in service.requests["GetStatus"]] == [0, pb.WAIT_FOR_NEW_EVENT]
+
+
 async def test_a_handle_without_a_turn_gives_the_last_one(client, service, script):
     service.end_turn(result="last")
     assert (await client.session(script.SESSION).result()).text == "last"

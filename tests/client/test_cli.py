@@ -13,6 +13,7 @@ import grpc
 import pytest
 from agent_client.cli.values import duration, pairs
 from agentpb import agent_pb2 as pb
+from google.rpc import error_details_pb2 as rpc
 
 ESCAPES = "\x1b[31mred\x1b[0m\x1b]0;title\x07 [bold]x[/bold]\r\x9b2J\u202e"
 
@@ -114,6 +115,8 @@ async def test_nothing_a_server_sends_controls_the_terminal(service, agentctl, s
         done = await agentctl(*arguments)
         assert done.code == 0, done
         assert "[bold]x[/bold]" in done.out, "neither is our own markup read from it"
+        assert "\\x1b[31mred\\x1b[0m\\x1b]0;title\\x07" in done.out, "nothing is removed"
+        assert "\\u202e" in done.out
         assert not set("\x1b\r\x9b\u202e") & set(done.out)
     service.fail("GetStatus", script.refusal(grpc.StatusCode.NOT_FOUND, "SESSION_NOT_FOUND", ESCAPES))
     assert not set("\x1b\r\x9b") & set((await agentctl("status", "s")).err)
@@ -147,7 +150,7 @@ async def test_how_a_run_ends_is_its_exit_code(service, agentctl, state, phase, 
         ("INVALID_ARGUMENT", "INVALID_FIELD", 2, ""),
         ("NOT_FOUND", "SESSION_NOT_FOUND", 3, "agentctl ls"),
         ("FAILED_PRECONDITION", "SESSION_BUSY", 5, "--on-busy enqueue"),
-        ("RESOURCE_EXHAUSTED", "QUEUE_FULL", 5, "again"),
+        ("RESOURCE_EXHAUSTED", "QUEUE_FULL", 5, "--state pending"),
         ("INTERNAL", "INTERNAL", 4, ""),
     ],
 )
@@ -215,13 +218,14 @@ async def test_what_agents_ask_is_listed_and_answered(service, agentctl):
     listed = await agentctl("pending")
     assert "Bash asks for leave: make" in listed.out
     assert f"agentctl approve {service.session.session_id} i1" in listed.out
-    assert (await agentctl("approve", "s", "--remember", "--input", '{"command": "make -n"}')).out == "allowed\n"
+    given = await agentctl("approve", "s", "--remember", "rule", "--input", '{"command": "make -n"}')
+    assert given.out == "allowed\n  remembered for this session: allow every use of Bash without asking\n"
     assert (await agentctl("deny", "s", "i1", "--message", "no", "--interrupt")).out == "denied\n"
     allowed, denied = service.requests["RespondToInteraction"]
     assert allowed.allow.updated_input_json == '{"command": "make -n"}'
     assert allowed.allow.updated_permissions[0].rules[0].tool_name == "Bash"
     assert denied.deny == pb.PermissionDeny(message="no", interrupt=True)
-    assert (await agentctl("approve", "s", "other", "--remember")).code == 3
+    assert (await agentctl("approve", "s", "other", "--remember", "rule")).code == 3
 
 
 async def test_questions_are_answered_by_text_header_or_number(service, agentctl):
@@ -305,11 +309,95 @@ async def test_a_pending_permission_is_asked_on_the_spot(service):
     requested = pb.InteractionRequested(interaction=asked)
     service.events(pb.SessionEvent(type="interaction.requested", interaction_requested=requested))
     service.end_turn()
+    service.session.pending_interactions.append(asked)
     async with _Terminal("run", "--ask", "x", server=service.address) as terminal:
         await terminal.shows("allow?")
         terminal.type("y\n")
         assert await terminal.exit_code() == 0
     assert service.requests["RespondToInteraction"][0].HasField("allow")
+
+
+async def test_nobody_is_asked_again_what_was_answered_long_ago(service):
+    for number in ("i1", "i2"):
+        asked = pb.Interaction(interaction_id=number, kind="INTERACTION_KIND_PERMISSION", tool_name="Bash")
+        requested = pb.InteractionRequested(interaction=asked)
+        service.events(pb.SessionEvent(type="interaction.requested", interaction_requested=requested))
+    service.session.pending_interactions.append(asked)
+    service.session.last_sequence = 2
+    service.end_turn()
+    async with _Terminal("watch", "--ask", "s", server=service.address) as terminal:
+        await terminal.shows("allow?")
+        terminal.type("y\n")
+        assert await terminal.exit_code() == 0
+    assert [each.interaction_id for each in service.requests["RespondToInteraction"]] == ["i2"]
+    assert len(service.requests["GetStatus"]) == 1, "one look answers for all that is replayed"
+
+
+async def test_always_is_the_rule_alone_and_other_words_are_no_answer(service):
+    suggestions = [
+        {"type": "setMode", "mode": "acceptEdits"},
+        {"type": "addRules", "behavior": "allow", "rules": [{"tool_name": "Write"}]},
+    ]
+    asked = pb.Interaction(
+        interaction_id="i1", kind="INTERACTION_KIND_PERMISSION", tool_name="Write", suggestions=suggestions
+    )
+    requested = pb.InteractionRequested(interaction=asked)
+    service.events(pb.SessionEvent(type="interaction.requested", interaction_requested=requested))
+    service.end_turn()
+    service.session.pending_interactions.append(asked)
+    async with _Terminal("run", "--ask", "x", server=service.address) as terminal:
+        await terminal.shows("1. switch to the mode acceptEdits")
+        await terminal.shows("allow?")
+        terminal.type("nonsense\n")
+        await terminal.shows("allow?", times=2)
+        terminal.type("a 7\n")
+        await terminal.shows("allow?", times=3)
+        terminal.type("a\n")
+        assert await terminal.exit_code() == 0
+    given = service.requests["RespondToInteraction"][0].allow.updated_permissions
+    assert [each.type for each in given] == ["addRules"]
+
+
+async def test_a_watch_says_what_it_replays(finished, agentctl):
+    assert (await agentctl("watch", "s")).out.startswith("· replaying 4 events; the session is at rest\n")
+    finished.session.state = pb.SESSION_STATE_RUNNING
+    assert (await agentctl("watch", "s", "--after", "3")).out.startswith("· replaying 1 event, then live\n")
+    assert "replaying" not in (await agentctl("watch", "s", "--json")).out
+
+
+async def test_an_mcp_server_that_failed_is_told(service, agentctl):
+    servers = [{"name": "db\x1b", "status": "failed"}, {"name": "ok", "status": "connected"}]
+    init = pb.SystemMessage(subtype="init", data_json=json.dumps({"mcp_servers": servers}))
+    service.events(pb.SessionEvent(type="message.system", system_message=init))
+    service.end_turn()
+    done = await agentctl("run", "x")
+    assert done.out.splitlines()[0] == "· MCP server db\\x1b: failed; its tools are missing"
+    assert "ok" not in done.out
+
+
+@pytest.mark.parametrize(
+    ("phase", "ways"),
+    [
+        ("SESSION_PHASE_WORKING", ["agentctl watch abc", "agentctl cancel abc", "--on-busy enqueue"]),
+        ("SESSION_PHASE_AWAITING_PERMISSION", ["agentctl pending", "agentctl cancel abc", "--on-busy interrupt"]),
+    ],
+)
+async def test_a_busy_session_is_told_with_the_ways_out(service, agentctl, script, phase, ways):
+    busy = rpc.ResourceInfo(resource_type="agentservice.v1.Session", resource_name="abc")
+    refusal = script.refusal(
+        grpc.StatusCode.FAILED_PRECONDITION, "SESSION_BUSY", "abc is at work", busy, phase=phase, turn_id="t"
+    )
+    service.fail("Execute", refusal)
+    done = await agentctl("run", "x")
+    assert [each for each in ways if each not in done.err] == []
+    assert done.err.count("\n") == 1
+
+
+async def test_an_emoji_that_comes_in_pieces_stays_whole(service, agentctl, script):
+    family = "👩\u200d👩\u200d👧"
+    service.events(script.partial("a" + family[:2]), script.partial(family[2:]), script.text("a" + family))
+    service.end_turn()
+    assert (await agentctl("run", "-q", "x")).out == f"a{family}\n"
 
 
 # --- values ---
@@ -355,9 +443,9 @@ class _Terminal:
     def type(self, keys: str) -> None:
         os.write(self._master, keys.encode())
 
-    async def shows(self, words: str) -> None:
+    async def shows(self, words: str, times: int = 1) -> None:
         async with asyncio.timeout(10):
-            while words not in self._seen:
+            while self._seen.count(words) < times:
                 await asyncio.sleep(0.02)  # a terminal gives no notice
                 self._drain()
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import TextIO
 
 from agent_client.cli import answering, running, sessions  # noqa: F401  # each adds its commands to the app
 from agent_client.cli.app import app
+from agent_client.cli.streams import degrade_visibly
 
 # As help lists them: what a newcomer needs first comes first.
 _ORDER = ["run", "watch", "status", "ls", "cancel", "rm", "cleanup", "info"]
@@ -19,11 +19,5 @@ __all__ = ["app", "main"]
 def main() -> None:
     """Run agentctl."""
     for stream in (sys.stdout, sys.stderr):
-        _never_fail_on_a_character(stream)
+        degrade_visibly(stream)
     app()
-
-
-def _never_fail_on_a_character(stream: TextIO) -> None:
-    reconfigure = getattr(stream, "reconfigure", None)
-    if reconfigure is not None:
-        reconfigure(errors="replace")

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Annotated, Any
 
 import typer
 from agentpb import agent_pb2 as pb
 
 from agent_client import errors
+from agent_client.asking import chosen, effect, question
+from agent_client.cli.answers import labels, matched
 from agent_client.cli.app import Exit, Json, Server, SessionId, command, connect, print_json, read_line, say
 from agent_client.cli.values import json_object
 from agent_client.client import AgentClient
 from agent_client.handle import SessionHandle
-from agent_client.render import clean_line, console, question
+from agent_client.render import console
+from agent_client.visible import visible_line
 
 InteractionId = Annotated[
     str, typer.Argument(metavar="INTERACTION", help="The interaction's id; not needed when only one is open.")
@@ -44,13 +48,17 @@ async def interrupt(session_id: SessionId, server: Server = None, as_json: Json 
 
 
 @command("pending")
-async def pending(server: Server = None, as_json: Json = False) -> None:
+async def pending(
+    full: Annotated[bool, typer.Option("--full", help="Show long inputs whole.")] = False,
+    server: Server = None,
+    as_json: Json = False,
+) -> None:
     """List what agents ask, over all sessions."""
     async with connect(server) as client:
         async for session in client.list_sessions(phases=["awaiting_permission", "awaiting_input"]):
             for interaction in session.pending_interactions:
                 whole = await client.complete(session.session_id, interaction)
-                print_json(whole) if as_json else _print_pending(session, whole)
+                print_json(whole) if as_json else _print_pending(session, whole, fold=not full)
 
 
 @command("approve")
@@ -58,19 +66,25 @@ async def approve(
     session_id: SessionId,
     interaction_id: InteractionId = "",
     updated: Annotated[str, typer.Option("--input", metavar="JSON", help="Another input for the tool.")] = "",
-    remember: Annotated[bool, typer.Option("--remember", help="Do not ask for the like again.")] = False,
+    remember: Annotated[
+        str,
+        typer.Option(
+            metavar="rule|all|N,N",
+            help="What not to ask again in this session: see `agentctl pending` for the numbers.",
+        ),
+    ] = "",
     server: Server = None,
     as_json: Json = False,
 ) -> None:
     """Give leave to use a tool."""
     changed = json_object(updated) if updated else None
     async with connect(server) as client:
-        interaction = await _find(client, session_id, interaction_id, look=remember)
-        rules = interaction.suggestions if remember else ()
+        interaction = await _find(client, session_id, interaction_id, look=bool(remember))
+        rules = chosen(interaction.suggestions, remember) if remember else []
         response = await client.allow(
             session_id, interaction.interaction_id, updated_input=changed, updated_permissions=rules
         )
-    print_json(response) if as_json else console().print("allowed")
+    print_json(response) if as_json else console().print("\n".join(["allowed", *_remembered(rules)]))
 
 
 @command("deny")
@@ -95,57 +109,106 @@ async def answer(
     interaction_id: InteractionId = "",
     given: Annotated[
         list[str] | None,
-        typer.Option("--answer", metavar="QUESTION=LABEL", help="An answer; LABEL alone if there is one question. *"),
+        typer.Option(
+            "--answer", metavar="QUESTION=LABEL", help="An answer, by the question's number, header or text. *"
+        ),
     ] = None,
     server: Server = None,
     as_json: Json = False,
 ) -> None:
-    """Answer an agent's questions. Options marked * may be given several times."""
+    """Answer an agent's questions, all of them.
+
+    LABEL is the number or the text of an option, or a text of your own; where several may be chosen, with commas.
+    With a single question LABEL alone will do. Options marked * may be given several times.
+    """
     async with connect(server) as client:
         interaction = await _find(client, session_id, interaction_id, look=True)
-        answers = _matched(interaction, given or [])
+        answers = matched(interaction, given or [])
         response = await client.allow(session_id, interaction.interaction_id, answers=answers)
     print_json(response) if as_json else console().print("answered")
+
+
+class StillOpen:
+    """Which interactions await an answer still: a watch replays those that were answered long ago, too."""
+
+    def __init__(self, handle: SessionHandle) -> None:
+        """Ask the service when the first one comes."""
+        self._handle = handle
+        self._known_until = 0
+        self._open: frozenset[str] = frozenset()
+
+    async def has(self, event: pb.SessionEvent) -> bool:
+        """Return whether the interaction that an event requested is open; one call answers for all that is older."""
+        if event.sequence > self._known_until:
+            session = (await self._handle.status(history_limit=0)).session
+            self._known_until = session.last_sequence
+            self._open = frozenset(each.interaction_id for each in session.pending_interactions)
+        return event.interaction_requested.interaction.interaction_id in self._open
 
 
 async def ask(handle: SessionHandle, interaction: pb.Interaction) -> None:
     """Ask the person at the terminal, and pass the answer on; somebody else may have been quicker."""
     try:
         if interaction.kind == pb.INTERACTION_KIND_QUESTION:
-            answers = {each.text: _ask_question(each) for each in interaction.questions}
-            await handle.allow(interaction.interaction_id, answers=answers)
+            await handle.allow(interaction.interaction_id, answers=_ask_questions(interaction))
         else:
             await _ask_permission(handle, interaction)
     except errors.InteractionClosed as error:
-        say(clean_line(error.message))
+        say(visible_line(error.message))
 
 
 async def _ask_permission(handle: SessionHandle, interaction: pb.Interaction) -> None:
-    reply = _reply("  allow? [y]es, [a]lways, [n]o, no and [s]top: ").strip().lower()[:1]
-    if reply in {"y", "a"}:
-        rules = interaction.suggestions if reply == "a" else ()
-        await handle.allow(interaction.interaction_id, updated_permissions=rules)
-    else:
-        await handle.deny(interaction.interaction_id, message="The user said no.", interrupt=reply == "s")
+    while True:
+        reply = _reply(_permission_prompt(interaction)).strip().lower()
+        if reply in {"v", "view"}:
+            console().print(question(interaction, fold=False))
+        elif reply in {"y", "yes"}:
+            await handle.allow(interaction.interaction_id)
+            return
+        elif reply in {"n", "no", "s", "stop"}:
+            stop = reply.startswith("s")
+            await handle.deny(interaction.interaction_id, message="The user said no.", interrupt=stop)
+            return
+        elif interaction.suggestions and re.fullmatch(r"a(lways)?( +(all|[\d, ]+))?", reply):
+            try:
+                rules = chosen(interaction.suggestions, reply.partition(" ")[2].strip() or "rule")
+            except ValueError as error:
+                say(f"  {error}")
+                continue
+            await handle.allow(interaction.interaction_id, updated_permissions=rules)
+            say("\n".join(_remembered(rules)))
+            return
+
+
+def _permission_prompt(interaction: pb.Interaction) -> str:
+    always = ""
+    if any(each.type == "addRules" and each.behavior == "allow" for each in interaction.suggestions):
+        always += "[a]lways by the rule, "
+    if interaction.suggestions:
+        always += "[a 1] remember by number, "
+    return f"  allow? [y]es, {always}[n]o, no and [s]top, [v]iew the whole: "
+
+
+def _remembered(rules: list[pb.PermissionUpdate]) -> list[str]:
+    return [f"  remembered for this session: {effect(each)}" for each in rules]
+
+
+def _ask_questions(interaction: pb.Interaction) -> dict[str, str]:
+    return {asked.text: _ask_question(asked) for asked in interaction.questions}
 
 
 def _ask_question(asked: pb.Question) -> str:
     several = " (several, with commas)" if asked.multi_select else ""
-    reply = _reply(f"  {clean_line(asked.header or asked.text)}{several}: ")
-    chosen = [each.strip() for each in reply.split(",")] if asked.multi_select else [reply.strip()]
-    return ", ".join(_label(asked, each) for each in chosen)
+    while True:
+        reply = _reply(f"  {visible_line(asked.header or asked.text)}{several}: ").strip()
+        if reply:
+            return labels(asked, [reply])
 
 
 def _reply(prompt: str) -> str:
     reply = read_line(prompt)
     if reply is None:
         raise asyncio.CancelledError
-    return reply
-
-
-def _label(asked: pb.Question, reply: str) -> str:
-    if reply.isdigit() and 1 <= int(reply) <= len(asked.options):
-        return asked.options[int(reply) - 1].label
     return reply
 
 
@@ -164,26 +227,14 @@ async def _find(client: AgentClient, session_id: str, interaction_id: str, *, lo
     return await client.complete(session_id, pending[0])
 
 
-def _matched(interaction: pb.Interaction, given: list[str]) -> dict[str, str]:
-    """Match answers to questions: by text, by header or by number; the only question needs no name."""
-    questions = interaction.questions
-    names = {name: each for number, each in enumerate(questions, 1) for name in (str(number), each.header, each.text)}
-    answers: dict[str, str] = {}
-    for text in given:
-        name = next((name for name in sorted(names, key=len, reverse=True) if name and text.startswith(f"{name}=")), "")
-        if name:
-            answers[names[name].text] = _label(names[name], text.removeprefix(f"{name}="))
-        elif len(questions) == 1:
-            answers[questions[0].text] = _label(questions[0], text)
-        else:
-            raise typer.BadParameter(f"{text!r} names no question; they are: " + "; ".join(q.text for q in questions))
-    return answers
-
-
-def _print_pending(session: pb.Session, interaction: pb.Interaction) -> None:
+def _print_pending(session: pb.Session, interaction: pb.Interaction, *, fold: bool) -> None:
     out: Any = console()
-    out.print(question(interaction))
-    verb = "answer" if interaction.kind == pb.INTERACTION_KIND_QUESTION else "approve"
-    out.print(
-        f"  agentctl {verb} {clean_line(session.session_id)} {clean_line(interaction.interaction_id)}", style="dim"
-    )
+    out.print(question(interaction, fold=fold))
+    where = f"{visible_line(session.session_id)} {visible_line(interaction.interaction_id)}"
+    if interaction.kind == pb.INTERACTION_KIND_QUESTION:
+        example = " ".join(f"--answer {number}=LABEL" for number, _ in enumerate(interaction.questions, 1))
+        out.print(f"  agentctl answer {where} {example}", style="dim")
+    else:
+        out.print(f"  agentctl approve {where}", style="dim")
+        if interaction.suggestions:
+            out.print(f"  agentctl approve {where} --remember rule   (or all, or numbers)", style="dim")

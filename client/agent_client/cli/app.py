@@ -17,8 +17,10 @@ from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 
 from agent_client import errors
+from agent_client.cli.streams import write_data
 from agent_client.client import DEFAULT_TARGET, AgentClient
-from agent_client.render import clean_line, console
+from agent_client.render import console
+from agent_client.visible import visible_line
 
 P = ParamSpec("P")
 
@@ -68,9 +70,7 @@ _CODES = {
 _ADVICE = {
     "INTERACTION_CLOSED": "see what is open with: agentctl pending",
     "INTERACTION_NOT_FOUND": "see what is open with: agentctl pending",
-    "QUEUE_FULL": "try again later",
     "SESSION_ACTIVE": "cancel it first, or pass --force",
-    "SESSION_BUSY": "wait for it with: agentctl watch SESSION, or pass --on-busy enqueue",
     "SESSION_NOT_ACTIVE": "give it another turn with: agentctl run --resume SESSION PROMPT",
     "SESSION_NOT_FOUND": "see those there are with: agentctl ls",
 }
@@ -124,7 +124,12 @@ def say(message: str) -> None:
 
 def print_json(message: Message) -> None:
     """Print a message as one line of JSON, under the contract's own names."""
-    print(MessageToJson(message, preserving_proto_field_name=True, indent=None), flush=True)
+    write_data(json_line(message))
+
+
+def json_line(message: Message) -> str:
+    """Return a message as one line of JSON, under the contract's own names."""
+    return MessageToJson(message, preserving_proto_field_name=True, indent=None) + "\n"
 
 
 def read_line(prompt: str) -> str | None:
@@ -156,12 +161,25 @@ def _run(body: Coroutine[Any, Any, Exit | None]) -> Exit | None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.OK
     except (TypeError, ValueError, OSError) as error:
-        say(f"agentctl: {clean_line(str(error))}")
+        say(f"agentctl: {visible_line(str(error))}")
         return Exit.USAGE
 
 
 def _one_line(error: errors.AgentServiceError) -> str:
-    advice = _ADVICE.get(error.reason, "")
+    ways_out = [_ADVICE.get(error.reason, "")]
+    if error.reason == "SESSION_BUSY":
+        ways_out = [_out_of_busy(error)]
+    elif error.reason == "QUEUE_FULL":
+        ways_out.append("see what waits with: agentctl ls --state pending")
     if error.retry_after:
-        advice = f"try again in {error.retry_after:.0f} s"
-    return clean_line(error.message) + (f"; {advice}" if advice else "")
+        ways_out.append(f"try again in {error.retry_after:.0f} s")
+    return "; ".join([visible_line(error.message), *filter(None, ways_out)])
+
+
+def _out_of_busy(error: errors.AgentServiceError) -> str:
+    """Say how to go on although a session is at work: by agentctl's own commands, for what it waits for."""
+    session = visible_line(error.resource) or "SESSION"
+    phase = error.metadata.get("phase", "")
+    asks = phase in {"SESSION_PHASE_AWAITING_PERMISSION", "SESSION_PHASE_AWAITING_INPUT"}
+    first = "answer what it asks, see: agentctl pending" if asks else f"wait for it with: agentctl watch {session}"
+    return f"{first}, or end it with: agentctl cancel {session}, or pass --on-busy enqueue or --on-busy interrupt"

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from agentpb import agent_pb2 as pb
 
-from agent_client.cli.answering import ask
+from agent_client.cli.answering import StillOpen, ask
 from agent_client.cli.app import (
     Exit,
     Json,
@@ -26,10 +26,12 @@ from agent_client.cli.app import (
     read_line,
     say,
 )
+from agent_client.cli.streams import argument, read_data
 from agent_client.cli.values import duration, json_options, pairs
 from agent_client.handle import SessionHandle
-from agent_client.render import EventPrinter, clean_line, console, summary
-from agent_client.results import RunResult
+from agent_client.render import EventPrinter, console, summary
+from agent_client.results import AT_REST, RunResult
+from agent_client.visible import visible_line
 from agent_client.watching import SessionWatch
 
 
@@ -54,6 +56,14 @@ async def run(
     env: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="A variable of its environment. *")] = None,
     option: Annotated[
         list[str] | None, typer.Option(metavar="NAME=JSON", help="Any other option of the contract. *")
+    ] = None,
+    clear: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="With --resume or --fork: an option that returns to its default. remembered_permissions forgets "
+            "what was allowed for good. *",
+        ),
     ] = None,
     timeout: Annotated[
         timedelta | None, typer.Option(parser=duration, metavar="DURATION", help="How long the run may take.")
@@ -84,12 +94,13 @@ async def run(
         "title": title,
         "labels": pairs(label or ()),
         "execution_timeout": timeout,
+        "clear_options": clear or (),
     }
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = read_data() if prompt == "-" else argument(prompt, "the prompt")
     async with connect(server) as client:
         handle = await client.execute(text, **(arguments | json_options(option or ())))
         for warning in handle.started.warnings:
-            say(f"warning: {clean_line(warning)}")
+            say(f"warning: {visible_line(warning)}")
         if detach:
             print_json(handle.started) if as_json else console().print(handle.session_id)
             return None
@@ -110,7 +121,8 @@ async def watch(
     async with connect(server) as client:
         handle = client.session(session_id)
         printer = None if as_json else EventPrinter(console(), prompts=True)
-        return await _follow(handle, handle.watch(after, follow=follow), printer, ask_me=ask_me)
+        stream = handle.watch(after, follow=follow)
+        return await _follow(handle, stream, printer, ask_me=ask_me, announce=printer is not None, follow=follow)
 
 
 async def _follow(
@@ -120,9 +132,12 @@ async def _follow(
     *,
     quiet: bool = False,
     ask_me: bool = False,
+    announce: bool = False,
+    follow: bool = False,
 ) -> Exit | None:
     """Show events until the end, or until Ctrl-C; the session does not mind which."""
-    showing = asyncio.ensure_future(_show(handle, watch, printer, ask_me=ask_me and on_terminal()))
+    ask_me = ask_me and on_terminal()
+    showing = asyncio.ensure_future(_show(handle, watch, printer, ask_me=ask_me, announce=announce, follow=follow))
     with _OnInterrupt(showing.cancel):
         try:
             turn = await showing
@@ -144,9 +159,20 @@ async def _follow(
     return _exit_code(result)
 
 
-async def _show(handle: SessionHandle, watch: SessionWatch, printer: EventPrinter | None, *, ask_me: bool) -> pb.Turn:
+async def _show(
+    handle: SessionHandle,
+    watch: SessionWatch,
+    printer: EventPrinter | None,
+    *,
+    ask_me: bool,
+    announce: bool,
+    follow: bool,
+) -> pb.Turn:
     """Show events; return our turn as it ended, or the last one where none is ours."""
-    ended = pb.Turn()
+    ended, still_open = pb.Turn(), StillOpen(handle)
+    if announce and printer is not None:
+        after = watch.last_sequence
+        printer.line(_announcement(await watch.started(), after, follow=follow), "dim")
     async for shown in watch:
         event = await handle.complete(shown)
         if handle.turn_id and ended.turn_id == handle.turn_id and event.HasField("turn_started"):
@@ -157,9 +183,16 @@ async def _show(handle: SessionHandle, watch: SessionWatch, printer: EventPrinte
             printer.print(event)
         if event.HasField("turn_completed") and handle.turn_id in {"", event.turn_completed.turn.turn_id}:
             ended = event.turn_completed.turn
-        if ask_me and event.HasField("interaction_requested"):
+        if ask_me and event.HasField("interaction_requested") and await still_open.has(event):
             await ask(handle, event.interaction_requested.interaction)
     return ended
+
+
+def _announcement(started: pb.WatchStarted, after: int, *, follow: bool) -> str:
+    count = max(0, started.last_sequence - after)
+    ends = started.session.state in AT_REST and not follow
+    then = "; the session is at rest" if ends else ", then live"
+    return f"· replaying {count} {'event' if count == 1 else 'events'}{then}"
 
 
 async def _leave(handle: SessionHandle) -> Exit:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -12,13 +11,16 @@ from typing import Annotated
 
 import typer
 from agentpb import agent_pb2 as pb
-from google.protobuf.json_format import MessageToJson
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.text import Text
 
-from agent_client.cli.app import Exit, Json, Server, SessionId, command, connect, print_json, say
+from agent_client.asking import effect, question
+from agent_client.cli.app import Exit, Json, Server, SessionId, command, connect, json_line, print_json, say
+from agent_client.cli.streams import write_data
 from agent_client.cli.values import duration, pairs
-from agent_client.render import clean, clean_line, console, gist, question, state_word, word
+from agent_client.render import console, state_word, word
+from agent_client.tool_input import tool_input
+from agent_client.visible import visible, visible_line
 
 
 @command("status")
@@ -110,7 +112,7 @@ async def cleanup(
     plural = "session" if response.deleted_count == 1 else "sessions"
     console().print(f"{verb} {response.deleted_count} {plural}, {response.freed_bytes} bytes")
     for failure in response.failures:
-        say(f"agentctl: {clean_line(failure.session_id)}: {clean_line(failure.message)}")
+        say(f"agentctl: {visible_line(failure.session_id)}: {visible_line(failure.message)}")
     return Exit.FAILED if response.failures else None
 
 
@@ -137,7 +139,7 @@ async def info(server: Server = None, as_json: Json = False) -> None:
         "features": ", ".join(response.features),
     }
     for name, value in facts.items():
-        console().print(f"{name:15}{clean_line(value)}")
+        console().print(f"{name:15}{visible_line(value)}")
 
 
 class ExportFormat(StrEnum):
@@ -158,12 +160,13 @@ async def export(
     markdown = as_format is ExportFormat.MARKDOWN
     async with connect(server) as client:
         session = (await client.status(session_id, history_limit=0)).session
-        with output.open("w", encoding="utf-8") if output else nullcontext(sys.stdout) as file:
+        with output.open("w", encoding="utf-8", newline="") if output else nullcontext() as file:
+            write = file.write if file else write_data
             if markdown:
-                file.write(_heading(session))
+                write(_heading(session))
             async for event in client.list_events(session_id, page_size=1000, include_raw=not markdown):
                 whole = await client.complete(session_id, event)
-                file.write(_markdown(whole) if markdown else _json_line(whole))
+                write(_markdown(whole) if markdown else json_line(whole))
 
 
 def receipt(response: pb.CancelResponse) -> str:
@@ -201,11 +204,17 @@ def _print_status(response: pb.GetStatusResponse) -> None:
     }
     for name, value in facts.items():
         if value:
-            out.print(f"{name:9}{clean_line(value)}")
+            out.print(f"{name:9}{visible_line(value)}")
+    if session.remembered_permissions:
+        out.print("remembered permissions")
+        for number, update in enumerate(session.remembered_permissions, 1):
+            out.print(f"  {number}. {effect(update)}")
+        forget = f"agentctl run --resume {visible_line(session.session_id)} --clear remembered_permissions PROMPT"
+        out.print(f"  forget them with: {forget}", style="dim")
     for interaction in session.pending_interactions:
         out.print(question(interaction))
     if response.result.result:
-        out.print(f"\n{clean(response.result.result)}")
+        out.print(f"\n{visible(response.result.result)}")
 
 
 def _print_listing(sessions: list[pb.Session]) -> None:
@@ -214,7 +223,7 @@ def _print_listing(sessions: list[pb.Session]) -> None:
         for session in sessions:
             facts = [state_word(session), str(session.turn_count), f"${session.total_cost_usd:.4f}"]
             columns = [session.session_id, *facts, _time(session.update_time), session.title]
-            out.file.write("\t".join(map(clean_line, columns)) + "\n")
+            out.file.write("\t".join(map(visible_line, columns)) + "\n")
     elif sessions:
         for row in _rows(sessions):
             row.truncate(out.width, overflow="ellipsis")
@@ -230,8 +239,8 @@ def _rows(sessions: list[pb.Session]) -> list[Text]:
     rows = [Text(f"{'session':36}  {'state':{width}}  {'cost':>8}  {'age':>4}  title", style="bold")]
     for session, where in zip(sessions, words, strict=True):
         cost, age = f"${session.total_cost_usd:.4f}", _age(session.update_time)
-        title = clean_line(session.title)
-        rows.append(Text(f"{clean_line(session.session_id):36}  {where:{width}}  {cost:>8}  {age:>4}  {title}"))
+        title = visible_line(session.title)
+        rows.append(Text(f"{visible_line(session.session_id):36}  {where:{width}}  {cost:>8}  {age:>4}  {title}"))
     return rows
 
 
@@ -252,14 +261,10 @@ def _time(stamp: Timestamp) -> str:
     return f"{stamp.ToDatetime():%Y-%m-%d %H:%M:%S}Z"
 
 
-def _json_line(event: pb.SessionEvent) -> str:
-    return MessageToJson(event, preserving_proto_field_name=True, indent=None) + "\n"
-
-
 def _heading(session: pb.Session) -> str:
-    title = clean_line(session.title) or f"Session {clean_line(session.session_id)}"
+    title = visible_line(session.title) or f"Session {visible_line(session.session_id)}"
     facts = [session.session_id, session.model, _time(session.create_time), f"${session.total_cost_usd:.4f}"]
-    return f"# {title}\n\n{' · '.join(clean_line(fact) for fact in facts if fact)}\n"
+    return f"# {title}\n\n{' · '.join(visible_line(fact) for fact in facts if fact)}\n"
 
 
 def _markdown(event: pb.SessionEvent) -> str:
@@ -269,21 +274,21 @@ def _markdown(event: pb.SessionEvent) -> str:
     elif event.HasField("assistant_message"):
         parts = [_block(block, "Agent") for block in event.assistant_message.content]
     elif event.HasField("turn_completed") and event.turn_completed.turn.HasField("error"):
-        parts = [f"**Failed:** {clean_line(event.turn_completed.turn.error.message)}"]
+        parts = [f"**Failed:** {visible_line(event.turn_completed.turn.error.message)}"]
     return "".join(f"\n{part}\n" for part in parts if part)
 
 
 def _block(block: pb.ContentBlock, who: str) -> str:
     match block.WhichOneof("block"):
         case "text":
-            return f"## {who}\n\n{clean(block.text.text)}"
+            return f"## {who}\n\n{visible(block.text.text)}"
         case "thinking":
-            return "\n".join(f"> {line}" for line in clean(block.thinking.thinking).splitlines())
+            return "\n".join(f"> {line}" for line in visible(block.thinking.thinking).splitlines())
         case "tool_use":
-            name = clean_line(block.tool_use.name)
-            return f"**{name}**\n\n{_fenced(gist(name, block.tool_use.input_json))}"
+            name = visible_line(block.tool_use.name)
+            return f"**{name}**\n\n{_fenced(tool_input(block.tool_use.name, block.tool_use.input_json, fold=False))}"
         case "tool_result":
-            return _fenced(clean(block.tool_result.text or block.tool_result.content_json))
+            return _fenced(visible(block.tool_result.text or block.tool_result.content_json))
         case _:
             return ""
 
