@@ -271,6 +271,10 @@ class Agent:
         """Replace these top-level keys of the settings it was started with; whether it acknowledged."""
         return await self._control({"subtype": "apply_flag_settings", "settings": settings})
 
+    async def apply_permissions(self, permissions: dict[str, list[str]]) -> bool:
+        """Use these rules beside those that it was started with, in place of earlier ones; whether it acknowledged."""
+        return await self.apply_settings({"permissions": permissions})
+
     async def ask_settings(self) -> None:
         """Ask for the model and effort in force: no frame has the effort, and none comes after the command /model."""
         self.in_force.observe_settings(await self._answer({"subtype": "get_settings"}) or {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from agentpb import agent_pb2 as pb
@@ -16,6 +17,8 @@ RULE_TYPES = frozenset({"addRules", "replaceRules", "removeRules"})
 DIRECTORY_TYPES = frozenset({"addDirectories", "removeDirectories"})
 UPDATE_TYPES = RULE_TYPES | DIRECTORY_TYPES | {"setMode"}
 BEHAVIORS = frozenset({"allow", "deny", "ask"})
+_TOOL_NAME = re.compile(r"[A-Z][A-Za-z0-9_-]*|mcp__[^\s(),]+")
+"""What the agent takes for a tool's name in a rule; it skips a rule with another."""
 DESTINATION = "session"
 """Where permission updates are kept. The agent knows settings files beside it; the service writes into none."""
 
@@ -66,8 +69,11 @@ def _check_rules(rules: Sequence[pb.PermissionRule], where: str) -> Iterator[Fie
     if not rules:
         yield FieldViolation(f"{where}.rules", "must have at least one rule")
     for index, rule in enumerate(rules):
-        if not rule.tool_name.strip() or not rule.tool_name.isprintable():
+        if not _TOOL_NAME.fullmatch(rule.tool_name):
             yield FieldViolation(f"{where}.rules[{index}].tool_name", 'must be the name of a tool, such as "Bash"')
+        elif rule.tool_name.startswith("mcp__") and rule.rule_content:
+            # The agent skips such a rule when it reads it in its settings: a denial would be none.
+            yield FieldViolation(f"{where}.rules[{index}].rule_content", "must be empty: the tool is an MCP server's")
 
 
 def _check_directories(directories: Iterable[str], where: str) -> Iterator[FieldViolation]:

@@ -15,6 +15,7 @@ from agent_service.errors import FieldViolation
 from agent_service.options.merging import is_blank
 from agent_service.options.output_check import schema_problem
 from agent_service.options.paths import leaves, quoted
+from agent_service.options.remembered import CLEAR
 from agent_service.options.reserved import refused_env, refused_flag, refused_server_env
 from agent_service.options.skills import skill_problem
 from agent_service.options.strict_json import LOST_KEYS, BadJson, parse_object
@@ -77,9 +78,9 @@ def check_clear(clear: Sequence[str], path: str = "clear_options") -> list[Field
     """Every name that is no field of AgentOptions."""
     known = pb.AgentOptions.DESCRIPTOR.fields_by_name
     return [
-        FieldViolation(f"{path}[{index}]", f"{name!r} is no field of AgentOptions")
+        FieldViolation(f"{path}[{index}]", f"{name!r} is no field of AgentOptions, and not {CLEAR}")
         for index, name in enumerate(clear)
-        if name not in known
+        if name not in known and name != CLEAR
     ]
 
 

@@ -155,6 +155,7 @@ class Execution:
         if parent is not None:
             record.options.CopyFrom(parent.options)
             record.permission_mode = parent.permission_mode
+            record.remembered_permissions.extend(parent.remembered_permissions)
         return self._roster.make(Journal(record, self._ledger, new=True))
 
     def _check_resumable(self, session: Session, request: pb.ExecuteRequest) -> pb.AgentOptions:

@@ -15,6 +15,7 @@ from agent_service.agents.pool import TERM_GRACE, AgentPool, Resume
 from agent_service.agents.workspace import holds_message, holds_messages
 from agent_service.events import RunningTotals, restored_totals
 from agent_service.ledger.journal import Journal
+from agent_service.options.remembered import CLEAR, permissions
 from agent_service.options.translation import EFFORTS, PERMISSION_MODES
 from agent_service.session.activity import Activity
 from agent_service.session.in_force import agree
@@ -68,7 +69,8 @@ class AgentLease:
         agree(self._journal, queued.request.options, queued.options)
         options, key = queued.options, self.pool.key(queued.options)
         begun = time.monotonic()
-        kept = self.agent if self.alive and key == self._key and not options.resume_at_message_uuid else None
+        serves = key == self._key and not options.resume_at_message_uuid and CLEAR not in queued.request.clear_options
+        kept = self.agent if self.alive and serves else None
         if kept is not None and await self._adjust(kept, options):
             self.pool.started("warm", time.monotonic() - begun)
             return Obtained(warm=True)
@@ -111,8 +113,15 @@ class AgentLease:
         self._have(agent, prepared.spec.key, prepared.totals)
         agent.attach(sink)
         await agent.connect()
+        await self._tell_remembered(agent)
         self.activity = Activity(self._on_quiet)
         return Obtained(warm=False, knows_prompt=prepared.knows_prompt)
+
+    async def _tell_remembered(self, agent: Agent) -> None:
+        """Tell a new process the rules that answers made: a denial must hold from the first prompt on."""
+        remembered = self._journal.record.remembered_permissions
+        if remembered and not await agent.apply_permissions(permissions(remembered)):
+            raise AgentFailed("AGENT_FAILED", "the agent did not take the permission rules of the session")
 
     def _have(self, agent: Agent, key: str, totals: RunningTotals) -> None:
         self.agent, self._key, self.totals = agent, key, totals

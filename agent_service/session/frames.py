@@ -16,6 +16,7 @@ from agent_service.events.limits import MAX_ERROR
 from agent_service.events.text import cut_front, to_json
 from agent_service.ledger.journal import Journal
 from agent_service.options.output_check import check_output
+from agent_service.options.remembered import permissions, takes_away
 from agent_service.session import outcomes
 from agent_service.session.activity import is_signal
 from agent_service.session.agent_lease import AgentLease
@@ -235,7 +236,11 @@ class FrameHandler:
         if not may_ask(policy, tool):
             return Answer(False, message="Nobody can be asked: this session takes no such interactions.")
         interaction = interaction_of(tool, tool_input, context, turn_id=self._turn_id)
-        return await self._interactions.ask(interaction, tool_input, policy)
+        answer = await self._interactions.ask(interaction, tool_input, policy)
+        if takes_away(answer.updated_permissions) and self._lease.agent is not None:
+            # The agent itself takes away only rules that it has from an answer.
+            await self._lease.agent.apply_permissions(permissions(self._journal.record.remembered_permissions))
+        return answer
 
 
 async def _read(frame: dict[str, Any]) -> tuple[pb.SessionEvent | None, bytes | None]:

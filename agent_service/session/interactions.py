@@ -7,7 +7,7 @@ turn's end.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -18,6 +18,7 @@ from agent_service import errors, events
 from agent_service.agents.agent import Answer
 from agent_service.ledger import RequestId
 from agent_service.ledger.journal import Journal, now_us
+from agent_service.options.remembered import remember
 from agent_service.session.permissions import answer_of
 
 CLOSED_KEPT = 256
@@ -98,15 +99,32 @@ class Interactions:
         if pending is None:
             raise closed_error(self._closed[request.interaction_id])
         answer = answer_of(request, pending.interaction, pending.tool_input)
+        remembered = self._remembered_with(request.allow.updated_permissions)
         interaction = pending.interaction
         interaction.message = answer.message
         interaction.updated_input_json = request.allow.updated_input_json
         if interaction.kind == pb.INTERACTION_KIND_QUESTION and answer.updated_input is not None:
             answers = answer.updated_input["answers"].items()
             interaction.answers.update({events.clean(question): events.clean(text) for question, text in answers})
+        if request.allow.updated_permissions:
+            with self._journal.update() as record:
+                del record.remembered_permissions[:]
+                record.remembered_permissions.extend(remembered)
         state = pb.INTERACTION_STATE_ALLOWED if answer.allowed else pb.INTERACTION_STATE_DENIED
         self._resolve(request.interaction_id, state, by=by, answer=answer, key=key)
         return interaction
+
+    def _remembered_with(self, updates: Sequence[pb.PermissionUpdate]) -> list[pb.PermissionUpdate]:
+        """What the session remembers once `updates` are in force. Raises InvalidField."""
+        record = self._journal.record
+        bypass = record.options.permission_mode == pb.PERMISSION_MODE_BYPASS_PERMISSIONS
+        for index, update in enumerate(updates):
+            if update.mode == "bypassPermissions" and not bypass:
+                raise errors.InvalidField.of(
+                    f"allow.updated_permissions[{index}].mode",
+                    "must not be bypassPermissions: only a turn that was started in that mode can return to it",
+                )
+        return remember(record.remembered_permissions, updates)
 
     def _expire(self, interaction_id: str, on_timeout: pb.OnTimeout.ValueType) -> None:
         interrupt = on_timeout == pb.ON_TIMEOUT_INTERRUPT

@@ -11,6 +11,7 @@ from agentpb import agent_pb2 as pb
 from agent_service import errors, events
 from agent_service.agents.agent import Answer, PermissionContext
 from agent_service.options.answers import DESTINATION
+from agent_service.options.remembered import effect
 from agent_service.options.strict_json import parse_object
 from agent_service.session.questions import answered_input, questions_of
 
@@ -45,7 +46,7 @@ def interaction_of(
 
 
 def _suggestion(update: Any) -> pb.PermissionUpdate:
-    return pb.PermissionUpdate(
+    suggestion = pb.PermissionUpdate(
         type=update.type,
         rules=[
             pb.PermissionRule(tool_name=rule.tool_name, rule_content=rule.rule_content) for rule in update.rules or ()
@@ -55,6 +56,8 @@ def _suggestion(update: Any) -> pb.PermissionUpdate:
         directories=update.directories or (),
         destination=DESTINATION,  # the agent proposes settings files, which the service neither writes nor loads
     )
+    suggestion.effect = events.clean(effect(suggestion))
+    return suggestion
 
 
 def answer_of(

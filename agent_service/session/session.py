@@ -233,7 +233,7 @@ class Session:
         self._next = queued
         self._idle.ttl_of = queued.request
         queued.options = options
-        put_in_force(self.journal, options)
+        put_in_force(self.journal, queued.request, options)
         with self.journal.update() as record:
             record.cwd = self._lease.pool.cwd(record)
             record.current_turn.CopyFrom(queued.turn)

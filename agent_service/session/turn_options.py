@@ -7,6 +7,7 @@ from agentpb import agent_pb2 as pb
 from agent_service import options as translate
 from agent_service.ledger.journal import Journal
 from agent_service.options.merging import NEVER_INHERITED
+from agent_service.options.remembered import CLEAR
 
 
 def resolve_options(session: pb.Session, request: pb.ExecuteRequest) -> pb.AgentOptions:
@@ -20,9 +21,11 @@ def resolve_options(session: pb.Session, request: pb.ExecuteRequest) -> pb.Agent
     return translate.merge(session.options, request.options, request.clear_options)
 
 
-def put_in_force(journal: Journal, options: pb.AgentOptions) -> None:
+def put_in_force(journal: Journal, request: pb.ExecuteRequest, options: pb.AgentOptions) -> None:
     """Make the options of a turn those of its session, without what is of that turn alone."""
     with journal.update() as record:
+        if CLEAR in request.clear_options:
+            del record.remembered_permissions[:]
         record.options.CopyFrom(options)
         for name in NEVER_INHERITED:
             record.options.ClearField(name)  # type: ignore[arg-type]

@@ -2306,7 +2306,10 @@ class PermissionAllow(_message.Message):
     """
     @_builtins.property
     def updated_permissions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PermissionUpdate]:
-        """Rules to remember, so that the agent need not ask again."""
+        """Rules to remember, so that the agent need not ask again, for this session: in force at once and in every later turn. See
+        Session.remembered_permissions. A setMode among them switches Session.permission_mode, to bypassPermissions only
+        where the turn was started with it.
+        """
 
     @_builtins.property
     def answers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -2469,7 +2472,9 @@ class Interaction(_message.Message):
     """True when `input_json`, the questions or any other field was cut; ReadField has all of each."""
     @_builtins.property
     def suggestions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PermissionUpdate]:
-        """Rules that would make further asking needless; pass them back in PermissionAllow.updated_permissions."""
+        """Rules that would make further asking needless, each with its `effect`; pass back in
+        PermissionAllow.updated_permissions those that are wanted.
+        """
 
     @_builtins.property
     def questions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Question]:
@@ -2598,6 +2603,7 @@ class PermissionUpdate(_message.Message):
     MODE_FIELD_NUMBER: _builtins.int
     DIRECTORIES_FIELD_NUMBER: _builtins.int
     DESTINATION_FIELD_NUMBER: _builtins.int
+    EFFECT_FIELD_NUMBER: _builtins.int
     type: _builtins.str
     """addRules, replaceRules, removeRules, setMode, addDirectories or removeDirectories."""
     behavior: _builtins.str
@@ -2606,6 +2612,8 @@ class PermissionUpdate(_message.Message):
     """For setMode: the permission mode in the SDK's spelling, such as acceptEdits."""
     destination: _builtins.str
     """Where it is kept: session, which is also the default. Nothing else is accepted: the service writes into no settings file."""
+    effect: _builtins.str
+    """What it does, in a sentence for people. Set by the service in Interaction.suggestions; ignored in answers."""
     @_builtins.property
     def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___PermissionRule]:
         """For the rule types: the rules."""
@@ -2623,10 +2631,11 @@ class PermissionUpdate(_message.Message):
         mode: _builtins.str = ...,
         directories: _abc.Iterable[_builtins.str] | None = ...,
         destination: _builtins.str = ...,
+        effect: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["behavior", b"behavior", "destination", b"destination", "directories", b"directories", "mode", b"mode", "rules", b"rules", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["behavior", b"behavior", "destination", b"destination", "directories", b"directories", "effect", b"effect", "mode", b"mode", "rules", b"rules", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -3090,8 +3099,9 @@ class Session(_message.Message):
 
     @_builtins.property
     def remembered_permissions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PermissionUpdate]:
-        """Permission rules, modes and directories that answers with `updated_permissions` made: in force in every turn of this
-        session, inherited by its forks, forgotten with "remembered_permissions" in ExecuteRequest.clear_options.
+        """Permission rules and directories that answers with `updated_permissions` made: in force in every turn of this session,
+        also with another agent process and after a restart; inherited by its forks; forgotten with "remembered_permissions" in
+        ExecuteRequest.clear_options. At most 64 KiB. A mode that an answer switched to is `permission_mode`.
         """
 
     @_builtins.property
