@@ -32,7 +32,7 @@ from agent_service.processes.choice import Choice, choose_guard
 from agent_service.processes.signals import is_ignored, let_children_start_afresh
 from agent_service.processes.tags import owner_id
 from agent_service.processes.tree import sweep
-from agent_service.registry.registry import SessionRegistry
+from agent_service.registry import SessionRegistry
 from agent_service.session.limits import Limits
 
 log = logging.getLogger(__name__)
@@ -137,7 +137,15 @@ async def running(config: Config, *, signals: asyncio.Queue[int] | None = None) 
             )
         )
         info = _server_info(config, backend.name, guard, instance)
-        handlers = Handlers(registry, retention=config.retention or 86400.0, server_info=lambda: _with_pool(info, pool))
+        handlers = Handlers(
+            queries=registry.queries,
+            execution=registry.execution,
+            control=registry.control,
+            cancellation=registry.cancellation,
+            deletion=registry.deletion,
+            retention=config.retention or 86400.0,
+            server_info=lambda: _current_info(info, registry, pool),
+        )
         listener = await listen(config.listen, Chain(handlers))
         sweeper = asyncio.create_task(_sweep(registry, config.retention), name="retention sweeper")
         try:
@@ -226,8 +234,11 @@ def _server_info(config: Config, backend: str, guard: Choice, instance: str) -> 
     return info
 
 
-def _with_pool(info: pb.GetServerInfoResponse, pool: AgentPool) -> pb.GetServerInfoResponse:
-    response = pb.GetServerInfoResponse()
-    response.CopyFrom(info)
-    response.pool.CopyFrom(pool.statistics())
+def _current_info(
+    info: pb.GetServerInfoResponse, registry: SessionRegistry, pool: AgentPool
+) -> pb.GetServerInfoResponse:
+    response = pb.GetServerInfoResponse(
+        draining=registry.draining, load=pb.ServerLoad(**registry.statistics()), pool=pool.statistics()
+    )
+    response.MergeFrom(info)
     return response

@@ -47,6 +47,18 @@ def test_every_public_name_of_the_service_says_what_it_does() -> None:
     )
 
 
+def test_no_module_of_a_room_is_imported_around_its_face() -> None:
+    faces = {path.parent.name for path in SERVICE if path.name == "__init__.py" and "__all__" in path.read_text()}
+    expect_none(
+        f"{where(path, node)} imports {module}: take it from agent_service.{room}"
+        for path in SERVICE
+        for node in ast.walk(parse(path))
+        for module in imported(node)
+        if (room := module.removeprefix("agent_service.").split(".")[0]) in faces
+        if module.count(".") > 1 and path.relative_to(ROOT / "agent_service").parts[0] != room
+    )
+
+
 def test_the_contract_imports_nothing_but_well_known_types() -> None:
     imports = re.findall(
         r'^import (?:public |weak )?"(.+)";', (ROOT / "proto" / "agent.proto").read_text(), re.MULTILINE
@@ -202,6 +214,13 @@ def is_record(node: ast.expr, aliases: set[str]) -> bool:
             return True
         node = node.value
     return isinstance(node, ast.Name) and node.id in aliases
+
+
+def imported(node: ast.AST) -> list[str]:
+    """The modules of the service that a statement imports."""
+    names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+    names += [each.name for each in node.names] if isinstance(node, ast.Import) else []
+    return [name for name in names if name.startswith("agent_service.")]
 
 
 def reads_environment(node: ast.AST) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from agentpb import agent_pb2 as pb
 
 from agent_service.errors import FieldViolation
-from agent_service.options.words import is_http_url
+from agent_service.options import is_http_url
 
 MAX_BYTES = 3 << 20
 """Bytes of all attachments of a request."""

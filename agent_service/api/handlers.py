@@ -16,33 +16,46 @@ from agent_service.api.call import Call
 from agent_service.api.shown import shown, shown_turn
 from agent_service.api.status import STATUS_TAILS, status_head, status_messages
 from agent_service.api.validation import check_host
-from agent_service.events.text import cut
-from agent_service.ledger import Event
-from agent_service.registry.execute import Checked
-from agent_service.registry.registry import SessionRegistry
-from agent_service.registry.status_cache import CachedStatus
-from agent_service.registry.watcher import Wanted, check_sequence
+from agent_service.events import cut
+from agent_service.registry import (
+    CachedStatus,
+    Cancellation,
+    Checked,
+    Control,
+    Deletion,
+    Execution,
+    Queries,
+    Wanted,
+    check_sequence,
+)
 
 HEARTBEAT_DEFAULT, HEARTBEAT_MIN, HEARTBEAT_MAX = 15.0, 1.0, 300.0
 DEFAULT_HISTORY = 100
 DEFAULT_PAGE, DEFAULT_EVENT_PAGE = 50, 100
-PAGE_BYTES = 1 << 20
 MAX_WARNINGS, MAX_WARNING = 100, 4096
 """How many warnings an answer has, and bytes of each."""
 
 
 class Handlers:
-    """The twelve RPCs of agentservice.v1."""
+    """The RPCs of agentservice.v1, one method each."""
 
     def __init__(
         self,
-        registry: SessionRegistry,
         *,
+        queries: Queries,
+        execution: Execution,
+        control: Control,
+        cancellation: Cancellation,
+        deletion: Deletion,
         retention: float,
         server_info: Callable[[], pb.GetServerInfoResponse],
     ) -> None:
-        """Serve `registry`; sessions at rest are kept for `retention` seconds; `server_info` says what runs here."""
-        self._registry = registry
+        """Sessions at rest are kept for `retention` seconds; `server_info` is all of it but the sessions stored."""
+        self._queries = queries
+        self._execution = execution
+        self._control = control
+        self._cancellation = cancellation
+        self._deletion = deletion
         self._retention = retention
         self._server_info = server_info
 
@@ -50,14 +63,14 @@ class Handlers:
         """Start a session or its next turn; answer once it is durable, or once it is at rest, with `wait`."""
         check_host(request)
         if request.validate_only:
-            return _checked(await self._registry.execution.check_start(request, call.owner))
-        started = await self._registry.start(request, call.owner)
+            return _checked(await self._execution.check_start(request, call.owner))
+        started = await self._execution.start(request, call.owner)
         session, turn, expired = started.session, started.turn, False
         if request.HasField("wait") and request.wait.ToNanoseconds():
             patience = call.patience(request.wait.ToMicroseconds() / 1e6)
-            expired = not await self._registry.execution.wait_turn(session.session_id, turn.turn_id, patience)
-            session = await self._registry.get(session.session_id, call.owner)
-            turn = await self._registry.ledger.turn(turn.turn_id) or turn
+            expired = not await self._execution.wait_turn(session.session_id, turn.turn_id, patience)
+            session = await self._queries.get(session.session_id, call.owner)
+            turn = await self._queries.turn(turn.turn_id) or turn
         return pb.ExecuteResponse(
             session_id=session.session_id,
             state=session.state,
@@ -73,15 +86,13 @@ class Handlers:
         """Read a session, after a wait if asked to. What does not change is encoded once."""
         if request.HasField("wait"):
             wanted = Wanted(request.wait_for, request.after_sequence)
-            if request.wait_for == pb.WAIT_FOR_NEW_EVENT:
-                check_sequence(await self._registry.get(request.session_id, call.owner), request.after_sequence)
             patience = call.patience(request.wait.ToMicroseconds() / 1e6)
-            session, met = await self._registry.wait_until(request.session_id, call.owner, patience, wanted)
-            body = status_head(session, await self._registry.turn_of(session))
+            session, met = await self._queries.wait_until(request.session_id, call.owner, patience, wanted)
+            body = status_head(session, await self._queries.turn_of(session))
             head = CachedStatus(call.owner, 0, body, session.message_count > 0)
             return await self._with_messages(request, head, expired=not met)
         return await self._with_messages(
-            request, await self._registry.head(request.session_id, call.owner, status_head), expired=False
+            request, await self._queries.head(request.session_id, call.owner, status_head), expired=False
         )
 
     async def _with_messages(self, request: pb.GetStatusRequest, head: CachedStatus, *, expired: bool) -> bytes:
@@ -89,24 +100,16 @@ class Handlers:
         limit = request.history_limit if request.HasField("history_limit") else DEFAULT_HISTORY
         if not limit:
             return head.body + STATUS_TAILS[head.has_messages, expired]
-        page = await self._registry.newest_messages(request.session_id, head, limit, PAGE_BYTES, status_messages)
+        page = await self._queries.newest_messages(request.session_id, head, limit, status_messages)
         return head.body + page.body + STATUS_TAILS[page.truncated, expired]
 
     async def WatchSession(self, request: pb.WatchSessionRequest, call: Call) -> None:
         """Write what the watcher reads, as the stored bytes. A coroutine: a generator would end in another task."""
-        watcher = await self._registry.watch(
-            request.session_id,
-            call.owner,
-            request.after_sequence,
-            follow=request.follow,
-            types=tuple(request.event_types),
-            partials=not request.skip_partials,
-            with_raw=request.include_raw,
-        )
+        watcher = await self._queries.watch(request, call.owner)
         interval = _heartbeat_interval(request)
         started = pb.WatchStarted(session=shown(watcher.session), last_sequence=watcher.session.last_sequence)
         await call.write(pb.WatchSessionResponse(started=started))
-        with self._registry.watching():
+        with self._queries.watching():
             while (end := watcher.end) is None:
                 responses = await watcher.read(interval)
                 for response in responses:
@@ -119,13 +122,13 @@ class Handlers:
     async def Cancel(self, request: pb.CancelRequest, call: Call) -> pb.CancelResponse:
         """End a session's work and say how."""
         wait = call.patience(request.wait.ToMicroseconds() / 1e6) if request.HasField("wait") else call.patience_left()
-        response = await self._registry.cancellation.cancel(request, call.owner, wait=wait)
+        response = await self._cancellation.cancel(request, call.owner, wait=wait)
         response.session.CopyFrom(shown(response.session))
         return response
 
     async def ListSessions(self, request: pb.ListSessionsRequest, call: Call) -> pb.ListSessionsResponse:
         """List a page of sessions."""
-        sessions, cursor = await self._registry.list(
+        sessions, cursor = await self._queries.list(
             request, call.owner, after=pages.read_token(request), limit=request.page_size or DEFAULT_PAGE
         )
         return pb.ListSessionsResponse(
@@ -135,63 +138,34 @@ class Handlers:
     async def Cleanup(self, request: pb.CleanupRequest, call: Call) -> pb.CleanupResponse:
         """Delete what has been at rest for long enough."""
         older_than = request.older_than.ToMicroseconds() / 1e6 if request.HasField("older_than") else self._retention
-        return await self._registry.deletion.cleanup(request, call.owner, older_than=older_than)
+        return await self._deletion.cleanup(request, call.owner, older_than=older_than)
 
     async def DeleteSession(self, request: pb.DeleteSessionRequest, call: Call) -> pb.DeleteSessionResponse:
         """Delete one session."""
-        response = await self._registry.deletion.delete_one(request, call.owner)
+        response = await self._deletion.delete_one(request, call.owner)
         if response.HasField("session"):
             response.session.CopyFrom(shown(response.session))
         return response
 
     async def ListEvents(self, request: pb.ListEventsRequest, call: Call) -> bytes:
         """Read a page of stored events, as the bytes that are stored."""
-        session = await self._registry.get(request.session_id, call.owner)
+        session = await self._queries.get(request.session_id, call.owner)
         check_sequence(session, request.after_sequence)
-        cursor = pages.read_token(request)
-        limit = request.page_size or DEFAULT_EVENT_PAGE
-        page = await self._registry.ledger.read(
-            request.session_id,
-            request.after_sequence if cursor is None or request.newest_first else int(cursor),
-            limit=limit + 1,
-            max_bytes=PAGE_BYTES,
-            types=tuple(request.event_types),
-            newest_first=request.newest_first,
-            before_sequence=int(cursor) if cursor is not None and request.newest_first else None,
-            with_raw=request.include_raw,
+        token = pages.read_token(request)
+        page, cursor = await self._queries.events(
+            request, cursor=None if token is None else int(token), limit=request.page_size or DEFAULT_EVENT_PAGE
         )
-        return await self._event_page(request, session, page, limit)
-
-    async def _event_page(
-        self, request: pb.ListEventsRequest, session: pb.Session, page: list[Event], limit: int
-    ) -> bytes:
-        shown = page[:limit]
-        tail = pb.ListEventsResponse(last_sequence=session.last_sequence)
-        if shown and await self._more_after(request, session, shown[-1].sequence, len(page) > limit):
-            tail.next_page_token = pages.make_token(request, shown[-1].sequence)
-        sent = (event.sent(request.include_raw) for event in shown)
+        tail = pb.ListEventsResponse(
+            last_sequence=session.last_sequence, next_page_token=pages.make_token(request, cursor)
+        )
+        sent = (event.sent(request.include_raw) for event in page)
         return events.response_bytes(sent, field=events.LIST_EVENTS) + tail.SerializeToString()
-
-    async def _more_after(self, request: pb.ListEventsRequest, session: pb.Session, last: int, certainly: bool) -> bool:
-        """Whether there is a further page: a page may also end because it had enough bytes."""
-        if certainly:
-            return True
-        backwards = request.newest_first
-        further = await self._registry.ledger.read(
-            session.session_id,
-            request.after_sequence if backwards else last,
-            limit=1,
-            types=tuple(request.event_types),
-            newest_first=backwards,
-            before_sequence=last if backwards else None,
-        )
-        return bool(further)
 
     async def ReadField(self, request: pb.ReadFieldRequest, call: Call) -> None:
         """Read the whole of a field that was cut, in pieces."""
-        session = await self._registry.get(request.session_id, call.owner)
+        session = await self._queries.get(request.session_id, call.owner)
         session.options.CopyFrom(translate.redacted(session.options))
-        async with self._registry.fields.open(request, session) as field:
+        async with self._queries.fields.open(request, session) as field:
             response = pb.ReadFieldResponse(total_bytes=field.size)
             async for piece in field.pieces():
                 response.data = piece
@@ -200,13 +174,13 @@ class Handlers:
 
     async def SendMessage(self, request: pb.SendMessageRequest, call: Call) -> pb.SendMessageResponse:
         """Send a message into the running turn."""
-        sent = await self._registry.control.send(request, call.owner)
+        sent = await self._control.send(request, call.owner)
         sent.session.CopyFrom(shown(sent.session))
         return sent
 
     async def Interrupt(self, request: pb.InterruptRequest, call: Call) -> pb.InterruptResponse:
         """Stop the running turn and keep the session."""
-        response = await self._registry.control.interrupt(request, call.owner)
+        response = await self._control.interrupt(request, call.owner)
         response.session.CopyFrom(shown(response.session))
         return response
 
@@ -214,16 +188,14 @@ class Handlers:
         self, request: pb.RespondToInteractionRequest, call: Call
     ) -> pb.RespondToInteractionResponse:
         """Answer what the agent asks; the first answer wins."""
-        response = await self._registry.control.respond(request, call.owner, by=call.peer)
+        response = await self._control.respond(request, call.owner, by=call.peer)
         response.session.CopyFrom(shown(response.session))
         return response
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, call: Call) -> pb.GetServerInfoResponse:
         """Say what runs here."""
         response = self._server_info()
-        response.draining = self._registry.draining
-        busy = self._registry.statistics()
-        response.load.MergeFrom(pb.ServerLoad(**busy, sessions=await self._registry.ledger.count()))
+        response.load.sessions = await self._queries.count()
         return response
 
 

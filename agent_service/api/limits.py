@@ -9,11 +9,10 @@ from __future__ import annotations
 from agentpb import agent_pb2 as pb
 
 from agent_service.api import attachments
-from agent_service.events.limits import MAX_STRING
+from agent_service.events import MAX_STRING
 from agent_service.ledger import BATCH_EVENTS, REQUEST_ID_SECONDS
 from agent_service.options import MAX_OPTIONS_BYTES
-from agent_service.registry.execute import MAX_LABELS, MAX_PENDING_TURNS
-from agent_service.registry.fields import PIECE
+from agent_service.registry import MAX_LABELS, MAX_PENDING_TURNS, PIECE
 
 MAX_MESSAGE_BYTES = 4 << 20
 """Bytes of a request or response."""

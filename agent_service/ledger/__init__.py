@@ -10,6 +10,7 @@ session sends later, because a gap would be worse; the sessions of others go on.
 """
 
 from agent_service.ledger.commits import REQUEST_ID_SECONDS, Commit, RequestId, Whole
+from agent_service.ledger.journal import AT_REST, Journal, is_at_rest, now_us
 from agent_service.ledger.ledger import Ledger, Messages
 from agent_service.ledger.sqlite.check import fsck, stored_sessions
 from agent_service.ledger.sqlite.file import copy_ledger
@@ -17,10 +18,12 @@ from agent_service.ledger.store import LedgerUnusable, PageCursor, StoredStatus
 from agent_service.ledger.tail import BATCH_EVENTS, Event, Position, Tail
 
 __all__ = [
+    "AT_REST",
     "BATCH_EVENTS",
     "REQUEST_ID_SECONDS",
     "Commit",
     "Event",
+    "Journal",
     "Ledger",
     "LedgerUnusable",
     "Messages",
@@ -32,5 +35,7 @@ __all__ = [
     "Whole",
     "copy_ledger",
     "fsck",
+    "is_at_rest",
+    "now_us",
     "stored_sessions",
 ]

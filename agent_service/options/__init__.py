@@ -5,22 +5,41 @@ Which options a caller may use is the operator's policy, not decided here.
 
 from __future__ import annotations
 
-from agent_service.options.answers import check_allow
+from agent_service.options.answers import DESTINATION, check_allow
 from agent_service.options.checks import check, check_clear, check_directories
-from agent_service.options.merging import MAX_OPTIONS_BYTES, merge, redacted, too_large
+from agent_service.options.live import missing_directories
+from agent_service.options.merging import MAX_OPTIONS_BYTES, NEVER_INHERITED, merge, redacted, too_large
 from agent_service.options.notices import warnings
-from agent_service.options.translation import NOT_EXPOSED, PLACED_ELSEWHERE, to_sdk
+from agent_service.options.output_check import check_output
+from agent_service.options.remembered import CLEAR, effect, permissions, remember, takes_away
+from agent_service.options.strict_json import LOST_KEYS, parse_object
+from agent_service.options.translation import EFFORTS, NOT_EXPOSED, PERMISSION_MODES, PLACED_ELSEWHERE, to_sdk
+from agent_service.options.words import is_http_url
 
 __all__ = [
+    "CLEAR",
+    "DESTINATION",
+    "EFFORTS",
+    "LOST_KEYS",
     "MAX_OPTIONS_BYTES",
+    "NEVER_INHERITED",
     "NOT_EXPOSED",
+    "PERMISSION_MODES",
     "PLACED_ELSEWHERE",
     "check",
     "check_allow",
     "check_clear",
     "check_directories",
+    "check_output",
+    "effect",
+    "is_http_url",
     "merge",
+    "missing_directories",
+    "parse_object",
+    "permissions",
     "redacted",
+    "remember",
+    "takes_away",
     "to_sdk",
     "too_large",
     "warnings",

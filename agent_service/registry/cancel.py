@@ -19,6 +19,9 @@ from agent_service.session.stop import Stop
 DEFAULT_GRACE = 5.0
 """Seconds an agent may take to stop by itself, unless the request says otherwise."""
 
+STORING = 5.0
+"""Seconds that a shutdown waits for receipts to be stored."""
+
 Receipt = asyncio.Future[pb.CancelResponse]
 """The answer that is to come, without its session."""
 
@@ -55,9 +58,9 @@ class Cancellation:
         return response
 
     async def finished(self) -> None:
-        """Wait until every receipt that is still to come is stored."""
+        """Wait until every receipt that is still to come is stored; not for long, as a ledger may have failed."""
         if self._receipts:
-            await asyncio.wait(list(self._receipts.values()))
+            await asyncio.wait(list(self._receipts.values()), timeout=STORING)
 
     async def _begin(self, request: pb.CancelRequest, owner: str, key: RequestKey | None) -> Receipt:
         """Cancel, and be durable; the receipt is still to come when something is at work."""

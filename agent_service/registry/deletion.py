@@ -10,9 +10,8 @@ from agentpb import agent_pb2 as pb
 from agent_service import errors
 from agent_service import options as translate
 from agent_service.agents.workspace import Workspaces
-from agent_service.events.text import cut
-from agent_service.ledger import Ledger, RequestId
-from agent_service.ledger.journal import now_us
+from agent_service.events import cut
+from agent_service.ledger import Ledger, RequestId, now_us
 from agent_service.registry import refusals
 from agent_service.registry.cancel import Cancellation
 from agent_service.registry.idempotency import InFlightRequests, RequestKey, is_answered

@@ -13,9 +13,8 @@ from agent_service import errors
 from agent_service import options as translate
 from agent_service.agents.pool import AgentPool
 from agent_service.agents.workspace import Workspaces
-from agent_service.ledger import Ledger, RequestId
-from agent_service.ledger.journal import Journal, now_us
-from agent_service.options.live import missing_directories
+from agent_service.ledger import Journal, Ledger, RequestId, now_us
+from agent_service.options import missing_directories
 from agent_service.registry import refusals
 from agent_service.registry.drain import Drain
 from agent_service.registry.idempotency import InFlightRequests, RequestKey

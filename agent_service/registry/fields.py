@@ -13,9 +13,7 @@ from agentpb import agent_pb2 as pb
 from google.protobuf.message import Message
 
 from agent_service.errors import InteractionNotFound, InvalidField, SequenceInFuture, TurnNotFound
-from agent_service.events import OF_RECORDS
-from agent_service.events.fields import event_of_raw, field_at, first_of
-from agent_service.events.wire import is_stub
+from agent_service.events import OF_RECORDS, event_of_raw, field_at, first_of, is_stub
 from agent_service.ledger import Ledger
 
 PIECE = 1 << 20

@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from agentpb import agent_pb2 as pb
 
 from agent_service import errors
-from agent_service.ledger import Ledger, StoredStatus
-from agent_service.ledger.journal import Journal
+from agent_service.ledger import Journal, Ledger, StoredStatus
 from agent_service.registry.status_cache import StatusCache
 from agent_service.session.session import Session
 

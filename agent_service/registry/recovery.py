@@ -12,8 +12,7 @@ import logging
 from agentpb import agent_pb2 as pb
 
 from agent_service import events
-from agent_service.ledger import Ledger
-from agent_service.ledger.journal import Journal
+from agent_service.ledger import Journal, Ledger
 from agent_service.session import outcomes
 from agent_service.session.states import move
 from agent_service.session.turn import QueuedTurn, end_turn, may_continue, requeue, set_expiry

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from agentpb import agent_pb2 as pb
 
 from agent_service import errors
-from agent_service.ledger.journal import is_at_rest
-from agent_service.ledger.tail import Position
-
-if TYPE_CHECKING:
-    from agent_service.registry.registry import SessionRegistry
+from agent_service.ledger import Ledger, Position, is_at_rest
+from agent_service.registry.drain import Drain
+from agent_service.registry.live import LiveSessions
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,9 @@ class Watcher:
 
     def __init__(
         self,
-        registry: SessionRegistry,
+        ledger: Ledger,
+        roster: LiveSessions,
+        drain: Drain,
         session: pb.Session,
         after_sequence: int,
         *,
@@ -51,12 +50,14 @@ class Watcher:
         """The session as it was when the watcher last looked."""
         self.end: pb.WatchEndReason.ValueType | None = None
         """Why there will be nothing more; None while there may be."""
-        self._registry = registry
+        self._ledger = ledger
+        self._roster = roster
+        self._drain = drain
         self._follow = follow
         self._types = types
         self._partials = partials
         self._with_raw = with_raw
-        self._tail = registry.ledger.tail(session.session_id)
+        self._tail = ledger.tail(session.session_id)
         self._position = Position(after_sequence)
         self._looked_at = -1  # the end of the log when the watcher last looked whether it ends there
         self._ahead: asyncio.Task[tuple[list[bytes], Position]] | None = None
@@ -84,7 +85,7 @@ class Watcher:
             await changed.wait(deadline)
 
     async def _next(self) -> tuple[list[bytes], Position]:
-        return await self._registry.ledger.follow(
+        return await self._ledger.follow(
             self.session.session_id,
             self._position,
             types=self._types,
@@ -101,14 +102,14 @@ class Watcher:
     @property
     def _may_have_ended(self) -> bool:
         """Whether to look at the session: it has moved since the last look. A look costs as much as a response."""
-        return self._looked_at < self._tail.moved or self._tail.deleted or self._registry.draining
+        return self._looked_at < self._tail.moved or self._tail.deleted or self._drain.begun
 
     async def _ending(self) -> pb.WatchEndReason.ValueType | None:
         """Why there will be nothing more; None when there may be."""
         if self._tail.deleted:
             return pb.WATCH_END_REASON_DELETED
         try:
-            self.session = await self._registry.get(self.session.session_id, self.session.owner)
+            self.session = await self._roster.get(self.session.session_id, self.session.owner)
         except errors.SessionNotFound:
             return pb.WATCH_END_REASON_DELETED if self._tail.deleted else None
         if self.session.last_sequence > self._position.sequence:
@@ -116,14 +117,14 @@ class Watcher:
         self._looked_at = self.session.last_sequence
         if is_at_rest(self.session) and not self._follow and not self._cut_short:
             return pb.WATCH_END_REASON_AT_REST
-        if self._registry.drained or self._cut_short:
+        if self._drain.is_over or self._cut_short:
             return pb.WATCH_END_REASON_DRAINING
         return None
 
     @property
     def _cut_short(self) -> bool:
         """Whether the shutdown that is under way has ended the session's turn."""
-        return self._registry.draining and self.session.phase == pb.SESSION_PHASE_INTERRUPTED
+        return self._drain.begun and self.session.phase == pb.SESSION_PHASE_INTERRUPTED
 
 
 def check_sequence(session: pb.Session, after_sequence: int) -> None:

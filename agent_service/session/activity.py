@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from agent_service.events.accounting import TERMINAL_TASK_STATUSES
+from agent_service.events import TERMINAL_TASK_STATUSES
 
 QUIET_AFTER_TASK = 2.0
 """Seconds after a background task in which the agent usually begins a turn about it."""

@@ -14,9 +14,8 @@ from agent_service.agents.agent import Agent, AgentFailed, AgentSpec, Ended, Sin
 from agent_service.agents.pool import TERM_GRACE, AgentPool, Resume
 from agent_service.agents.workspace import holds_message, holds_messages
 from agent_service.events import RunningTotals, restored_totals
-from agent_service.ledger.journal import Journal
-from agent_service.options.remembered import CLEAR, permissions
-from agent_service.options.translation import EFFORTS, PERMISSION_MODES
+from agent_service.ledger import Journal
+from agent_service.options import CLEAR, EFFORTS, PERMISSION_MODES, permissions
 from agent_service.session.activity import Activity
 from agent_service.session.in_force import agree
 from agent_service.session.turn import QueuedTurn

@@ -11,12 +11,9 @@ from agentpb import agent_pb2 as pb
 from agent_service import events
 from agent_service.agents.agent import AgentFailed, Answer, PermissionContext
 from agent_service.agents.transport import LargeFrame
-from agent_service.events.accounting import UsageOfParts, unsolicited_result
-from agent_service.events.limits import MAX_ERROR
-from agent_service.events.text import cut_front, to_json
-from agent_service.ledger.journal import Journal
-from agent_service.options.output_check import check_output
-from agent_service.options.remembered import permissions, takes_away
+from agent_service.events import MAX_ERROR, UsageOfParts, cut_front, to_json, unsolicited_result
+from agent_service.ledger import Journal
+from agent_service.options import check_output, permissions, takes_away
 from agent_service.session import outcomes
 from agent_service.session.activity import is_signal
 from agent_service.session.agent_lease import AgentLease

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from agentpb import agent_pb2 as pb
 
-from agent_service.ledger.journal import Journal
+from agent_service.ledger import Journal
 from agent_service.session.agent_lease import AgentLease
 from agent_service.session.interactions import Interactions
 from agent_service.session.outcomes import Outcome

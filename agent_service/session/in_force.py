@@ -8,8 +8,8 @@ from agentpb import agent_pb2 as pb
 
 from agent_service.agents.in_force import InForce, Setting
 from agent_service.events import clean
-from agent_service.ledger.journal import Journal
-from agent_service.options.translation import EFFORTS, PERMISSION_MODES
+from agent_service.ledger import Journal
+from agent_service.options import EFFORTS, PERMISSION_MODES
 
 MODES: dict[str, Any] = {word: mode for mode, word in PERMISSION_MODES.items()}
 EFFORT_NUMBERS: dict[str, Any] = {word: effort for effort, word in EFFORTS.items()}

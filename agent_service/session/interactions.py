@@ -16,9 +16,8 @@ from agentpb import agent_pb2 as pb
 
 from agent_service import errors, events
 from agent_service.agents.agent import Answer
-from agent_service.ledger import RequestId
-from agent_service.ledger.journal import Journal, now_us
-from agent_service.options.remembered import remember
+from agent_service.ledger import Journal, RequestId, now_us
+from agent_service.options import remember
 from agent_service.session.permissions import answer_of
 
 CLOSED_KEPT = 256

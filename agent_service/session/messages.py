@@ -9,8 +9,7 @@ from agentpb import agent_pb2 as pb
 
 from agent_service import errors, events
 from agent_service.agents.agent import AgentFailed
-from agent_service.ledger import RequestId
-from agent_service.ledger.journal import Journal
+from agent_service.ledger import Journal, RequestId
 from agent_service.session.run import Run
 from agent_service.session.turn import message_content
 

@@ -10,8 +10,7 @@ from enum import IntEnum
 
 from agentpb import agent_pb2 as pb
 
-from agent_service.events.limits import MAX_ERROR
-from agent_service.events.text import cut, cut_front
+from agent_service.events import MAX_ERROR, cut, cut_front
 
 
 class StopCause(IntEnum):

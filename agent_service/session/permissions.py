@@ -10,9 +10,7 @@ from agentpb import agent_pb2 as pb
 
 from agent_service import errors, events
 from agent_service.agents.agent import Answer, PermissionContext
-from agent_service.options.answers import DESTINATION
-from agent_service.options.remembered import effect
-from agent_service.options.strict_json import parse_object
+from agent_service.options import DESTINATION, effect, parse_object
 from agent_service.session.questions import answered_input, questions_of
 
 QUESTION_TOOL = "AskUserQuestion"

@@ -14,7 +14,7 @@ from agentpb import agent_pb2 as pb
 
 from agent_service import events
 from agent_service.errors import FieldViolation, InvalidField
-from agent_service.options.strict_json import LOST_KEYS
+from agent_service.options import LOST_KEYS
 
 NOTHING_CHOSEN = frozenset({"", "(notes only)"})
 """Answers that the agent shows the model as no answer."""

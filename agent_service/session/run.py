@@ -14,7 +14,7 @@ from agentpb import agent_pb2 as pb
 
 from agent_service import events
 from agent_service.agents.agent import Agent, Ended, Sink
-from agent_service.ledger.journal import Journal, now_us
+from agent_service.ledger import Journal, now_us
 from agent_service.session import outcomes
 from agent_service.session.agent_lease import AgentLease
 from agent_service.session.interactions import Interactions

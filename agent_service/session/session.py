@@ -17,8 +17,7 @@ from agentpb import agent_pb2 as pb
 from agent_service import errors, events
 from agent_service.agents.agent import AgentFailed
 from agent_service.agents.pool import AgentPool
-from agent_service.ledger import RequestId
-from agent_service.ledger.journal import Journal
+from agent_service.ledger import Journal, RequestId
 from agent_service.session import outcomes
 from agent_service.session.admission import Admission
 from agent_service.session.agent_lease import AgentLease

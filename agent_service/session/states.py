@@ -12,7 +12,7 @@ from typing import TypeAlias
 from agentpb import agent_pb2 as pb
 
 from agent_service import events
-from agent_service.ledger.journal import AT_REST, Journal, now_us
+from agent_service.ledger import AT_REST, Journal, now_us
 
 Phase: TypeAlias = pb.SessionPhase.ValueType
 

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from agentpb import agent_pb2 as pb
 
 from agent_service import events
-from agent_service.events.accounting import add_usage
-from agent_service.ledger.journal import Journal, now_us
+from agent_service.events import add_usage
+from agent_service.ledger import Journal, now_us
 from agent_service.session.outcomes import Outcome
 from agent_service.session.states import move
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from agentpb import agent_pb2 as pb
 
 from agent_service import options as translate
-from agent_service.ledger.journal import Journal
-from agent_service.options.merging import NEVER_INHERITED
-from agent_service.options.remembered import CLEAR
+from agent_service.ledger import Journal
+from agent_service.options import CLEAR, NEVER_INHERITED
 
 
 def resolve_options(session: pb.Session, request: pb.ExecuteRequest) -> pb.AgentOptions:

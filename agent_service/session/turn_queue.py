@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from agentpb import agent_pb2 as pb
 
-from agent_service.ledger.journal import Journal, now_us
+from agent_service.ledger import Journal, now_us
 from agent_service.session import outcomes
 from agent_service.session.outcomes import Outcome, StopCause
 from agent_service.session.turn import QueuedTurn, record_end, seconds

@@ -393,7 +393,7 @@ async def test_what_breaks_inside_is_told_by_number_only(
     def broken(*args: Any, **kwargs: Any) -> None:
         raise KeyError("a secret of the code")
 
-    monkeypatch.setattr(service.running.registry, "list", broken)
+    monkeypatch.setattr(service.running.registry.queries, "list", broken)
     refusal = await refusal_of(service, "ListSessions", pb.ListSessionsRequest())
     assert (refusal.code, refusal.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
     incident = refusal.metadata["incident"]

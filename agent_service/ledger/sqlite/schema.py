@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from agent_service.events.limits import MAX_EVENT
-from agent_service.events.wire import STUB_START
+from agent_service.events import MAX_EVENT, STUB_START
 from agent_service.ledger.store import EventQuery
 
 APPLICATION_ID = 0x41474C31

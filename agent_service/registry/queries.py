@@ -1,0 +1,167 @@
+"""Queries: what any process can answer that has the record: get, list, wait, watch, events, messages."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from agentpb import agent_pb2 as pb
+
+from agent_service.ledger import Event, Ledger, PageCursor
+from agent_service.registry.drain import Drain
+from agent_service.registry.fields import FieldReader
+from agent_service.registry.live import LiveSessions
+from agent_service.registry.status_cache import CachedMessages, CachedStatus
+from agent_service.registry.watcher import Wanted, Watcher, check_sequence
+
+PAGE_BYTES = 1 << 20
+"""Bytes of a page of sessions or events, unless one of them has more."""
+
+EncodeStatus = Callable[[pb.Session, pb.Turn | None], bytes]
+EncodeMessages = Callable[[Sequence[Event]], bytes]
+
+
+class Queries:
+    """Answers from the sessions that are live here, and from the ledger for all others. Sessions have their secrets."""
+
+    def __init__(self, roster: LiveSessions, ledger: Ledger, drain: Drain) -> None:
+        """Read sessions of `roster` and logs of `ledger`; watches and waits end with `drain`."""
+        self.fields = FieldReader(ledger)
+        self._roster = roster
+        self._ledger = ledger
+        self._drain = drain
+        self.watchers = 0
+        """Watches that are open."""
+
+    async def get(self, session_id: str, owner: str) -> pb.Session:
+        """A session as of its last durable commit. Raises SessionNotFound."""
+        return await self._roster.get(session_id, owner)
+
+    async def list(
+        self, request: pb.ListSessionsRequest, owner: str, *, after: PageCursor | None, limit: int
+    ) -> tuple[Sequence[pb.Session], PageCursor | None]:
+        """A page of sessions, as they are stored."""
+        rows, cursor = await self._ledger.sessions(
+            request.filter, request.order_by, owner=owner, after=after, limit=limit, max_bytes=PAGE_BYTES
+        )
+        return [row for row in rows if row.session_id not in self._roster.deleting], cursor
+
+    async def count(self) -> int:
+        """How many sessions are stored."""
+        return await self._ledger.count()
+
+    # ----------------------------------------------------------------------------------------------------------- status
+
+    async def turn(self, turn_id: str) -> pb.Turn | None:
+        """A turn as it is stored."""
+        return await self._ledger.turn(turn_id)
+
+    async def turn_of(self, session: pb.Session) -> pb.Turn | None:
+        """The session's current turn; at rest the one that brought it to this state, which need not be the newest."""
+        return await self._roster.turn_of(session)
+
+    async def head(self, session_id: str, owner: str, encode: EncodeStatus) -> CachedStatus:
+        """What `encode` makes of the session and its turn, made once for as long as both stay the same."""
+        session = self._roster.sessions.get(session_id)
+        if session is not None and session.journal.is_behind:
+            await asyncio.sleep(0)
+        version = session.journal.version if session is not None else 0
+        known = self._roster.status_cache.get(session_id, owner, version)
+        if known is not None and session_id not in self._roster.deleting:
+            return known
+        changes = self._roster.status_cache.changes
+        shown, turn = await self._roster.standing(session_id, owner)
+        head = CachedStatus(owner, version, encode(shown, turn), shown.message_count > 0)
+        if changes == self._roster.status_cache.changes and (session is None or session.journal.version == version):
+            self._roster.status_cache.put(session_id, head)
+        return head
+
+    async def newest_messages(
+        self, session_id: str, head: CachedStatus, limit: int, encode: EncodeMessages
+    ) -> CachedMessages:
+        """What `encode` makes of the newest messages of a session, oldest first; made once for as long as `head` is."""
+        if head.page is not None and head.page.limit == limit:
+            return head.page
+        found, truncated = await self._ledger.messages(session_id, limit, PAGE_BYTES)
+        page = CachedMessages(limit, encode(found), truncated)
+        session = self._roster.sessions.get(session_id)
+        if session is None or session.journal.version == head.version:
+            self._roster.status_cache.put_page(session_id, head, page)
+        return page
+
+    async def wait_until(self, session_id: str, owner: str, seconds: float, wanted: Wanted) -> tuple[pb.Session, bool]:
+        """The session once `wanted` is true of it, and whether it became so within `seconds`.
+
+        Raises SessionNotFound, and SequenceInFuture or SequenceCompacted for a cursor outside the log.
+        """
+        if wanted.wait_for == pb.WAIT_FOR_NEW_EVENT:
+            check_sequence(await self.get(session_id, owner), wanted.after_sequence)
+        deadline = asyncio.get_running_loop().time() + seconds
+        tail = self._ledger.tail(session_id)
+        while True:
+            changed = tail.changed
+            session = await self.get(session_id, owner)
+            if wanted.met(session):
+                return session, True
+            if asyncio.get_running_loop().time() >= deadline or self._drain.is_over:
+                return session, False
+            await changed.wait(deadline)
+
+    # ----------------------------------------------------------------------------------------------------------- events
+
+    async def watch(self, request: pb.WatchSessionRequest, owner: str) -> Watcher:
+        """Begin to watch. Raises SessionNotFound, SequenceInFuture, SequenceCompacted."""
+        session = await self.get(request.session_id, owner)
+        check_sequence(session, request.after_sequence)
+        return Watcher(
+            self._ledger,
+            self._roster,
+            self._drain,
+            session,
+            request.after_sequence,
+            follow=request.follow,
+            types=tuple(request.event_types),
+            partials=not request.skip_partials,
+            with_raw=request.include_raw,
+        )
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Count a watch while the block lasts."""
+        self.watchers += 1
+        try:
+            yield
+        finally:
+            self.watchers -= 1
+
+    async def events(
+        self, request: pb.ListEventsRequest, *, cursor: int | None, limit: int
+    ) -> tuple[Sequence[Event], int | None]:
+        """A page of a session's stored events, and the cursor of the page behind it; None on the last one.
+
+        `cursor` is the sequence of the last event of the page before.
+        """
+        page = await self._read(request, cursor, limit + 1, with_raw=request.include_raw)
+        shown = page[:limit]
+        if not shown:
+            return [], None
+        last = shown[-1].sequence
+        # A page may also end because it had enough bytes.
+        more = len(page) > limit or bool(await self._read(request, last, 1, with_raw=False))
+        return shown, last if more else None
+
+    async def _read(
+        self, request: pb.ListEventsRequest, cursor: int | None, limit: int, *, with_raw: bool
+    ) -> Sequence[Event]:
+        backwards = request.newest_first
+        return await self._ledger.read(
+            request.session_id,
+            request.after_sequence if cursor is None or backwards else cursor,
+            limit=limit,
+            max_bytes=PAGE_BYTES,
+            types=tuple(request.event_types),
+            newest_first=backwards,
+            before_sequence=cursor if backwards else None,
+            with_raw=with_raw,
+        )
