@@ -113,7 +113,7 @@ def rows(numbers: range, at: int) -> Iterator[tuple[tuple[object, ...], tuple[ob
         times = (made.update_time, made.rest_time, made.expire_time, made.last_sequence, made.body)
         ids = (_ANY.encode(), session.encode()), (_ANY_TURN.encode(), turn_id.encode())
         yield (
-            (key, session, *made[:5], *times),
+            (key, session, *made[:5], *times, key),
             (turn_id, key, turn.number, turn.state, turn_body.replace(*ids[1])),
             [(key, each.sequence, each.type, each.body.replace(*ids[0]).replace(*ids[1]), None) for each in pattern],
         )
@@ -130,6 +130,7 @@ def fill_sessions(directory: Path, sessions: int, at: int) -> None:
             db.executemany(schema.INSERT_LABEL, ((each[0], "team", "bench", "", each[6]) for each in of_sessions))
             db.executemany(schema.UPSERT_TURN, of_turns)
             db.executemany(schema.INSERT_EVENTS[1], chain.from_iterable(of_events))
+            db.execute(schema.SET_LAST_CHANGE, (of_sessions[-1][0],))
             db.execute("COMMIT")
     os.close(lock)
 

@@ -114,7 +114,7 @@ class Append:
     """A commit on its way to the disk, serialized."""
 
     tail: Tail
-    future: asyncio.Future[None]
+    future: asyncio.Future[int]
     events: Sequence[Event]
     record: Record | None
     turns: list[tuple[str, int, int, bytes]]
@@ -122,9 +122,11 @@ class Append:
     request_id: RequestId | None
     wholes: Sequence[Whole]
     refused: Exception | None = None
+    change: int = 0
+    """The number that the write of its record got; 0 without a record."""
 
     @classmethod
-    def of(cls, commit: Commit, tail: Tail, future: asyncio.Future[None], now: int) -> Append:
+    def of(cls, commit: Commit, tail: Tail, future: asyncio.Future[int], now: int) -> Append:
         """Serialize a commit: its owner may go on changing what it handed over."""
         used = commit.request_id
         return cls(
@@ -148,7 +150,7 @@ class Append:
         if self.refused is not None:
             fail(self.future, self.refused)
         elif not self.future.done():
-            self.future.set_result(None)
+            self.future.set_result(self.change)
 
 
 @dataclass(slots=True, eq=False)

@@ -11,7 +11,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from agentpb import agent_pb2 as pb
 
@@ -60,7 +60,7 @@ class Journal:
         self._pending_turns: dict[str, pb.Turn] = {}
         self._pending_wholes: list[Whole] = []
         self._record_changed = False
-        self._last_commit: asyncio.Future[None] | None = None
+        self._last_commit: asyncio.Future[int] | None = None
         self._behind = 0
         self.version = next(_versions)
         """Another one whenever `snapshot` shows something else, and never the same for two journals."""
@@ -126,7 +126,7 @@ class Journal:
         *,
         requests: Mapping[str, pb.ExecuteRequest] | None = None,
         request_id: RequestId | None = None,
-    ) -> asyncio.Future[None]:
+    ) -> asyncio.Future[Any]:
         """Hand over all that was added since the last commit, as one unit; the future is done when it is durable."""
         record = self._record
         shown: pb.Session | None = None
@@ -153,12 +153,13 @@ class Journal:
         self._last_commit = future
         return future
 
-    def _on_durable(self, done: asyncio.Future[None], made: _Shown, count: int) -> None:
+    def _on_durable(self, done: asyncio.Future[int], made: _Shown, count: int) -> None:
         self._behind -= count
         if done.cancelled() or done.exception() is not None:
             return
         if made.record is not None:
             self._visible = made.record
+            self._visible.change = done.result()
         if self._visible is not None:
             self._visible.last_sequence = made.last_sequence
             self._visible.message_count = made.message_count

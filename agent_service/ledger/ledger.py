@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 from agentpb import agent_pb2 as pb
 
 from agent_service.ledger.commits import MESSAGES, REQUEST_ID_SECONDS, Append, Commit, Job, RequestId, fail
+from agent_service.ledger.feed import Feed
 from agent_service.ledger.sqlite.store import SqliteStore
 from agent_service.ledger.store import EventQuery, PageCursor, Store, StoredStatus, Stretch, unavailable
 from agent_service.ledger.tail import BATCH_BYTES, BATCH_EVENTS, Event, Position, Tail
@@ -35,12 +36,15 @@ class Ledger:
         """Use `store`, or a file in `directory`, which is made when it is missing."""
         self._clock = clock
         self._store: Store = store or SqliteStore(directory, clock=clock)
+        self.feed = Feed(self._store)
+        """The changes of all sessions' records."""
         self._tails: WeakValueDictionary[str, Tail] = WeakValueDictionary()
         self._failed = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         """Open the ledger. Raises LedgerUnusable."""
         await self._store.open(self._committed)
+        self.feed.last = await self._store.last_change()
         return self
 
     async def __aexit__(
@@ -51,13 +55,14 @@ class Ledger:
 
     # ------------------------------------------------------------------------------------------------------- writing
 
-    def append(self, commit: Commit) -> asyncio.Future[None]:
+    def append(self, commit: Commit) -> asyncio.Future[int]:
         """Hand a commit to the writer; the future is done when it is durable, or has StoreUnavailable.
 
+        Its result is the change number of the session's record, 0 when the commit has none.
         The order of calls is the order in the log. Records are serialized at once. Raises ValueError when the events do
         not continue the session's log.
         """
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         tail = self.tail(commit.session_id)
         item = Append.of(commit, tail, future, self._now())
         if self.failure is not None or tail.broken is not None:
@@ -101,6 +106,9 @@ class Ledger:
         ends = {item.tail: item.last for item in group if isinstance(item, Append) and item.last and not item.refused}
         for tail, last in ends.items():
             tail.settle(last)
+        change = max((item.change for item in group if isinstance(item, Append)), default=0)
+        if change:
+            self.feed.note(change)
         for item in group:
             item.resolve()
 
@@ -156,6 +164,7 @@ class Ledger:
         """Wake every watcher, so that it looks whether to go on."""
         for tail in list(self._tails.values()):
             tail.wake()
+        self.feed.wake()
 
     # ------------------------------------------------------------------------------------------------------- reading
 

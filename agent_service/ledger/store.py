@@ -73,8 +73,9 @@ class Store(Protocol):
         """Write a commit as a whole, in the order of the calls; many may share a transaction, called a group.
 
         A commit that does not fit what is stored of its session gets `refused` and is not written; so are all later
-        ones of that session, and its tail has `broken`. Each write of a session's record gets the next number of one
-        counter of the database, `Append.change`. Raises RuntimeError when the store is not open.
+        ones of that session, and its tail has `broken`. Each record gets the next number of one counter of the
+        database in the same transaction, `Append.change`; the last one of a session is stored. Raises RuntimeError when
+        the store is not open.
         """
 
     def remember(self, request_id: RequestId) -> asyncio.Future[None]:
@@ -166,6 +167,12 @@ class Store(Protocol):
 
     async def count(self) -> int:
         """The number of sessions, commits included that were put before."""
+
+    async def changes(self, after: int, limit: int, max_bytes: int) -> list[pb.Session]:
+        """Sessions with a change number greater than `after`, by number; at least one if there is any."""
+
+    async def last_change(self) -> int:
+        """The last change number that was given, also to a session that is deleted; 0 before the first one."""
 
     # ---- upkeep
 

@@ -109,7 +109,7 @@ async def test_labels_of_the_first_version_are_listed_by_time(tmp_path: Path) ->
         for key, name in enumerate("abc", 1):
             made = Record.of(session(name, place=DORMANT, created=START_US - key, labels={"k": "v"}))
             times = (made.update_time, made.rest_time, made.expire_time, made.last_sequence, made.body)
-            db.execute(schema.INSERT_SESSION, (key, name, *made[:5], *times))
+            db.execute(f"INSERT INTO sessions VALUES ({schema.marks(range(12))})", (key, name, *made[:5], *times))
         db.executemany("INSERT INTO labels VALUES (?, 'k', 'v', '')", [(1,), (2,), (3,), (77,)])
         db.execute("INSERT INTO deletions VALUES (77)")
     async with Ledger(tmp_path) as ledger:

@@ -14,7 +14,8 @@ from google.protobuf.message import DecodeError, Message
 
 from agent_service.ledger.commits import AT_REST, FINISHED, MESSAGES, Record
 from agent_service.ledger.sqlite import schema
-from agent_service.ledger.sqlite.file import FILE, connect, snapshot
+from agent_service.ledger.sqlite.file import FILE, connect, snapshot, value
+from agent_service.ledger.sqlite.reader import read_session
 
 
 def fsck(path: Path) -> list[str]:
@@ -22,7 +23,10 @@ def fsck(path: Path) -> list[str]:
     file = path / FILE if path.is_dir() else path
     try:
         with closing(connect(file, read_only=True)) as db, snapshot(db):
+            if other := _other_version(db):
+                return [f"{file} {other}"]
             problems = [text for (text,) in db.execute("PRAGMA quick_check") if text != "ok"]
+            problems += _change_problems(db)
             for sql in schema.ORPHANS:
                 table, count = db.execute(sql).fetchone()
                 problems += [f"{count} rows of {table} belong to no session"] if count else []
@@ -37,11 +41,25 @@ def fsck(path: Path) -> list[str]:
 def stored_sessions(directory: Path) -> list[pb.Session]:
     """Every session of a ledger, which may be in use, as it is stored."""
     with closing(connect(directory / FILE, read_only=True)) as db, snapshot(db):
-        return [pb.Session.FromString(body) for *_, body, _, _ in db.execute(schema.ALL_SESSIONS)]
+        return [read_session(*row[-4:]) for row in db.execute(schema.ALL_SESSIONS)]
+
+
+def _other_version(db: sqlite3.Connection) -> str:
+    version = value(db, "PRAGMA user_version")
+    if version < schema.VERSION and value(db, "PRAGMA application_id") == schema.APPLICATION_ID:
+        return f"was written by an older version (schema {version}): start the service once, which brings it up to date"
+    return f"was written by a newer version (schema {version})" if version > schema.VERSION else ""
+
+
+def _change_problems(db: sqlite3.Connection) -> Iterator[str]:
+    if twice := value(db, schema.CHANGES_TWICE):
+        yield f"{twice} sessions have the change number of another one"
+    if beyond := value(db, schema.CHANGES_BEYOND):
+        yield f"{beyond} sessions have a change number that was never given"
 
 
 def _session_problems(db: sqlite3.Connection, row: Sequence[Any]) -> Iterator[str]:
-    key, session_id, *columns, body, last, since = row
+    key, session_id, *columns, body, last, since, _ = row
     stored = Record.of(session := pb.Session.FromString(body))
     if (session.session_id, *stored[:5], stored.update_time, *stored[5:7]) != (session_id, *columns):
         yield "its columns differ from its record"

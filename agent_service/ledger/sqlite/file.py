@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -16,6 +17,8 @@ from agent_service.ledger.store import LedgerUnusable
 log = logging.getLogger(__name__)
 
 FILE = "ledger.db"
+SLACK = 1 << 20
+"""Bytes that are to be free beyond what a migration needs."""
 READING_KIB, WRITING_KIB = 2048, 4096
 """What each connection caches. The host caches the file anyway, and more of our own was no faster."""
 
@@ -71,7 +74,19 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     db.execute("PRAGMA wal_autocheckpoint = 4000")
     db.execute("PRAGMA journal_size_limit = 67108864")
     for number in range(version, schema.VERSION):
+        _check_room(db, path, number)
         _migrate(db, number)
+
+
+def _check_room(db: sqlite3.Connection, path: Path, number: int) -> None:
+    """Raise LedgerUnusable when the disk has no room for a migration."""
+    needed = value(db, schema.ROOM[number]) if number in schema.ROOM else 0
+    free = shutil.disk_usage(path.parent).free
+    if needed and needed + SLACK > free:
+        raise LedgerUnusable(
+            f"{path} was written by an older version (schema {number}), and bringing it up to date needs "
+            f"{(needed + SLACK) >> 20} MiB of free disk; there are {free >> 20}. Nothing was changed."
+        )
 
 
 def _migrate(db: sqlite3.Connection, number: int) -> None:

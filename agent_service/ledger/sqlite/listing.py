@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from agentpb import agent_pb2 as pb
 
 from agent_service.ledger.commits import folded, micros
-from agent_service.ledger.sqlite.schema import LAST, MESSAGES_SINCE, BatchQuery, Query, all_of, marks
+from agent_service.ledger.sqlite.schema import COUNTS, BatchQuery, Query, all_of, marks
 
 
 class Condition:
@@ -68,7 +68,7 @@ class Listing:
         return found
 
     def page(self, condition: Condition | None, after: tuple[int, int] | None, limit: int) -> BatchQuery:
-        """Make the query for a page; it notes time, session_key, last sequence and messages since the record.
+        """Make the query for a page; it notes time, session_key and `COUNTS`.
 
         It begins with those that meet a condition, or with all. Keys come first, of `limit` sessions and one more: what
         else is told of a session would be read of each that is looked at.
@@ -76,7 +76,7 @@ class Listing:
         keys = _union([Query(f"SELECT * FROM ({sql})", its) for sql, its in self.arms(condition, after, limit)])
         order = f"ORDER BY k.time {self._order}, k.session_key {self._order}"
         source = f"FROM ({keys.sql}) AS k CROSS JOIN sessions AS s WHERE s.session_key = k.session_key {order}"
-        notes = ("k.time", "k.session_key", LAST, MESSAGES_SINCE)
+        notes = ("k.time", "k.session_key", *COUNTS)
         return BatchQuery.of(notes, "s.record", "NULL", source, keys.parameters)
 
     def arms(self, condition: Condition | None, after: tuple[int, int] | None, limit: int) -> list[Query]:

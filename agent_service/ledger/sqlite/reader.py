@@ -151,8 +151,8 @@ def read_page(
 ) -> tuple[list[pb.Session], PageCursor | None]:
     """Read a page of sessions, and where the next one begins."""
     query = listing.page(_narrowest(db, listing), after, limit)
-    (times, keys, lasts, counts), bodies, _, whole = _batch(db, query, limit, max_bytes)
-    sessions = list(map(read_session, bodies, map(int, lasts), map(int, counts)))
+    (times, keys, *counts), bodies, _, whole = _batch(db, query, limit, max_bytes)
+    sessions = _sessions(bodies, counts)
     return sessions, None if whole else (int(times[-1]), keys[-1])
 
 
@@ -171,9 +171,22 @@ def _narrowest(db: sqlite3.Connection, listing: Listing) -> Condition | None:
     return best
 
 
-def read_session(record: bytes, last_sequence: int, messages_since: int) -> pb.Session:
-    """Make a session of its row: what its record counts is made good."""
+def read_changes(db: sqlite3.Connection, after: int, limit: int, max_bytes: int) -> list[pb.Session]:
+    """Read the sessions with a change number greater than `after`, by number."""
+    counts, bodies, _, _ = _batch(db, schema.changes_query(after), limit, max_bytes)
+    return _sessions(bodies, counts)
+
+
+def _sessions(bodies: Sequence[bytes], counts: Sequence[Sequence[str]]) -> list[pb.Session]:
+    return list(map(read_session, bodies, *(map(int, column) for column in counts)))
+
+
+def read_session(record: bytes, last_sequence: int, messages_since: int, change: int) -> pb.Session:
+    """Make a session of its row. Its body was serialized before it was written, so columns go before its fields."""
     session = pb.Session.FromString(record)
     session.last_sequence = last_sequence
     session.message_count += messages_since
+    session.change = change
+    if not session.workspace_id:  # stored before there was such a field
+        session.workspace_id = session.agent_session_id
     return session

@@ -107,16 +107,32 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "DELETE FROM request_ids WHERE method = 'RespondToInteraction'",
         "UPDATE request_ids SET request_id = method || ' ' || request_id",
     ),
+    (  # the number of a record's last write, from one counter that is never set back
+        "CREATE TABLE counters (name TEXT NOT NULL PRIMARY KEY, value BIGINT NOT NULL)",
+        "INSERT INTO counters SELECT 'change', COUNT(*) FROM sessions",
+        "ALTER TABLE sessions ADD COLUMN change BIGINT NOT NULL DEFAULT 0",
+        """UPDATE sessions SET change = n.number FROM (SELECT session_key AS numbered,
+            ROW_NUMBER() OVER (ORDER BY update_time, session_key) AS number FROM sessions) AS n
+            WHERE n.numbered = session_key""",
+        "CREATE UNIQUE INDEX sessions_by_change ON sessions (change)",
+    ),
 )
 VERSION = len(MIGRATIONS)
+ROOM = {
+    1: "SELECT COUNT(*) * 600 FROM labels",
+    4: "SELECT COUNT(*) * 600 + COALESCE(SUM(LENGTH(record)) * 3, 0) FROM sessions",
+}
+"""Queries for the bytes that a migration (by its index) may need: changed pages lie in the log too."""
 
 # -------------------------------------------------------------------------------------------------------------- writing
 
-INSERT_SESSION = "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+INSERT_SESSION = "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 UPDATE_SESSION = """UPDATE sessions SET owner = ?, state = ?, phase = ?, title = ?, create_time = ?, update_time = ?,
-    rest_time = ?, expire_time = ?, last_sequence = ?, record = ? WHERE session_key = ?"""
+    rest_time = ?, expire_time = ?, last_sequence = ?, record = ?, change = ? WHERE session_key = ?"""
 # Naming a column costs the upkeep of its indexes, so what did not change is not named.
-TOUCH_SESSION = "UPDATE sessions SET update_time = ?, last_sequence = ?, record = ? WHERE session_key = ?"
+TOUCH_SESSION = "UPDATE sessions SET update_time = ?, last_sequence = ?, record = ?, change = ? WHERE session_key = ?"
+LAST_CHANGE = "SELECT value FROM counters WHERE name = 'change'"
+SET_LAST_CHANGE = "UPDATE counters SET value = ? WHERE name = 'change'"
 DELETE_LABELS = "DELETE FROM labels WHERE session_key = ?"
 INSERT_LABEL = "INSERT INTO labels VALUES (?, ?, ?, ?, ?)"
 UPSERT_TURN = """INSERT INTO turns VALUES (?, ?, ?, ?, ?)
@@ -156,7 +172,9 @@ _KEY = "(SELECT session_key FROM sessions WHERE session_id = ?)"
 LAST = """COALESCE((SELECT MAX(e.sequence) FROM events AS e WHERE e.session_key = s.session_key), 0)"""
 MESSAGES_SINCE = """(SELECT COUNT(*) FROM events AS e WHERE e.session_key = s.session_key
     AND e.sequence > s.last_sequence AND e.type IN ('message.user', 'message.assistant'))"""
-_RECORD = f"s.record, {LAST}, {MESSAGES_SINCE}"
+COUNTS = (LAST, MESSAGES_SINCE, "s.change")
+"""Columns that are read beside a session's record: last sequence, messages since the record, change number."""
+_RECORD = f"s.record, {', '.join(COUNTS)}"
 SESSION = f"SELECT {_RECORD} FROM sessions AS s WHERE s.session_id = ?"
 UNFINISHED = f"""SELECT {_RECORD} FROM sessions AS s
     WHERE s.state IN (1, 2) OR s.phase = 9 ORDER BY s.create_time, s.session_key"""
@@ -181,7 +199,7 @@ OUTSTAYED = """SELECT session_id, owner FROM sessions WHERE rest_time IS NOT NUL
 ALL_WHOLES = "SELECT record, field, body FROM wholes WHERE session_key = ? ORDER BY record, field"
 COUNT = "SELECT COUNT(*) FROM sessions"
 ALL_SESSIONS = f"""SELECT s.session_key, s.session_id, s.owner, s.state, s.phase, s.title, s.create_time, s.update_time,
-    s.rest_time, s.expire_time, s.record, {LAST}, {MESSAGES_SINCE} FROM sessions AS s ORDER BY s.session_key"""
+    s.rest_time, s.expire_time, {_RECORD} FROM sessions AS s ORDER BY s.session_key"""
 ALL_EVENTS = "SELECT sequence, type, body FROM events WHERE session_key = ? ORDER BY sequence"
 ALL_TURNS = "SELECT turn_id, number, state, record FROM turns WHERE session_key = ? ORDER BY number"
 ALL_LABELS = "SELECT label, value, owner, create_time FROM labels WHERE session_key = ? ORDER BY label"
@@ -190,6 +208,8 @@ ORPHANS = tuple(
     (SELECT session_key FROM sessions UNION ALL SELECT session_key FROM deletions)"""
     for table in ("events", "turns", "turn_requests", "labels", "wholes")
 )
+CHANGES_TWICE = "SELECT COUNT(*) - COUNT(DISTINCT change) FROM sessions NOT INDEXED"
+CHANGES_BEYOND = f"SELECT COUNT(*) FROM sessions WHERE change > COALESCE(({LAST_CHANGE}), 0) OR change < 1"
 # The events between two sequences, joined as a response has them. They come in the order of the primary key, which is
 # also the one they were written in. `:heads` has what stands before an event: three bytes for each size, of which those
 # below 128 use two. Events of more than `:most` bytes are left out.
@@ -199,11 +219,11 @@ JOINED = """SELECT COUNT(*), SUM(LENGTH(body)), MAX(LENGTH(body)),
     FROM events WHERE session_key = (SELECT session_key FROM sessions WHERE session_id = :session_id)
     AND sequence > :after AND sequence <= :last"""
 # Where many sessions stand, joined into one row for the reason that reader.py gives. Of each: id, key, last sequence,
-# messages since its record, sequence of its last move, four sizes; then all records, last moves, the moves right before
-# those, newest turns.
+# messages since its record, change number, sequence of its last move, four sizes; then all records, last moves, the
+# moves right before those, newest turns.
 _STANDINGS = f"""SELECT group_concat(s.session_id || ' ' || s.session_key || ' ' || {LAST} || ' ' || {MESSAGES_SINCE}
-        || ' ' || COALESCE(e.sequence, 0) || ' ' || LENGTH(s.record) || ' ' || COALESCE(LENGTH(e.body), 0)
-        || ' ' || COALESCE(LENGTH(b.body), 0) || ' ' || COALESCE(LENGTH(t.record), 0), ' '),
+        || ' ' || s.change || ' ' || COALESCE(e.sequence, 0) || ' ' || LENGTH(s.record)
+        || ' ' || COALESCE(LENGTH(e.body), 0) || ' ' || COALESCE(LENGTH(b.body), 0) || ' ' || COALESCE(LENGTH(t.record), 0), ' '),
     CAST(group_concat(s.record, '') AS BLOB), CAST(group_concat(COALESCE(e.body, ''), '') AS BLOB),
     CAST(group_concat(COALESCE(b.body, ''), '') AS BLOB), CAST(group_concat(COALESCE(t.record, ''), '') AS BLOB)
     FROM sessions AS s
@@ -258,6 +278,12 @@ class BatchQuery(NamedTuple):
                 FROM (SELECT {body} AS body, COALESCE({raw}, '') AS raw {source} LIMIT ?) AS b""",
             parameters,
         )
+
+
+def changes_query(after: int) -> BatchQuery:
+    """Make the query for sessions by change number; it notes `COUNTS`."""
+    source = "FROM sessions AS s WHERE s.change > ? ORDER BY s.change"
+    return BatchQuery.of(COUNTS, "s.record", "NULL", source, (after,))
 
 
 def events_query(wanted: EventQuery) -> BatchQuery:

@@ -88,11 +88,11 @@ def read_standings(db: sqlite3.Connection, ids: Sequence[str]) -> dict[str, Stor
         fields = iter(notes.split(" ") if notes is not None else ())
         ends = [0] * len(blobs)
         found = {}
-        for session_id, *noted in zip(*[fields] * 9, strict=True):
-            key, last, since, moved, *sizes = map(int, noted)
+        for session_id, *noted in zip(*[fields] * 10, strict=True):
+            key, last, since, change, moved, *sizes = map(int, noted)
             ends = list(map(add, ends, sizes))
             record, *rest = (blob[end - size : end] for blob, end, size in zip(blobs, ends, sizes, strict=True))
-            session = read_session(record, last, since)
+            session = read_session(record, last, since, change)
             at_work = session.HasField("current_turn")
             found[session_id] = StoredStatus(session, session.current_turn if at_work else _turn(db, key, moved, *rest))
     return found

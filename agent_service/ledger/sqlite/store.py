@@ -17,7 +17,14 @@ from agent_service.ledger.sqlite import schema
 from agent_service.ledger.sqlite.check import fsck
 from agent_service.ledger.sqlite.file import FILE, backup, open_file, unusable, value
 from agent_service.ledger.sqlite.listing import Listing
-from agent_service.ledger.sqlite.reader import Readers, read_events, read_page, read_responses, read_session
+from agent_service.ledger.sqlite.reader import (
+    Readers,
+    read_changes,
+    read_events,
+    read_page,
+    read_responses,
+    read_session,
+)
 from agent_service.ledger.sqlite.status_reader import StatusReader, read_turn_at
 from agent_service.ledger.sqlite.writer import Writer
 from agent_service.ledger.store import EventQuery, OnGroup, PageCursor, StoredStatus, Stretch, unavailable
@@ -74,6 +81,7 @@ class SqliteStore:
     def _close(self) -> None:
         self._writer.stop()
         self._readers.close()
+        self._writer.close()
         os.close(self._lock)
 
     # ------------------------------------------------------------------------------------------------------- writing
@@ -219,6 +227,14 @@ class SqliteStore:
         """The number of sessions."""
         known = self._writer.sessions
         return known if known is not None else await self._job(self._writer.count)
+
+    async def changes(self, after: int, limit: int, max_bytes: int) -> list[pb.Session]:
+        """Sessions with a change number greater than `after`, by number; at least one if there is any."""
+        return await self._readers.run(lambda db: read_changes(db, after, limit, max_bytes))
+
+    async def last_change(self) -> int:
+        """The last change number that was given."""
+        return int(await self._value(schema.LAST_CHANGE))
 
     async def _rows(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
         return await self._readers.run(lambda db: db.execute(sql, parameters).fetchall())

@@ -43,6 +43,7 @@ class Writer:
         self._db = db
         self._clock = clock
         self._next_key: int = 1 + max(key or 0 for (key,) in db.execute(schema.LAST_KEYS))
+        self._change: int = value(db, schema.LAST_CHANGE)
         self._swept = 0.0
         self._purged = 0.0
         self._purging = True
@@ -56,10 +57,13 @@ class Writer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Write what waits, then close."""
+        """Write what waits, then end the thread."""
         self.queue.put(None)
         if self._thread is not None:
             self._thread.join()
+
+    def close(self) -> None:
+        """Close the file; the last connection that may write empties the log, so readers close before."""
         self._db.close()
 
     def remember(self, request_id: RequestId) -> None:
@@ -148,6 +152,9 @@ class Writer:
             log.error("%s", item.refused)
             return
         item.tail.stored += len(item.events)
+        if item.record is not None:
+            self._change += 1
+            item.change = self._change
         self._pending.add(item)
         self.commits += 1
         self.events += len(item.events)
@@ -208,7 +215,7 @@ class Pending:
     """What a group writes: of a record that changed often, only its last state."""
 
     def __init__(self) -> None:
-        self._records: dict[Tail, Record] = {}
+        self._records: dict[Tail, tuple[Record, int]] = {}
         self._events: list[tuple[object, ...]] = []
         self._turns: dict[str, tuple[object, ...]] = {}
         self._requests: dict[str, tuple[object, ...]] = {}
@@ -220,7 +227,7 @@ class Pending:
         """Take a commit that fits."""
         key = item.tail.key
         if item.record is not None:
-            self._records[item.tail] = item.record
+            self._records[item.tail] = (item.record, item.change)
         self._events += [(key, *event) for event in item.events]
         for turn_id, number, state, body in item.turns:
             self._turns[turn_id] = (turn_id, key, number, state, body)
@@ -238,8 +245,10 @@ class Pending:
 
     def flush(self, db: sqlite3.Connection) -> None:
         """Write it all, and be empty."""
-        for tail, record in self._records.items():
-            _write_record(db, tail, record)
+        for tail, (record, change) in self._records.items():
+            _write_record(db, tail, record, change)
+        if self._records:
+            db.execute(schema.SET_LAST_CHANGE, (max(change for _, change in self._records.values()),))
         _write_events(db, self._events)
         db.executemany(schema.UPSERT_TURN, self._turns.values())
         db.executemany(schema.UPSERT_TURN_REQUEST, self._requests.values())
@@ -252,11 +261,12 @@ class Pending:
             rows.clear()
 
 
-def _write_record(db: sqlite3.Connection, tail: Tail, record: Record) -> None:
+def _write_record(db: sqlite3.Connection, tail: Tail, record: Record, change: int) -> None:
     if tail.searched == record.searched:
-        db.execute(schema.TOUCH_SESSION, (record.update_time, record.last_sequence, record.body, tail.key))
+        db.execute(schema.TOUCH_SESSION, (record.update_time, record.last_sequence, record.body, change, tail.key))
         return
-    row = (*record[:5], record.update_time, record.rest_time, record.expire_time, record.last_sequence, record.body)
+    times = (record.update_time, record.rest_time, record.expire_time)
+    row = (*record[:5], *times, record.last_sequence, record.body, change)
     if tail.searched is _NEW:
         db.execute(schema.INSERT_SESSION, (tail.key, tail.session_id, *row))
     else:
