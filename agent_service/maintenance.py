@@ -29,7 +29,7 @@ def check(data_dir: Path) -> Findings:
         return Findings(0, tuple(problems), ())
     workspaces = Workspaces(data_dir)
     sessions = {session.session_id: session for session in stored_sessions(data_dir)}
-    agents = {session.agent_session_id for session in sessions.values()}
+    workspaces_used = {session.workspace_id for session in sessions.values()}
     notes = [
         f"session {session.session_id} cannot be resumed: its transcript is missing"
         for session in sessions.values()
@@ -38,7 +38,7 @@ def check(data_dir: Path) -> Findings:
     notes += [
         f"sessions/{folder} belongs to no session and can be removed"
         for folder in workspaces.session_folders()
-        if folder not in agents
+        if folder not in workspaces_used
     ]
     return Findings(len(sessions), (), tuple(notes))
 

@@ -210,7 +210,7 @@ class AgentPool:
 
     def cwd(self, session: pb.Session) -> str:
         """Return the working directory of the session's agent; empty until the session has one."""
-        known = session.options.cwd or session.agent_session_id
+        known = session.options.cwd or session.workspace_id or session.agent_session_id
         return str(self._workspaces.cwd(session)) if known else ""
 
     def transcript(self, session: pb.Session) -> Path | None:

@@ -43,18 +43,18 @@ class Workspaces:
         """The tenant's HOME."""
         return self._private(self._root / "tenants" / _folder(owner) / "home")
 
-    def _own(self, agent_session_id: str) -> Path:
-        if not agent_session_id:
+    def _own(self, workspace_id: str) -> Path:
+        if not workspace_id:
             raise ValueError("the session has no agent yet, and so no directory")
-        return self._root / "sessions" / agent_session_id
+        return self._root / "sessions" / workspace_id
 
     def scratch(self, session: pb.Session) -> Path:
         """Where files handed to the session's CLI lie."""
-        return self._private(self._own(session.agent_session_id) / "scratch")
+        return self._private(self._own(_workspace_id(session)) / "scratch")
 
     def cwd(self, session: pb.Session) -> Path:
         """The directory the session works in: its own unless its options name one."""
-        return Path(session.options.cwd or self._own(session.agent_session_id) / "work")
+        return Path(session.options.cwd or self._own(_workspace_id(session)) / "work")
 
     def make_cwd(self, session: pb.Session) -> Path:
         """The directory the session works in, made when it is its own."""
@@ -128,7 +128,7 @@ class Workspaces:
             freed += _remove(transcript)
             with suppress(OSError):  # other sessions have transcripts there, or are about to
                 transcript.parent.rmdir()
-        return freed + (_remove(self._own(session.agent_session_id)) if session.agent_session_id else 0)
+        return freed + (_remove(self._own(_workspace_id(session))) if _workspace_id(session) else 0)
 
     @staticmethod
     def _private(path: Path) -> Path:
@@ -154,6 +154,11 @@ def _holds(transcript: Path, text: str) -> bool:
     ):
         return lines.rfind(text.encode()) >= 0
     return False
+
+
+def _workspace_id(session: pb.Session) -> str:
+    """Name of the session's directory. A conversation's id changes when the agent begins another one; this does not."""
+    return session.workspace_id or session.agent_session_id
 
 
 def _names(folder: Path) -> list[str]:

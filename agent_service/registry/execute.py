@@ -220,9 +220,9 @@ class Execution:
             if record.turn_count:
                 return
             if admitted.parent is not None:
-                record.agent_session_id = str(uuid4())
+                record.agent_session_id = record.workspace_id = str(uuid4())
             elif self._admission.has_room:
-                record.agent_session_id = self._pool.reserve(admitted.options, record.owner)
+                record.agent_session_id = record.workspace_id = self._pool.reserve(admitted.options, record.owner)
 
     def count(self, queued: QueuedTurn) -> None:
         """Count a turn as open until it has ended."""

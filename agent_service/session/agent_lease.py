@@ -86,7 +86,7 @@ class AgentLease:
         if self._journal.record.agent_session_id:
             return
         with self._journal.update() as record:
-            record.agent_session_id = self.pool.reserve(options, record.owner)
+            record.agent_session_id = record.workspace_id = self.pool.reserve(options, record.owner)
             record.cwd = self.pool.cwd(record)
 
     async def _take_warm(self, options: pb.AgentOptions, sink: Sink, given_up: Callable[[], bool]) -> Obtained | None:

@@ -223,7 +223,8 @@ JOINED = """SELECT COUNT(*), SUM(LENGTH(body)), MAX(LENGTH(body)),
 # moves right before those, newest turns.
 _STANDINGS = f"""SELECT group_concat(s.session_id || ' ' || s.session_key || ' ' || {LAST} || ' ' || {MESSAGES_SINCE}
         || ' ' || s.change || ' ' || COALESCE(e.sequence, 0) || ' ' || LENGTH(s.record)
-        || ' ' || COALESCE(LENGTH(e.body), 0) || ' ' || COALESCE(LENGTH(b.body), 0) || ' ' || COALESCE(LENGTH(t.record), 0), ' '),
+        || ' ' || COALESCE(LENGTH(e.body), 0) || ' ' || COALESCE(LENGTH(b.body), 0)
+        || ' ' || COALESCE(LENGTH(t.record), 0), ' '),
     CAST(group_concat(s.record, '') AS BLOB), CAST(group_concat(COALESCE(e.body, ''), '') AS BLOB),
     CAST(group_concat(COALESCE(b.body, ''), '') AS BLOB), CAST(group_concat(COALESCE(t.record, ''), '') AS BLOB)
     FROM sessions AS s
