@@ -219,7 +219,7 @@ class Grammar:
         elif isinstance(message, Duration):
             message.FromMilliseconds(self._chance.choice([0, 1, 50, 200, 1000, 3_600_000]))
         else:
-            message.GetCurrentTime()
+            message.FromSeconds(self._chance.choice([0, 1_700_000_000, 4_000_000_000]))
 
     def _is_wild(self) -> bool:
         return self._chance.random() < self._wild
