@@ -120,7 +120,7 @@ class AgentLease:
         """Tell a new process the rules that answers made: a denial must hold from the first prompt on."""
         remembered = self._journal.record.remembered_permissions
         if remembered and not await agent.apply_permissions(permissions(remembered)):
-            raise AgentFailed("AGENT_FAILED", "the agent did not take the permission rules of the session")
+            raise AgentFailed("AGENT_REFUSED", "the agent did not take the permission rules of the session")
 
     def _have(self, agent: Agent, key: str, totals: RunningTotals) -> None:
         self.agent, self._key, self.totals = agent, key, totals
