@@ -424,6 +424,15 @@ BAD: list[tuple[str, str, str]] = [
         "drop",
     ),
     ('output_schema_json: \'{"a":1,"a":2}\'', "output_schema_json", "twice at $.a (line 1, column 8)"),
+    ("settings_json: '{\"model\":5}'", "settings_json", "$.model"),
+    ('settings_json: \'{"permisions":{"deny":["Bash"]}}\'', "settings_json", "is permissions meant?"),
+    ('settings_json: \'{"permissions":{"denied":["Bash"]}}\'', "settings_json", "$.permissions"),
+    ('settings_json: \'{"permissions":{"deny":"Bash"}}\'', "settings_json", "$.permissions.deny"),
+    ('settings_json: \'{"permissions":{"deny":["Bash("]}}\'', "settings_json", "$.permissions.deny[0]"),
+    ('settings_json: \'{"hooks":{"BeforeAll":[]}}\'', "settings_json", "BeforeAll"),
+    ("settings_json: '{\"model\":null}'", "settings_json", "$.model"),
+    ('settings_json: \'{"env":{"A":"b"}}\'', "settings_json", "option of its own: env"),
+    ('settings_json: \'{"apiKeyHelper":"/x"}\'', "settings_json", "credentials"),
     ("settings_json: '{\"a\":1e999}'", "settings_json", "too large at $.a"),
     ("settings_json: '{\"__proto__\":{}}'", "settings_json", "__proto__"),
     ('extra_args { key: "plugin-url" value: "http://x" }', 'extra_args["plugin-url"]', "not open to callers"),
@@ -537,7 +546,7 @@ def test_arguments_and_environment_are_bounded_together() -> None:
 
 
 def test_what_goes_into_files_may_be_long() -> None:
-    given = pb.AgentOptions(settings_json=json.dumps({"x": "y" * 2_000_000}))
+    given = pb.AgentOptions(settings_json=json.dumps({"claudeMd": "y" * 2_000_000}))
     given.system_prompt.text = "x" * 2_000_000
     given.mcp_servers["x"].stdio.command = "c"
     given.mcp_servers["x"].stdio.args.extend(["y" * 100_000] * 20)

@@ -25,7 +25,8 @@ from claude_agent_sdk import (
 from claude_agent_sdk import ToolPermissionContext as PermissionContext
 
 from agent_service.agents import sdk
-from agent_service.agents.failures import AgentFailed, classify
+from agent_service.agents.failures import AgentFailed, classify, refused_settings
+from agent_service.agents.handed import remove_files
 from agent_service.agents.in_force import InForce
 from agent_service.agents.permission import Answer, permission_result
 from agent_service.agents.transport import ProcessTransport
@@ -63,6 +64,8 @@ class AgentSpec:
     environment: Mapping[str, str]
     cwd: Path
     scratch: Path
+    handed: Path
+    """Directory of the files that the CLI reads at its start, secrets among them; emptied once it has."""
     key: str
     asks: bool
     marker: str
@@ -98,6 +101,7 @@ class Agent:
         self._reader: asyncio.Task[None] | None = None
         self._started: asyncio.Task[None] | None = None
         self._asking: asyncio.Task[None] | None = None
+        self._settings: dict[str, Any] = {}
         self._end: asyncio.Task[Ended] | None = None
         self._failure: AgentFailed | None = None
         options = replace(spec.options, can_use_tool=self._on_permission if spec.asks else None)
@@ -155,7 +159,7 @@ class Agent:
         async with self._start_slots:
             if self._stopped.is_set():
                 raise AgentFailed("STOPPED", "the agent was stopped before its process started")
-            self._started = asyncio.create_task(self._handshake(), name=f"start {self.spec.marker}")
+            self._started = asyncio.create_task(self._start(), name=f"start {self.spec.marker}")
             try:
                 await asyncio.shield(self._started)
             except AgentFailed:
@@ -163,8 +167,18 @@ class Agent:
             except Exception as error:
                 raise self._start_failure(error) from error
         self._reader = asyncio.create_task(self._read(), name=f"agent {self.spec.marker}")
-        # Not waited for: the agent answers before it takes up a prompt.
+        # As a rule not waited for: the agent answers before it takes up a prompt.
         self._asking = asyncio.create_task(self.ask_settings(), name=f"settings {self.spec.marker}")
+        if self.spec.options.settings is not None:
+            await self._asking
+            if (failure := refused_settings(self._settings, self.spec.options.settings)) is not None:
+                raise failure
+
+    async def _start(self) -> None:
+        try:
+            await self._handshake()
+        finally:
+            await asyncio.to_thread(remove_files, self.spec.handed)
 
     async def _handshake(self) -> None:
         connecting = asyncio.create_task(self._client.connect(), name=f"connect {self.spec.marker}")
@@ -277,7 +291,8 @@ class Agent:
 
     async def ask_settings(self) -> None:
         """Ask for the model and effort in force: no frame has the effort, and none comes after the command /model."""
-        self.in_force.observe_settings(await self._answer({"subtype": "get_settings"}) or {})
+        self._settings = await self._answer({"subtype": "get_settings"}) or {}
+        self.in_force.observe_settings(self._settings)
 
     async def rehearse(self) -> None:
         """Assemble the context in advance by `get_context_usage`: the first prompt then takes 116 ms, not 167."""
@@ -316,6 +331,8 @@ class Agent:
             return await self._end_tree(patience, term_grace)
         finally:
             await asyncio.to_thread(shutil.rmtree, self.spec.scratch, ignore_errors=True)
+            if self._started is None:  # else the start has done it; another agent of the session may have files there
+                await asyncio.to_thread(remove_files, self.spec.handed)
 
     async def _end_tree(self, patience: float, term_grace: float) -> Ended:
         await self._start_over()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
+from typing import Any
 
 from claude_agent_sdk import CLINotFoundError, ProcessError, ResultError
 
@@ -41,6 +43,18 @@ def classify(error: BaseException, *, stderr_tail: str) -> AgentFailed:
             "AGENT_UNAVAILABLE", f"the agent's process could not be started: {text}", stderr_tail=stderr_tail
         )
     return AgentFailed("AGENT_FAILED", text or type(error).__name__, retryable=True, stderr_tail=stderr_tail)
+
+
+def refused_settings(answer: Mapping[str, Any], file: str) -> AgentFailed | None:
+    """The failure when the CLI's answer to `get_settings` says that it has dropped those in `file`; else None.
+
+    One value that it dislikes voids them all, deny rules included, and it goes on without them.
+    """
+    for error in answer.get("errors") or ():
+        if error.get("file") == file:
+            text = f"the agent does not take the settings: {error.get('path')}: {error.get('message')}"
+            return AgentFailed("AGENT_REFUSED", text)
+    return None
 
 
 def _died_by_signal(exit_code: int | None) -> bool:

@@ -135,12 +135,12 @@ class AgentPool:
 
     def spec(self, session: pb.Session, options: pb.AgentOptions, resume: Resume | None) -> AgentSpec:
         """Return the start parameters of an agent for this session. Writes files; call it off the loop's hot path."""
-        cwd = self._workspaces.make_cwd(session)
+        cwd, handed = self._workspaces.make_cwd(session), self._workspaces.scratch(session)
         sdk = translate.to_sdk(
             options,
             cwd=cwd,
             env={},
-            scratch=self._workspaces.scratch(session),
+            scratch=handed,
             default_model=self._default_model or None,
         )
         if resume is None:
@@ -159,6 +159,7 @@ class AgentPool:
             environment=self._agent_environment(session, options, cwd, tmp),
             cwd=cwd,
             scratch=tmp,
+            handed=handed,
             key=self.key(options),
             asks=options.interactions.permissions or options.interactions.questions,
             marker=f"{self._marker}:{session.agent_session_id}",

@@ -6,7 +6,6 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 from agentpb import agent_pb2 as pb
 from google.protobuf.descriptor import EnumDescriptor
@@ -17,8 +16,9 @@ from agent_service.options.output_check import schema_problem
 from agent_service.options.paths import leaves, quoted
 from agent_service.options.remembered import CLEAR
 from agent_service.options.reserved import refused_env, refused_flag, refused_server_env
+from agent_service.options.settings_check import settings_problem
 from agent_service.options.skills import skill_problem
-from agent_service.options.strict_json import LOST_KEYS, BadJson, parse_object
+from agent_service.options.strict_json import LOST_KEYS
 from agent_service.options.words import MAX_NAME, is_http_url, is_one_rule, is_positive, is_uuid, is_word
 
 MAX_ARGUMENT = 131_071
@@ -152,22 +152,13 @@ def _check_thinking(options: pb.AgentOptions, say: Say) -> None:
 
 
 def _check_json(options: pb.AgentOptions, say: Say) -> None:
-    _json_object(options.settings_json, "settings_json", say)
+    if options.settings_json and (problem := settings_problem(options.settings_json)):
+        say("settings_json", problem)
     schema = options.output_schema_json
     if len(schema) > MAX_ARGUMENT:
         _check_argument(schema, "output_schema_json", say)
     elif schema and (problem := schema_problem(schema)):
         say("output_schema_json", f"must be a JSON Schema, which is a JSON object; {problem}")
-
-
-def _json_object(text: str, where: str, say: Say) -> dict[str, Any] | None:
-    if not text:
-        return None
-    try:
-        return parse_object(text)
-    except BadJson as bad:
-        say(where, f"must be a JSON object; {bad}")
-        return None
 
 
 def _check_paths(options: pb.AgentOptions, say: Say) -> None:

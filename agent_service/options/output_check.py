@@ -50,7 +50,8 @@ def schema_problem(schema_json: str) -> str:
         return str(bad)
     except RecursionError:
         return "it is nested too deeply"
-    return _problem(Draft7Validator.META_SCHEMA, schema, "it is no JSON Schema")
+    problem = problem_of(Draft7Validator.META_SCHEMA, schema)
+    return f"it is no JSON Schema: {problem}" if problem else ""
 
 
 def check_output(schema_json: str, output_json: str) -> str | None:
@@ -61,23 +62,24 @@ def check_output(schema_json: str, output_json: str) -> str | None:
     if not output_json:
         return "the agent gave no structured answer"
     try:
-        output = json.loads(output_json)
-        return _problem(for_agent(schema_json), output, "the answer does not meet the schema") or None
+        problem = problem_of(for_agent(schema_json), json.loads(output_json))
     except (BadJson, BadSchema, RecursionError, ValueError) as error:
         return f"the answer could not be checked: {error}"[:MAX_PROBLEM]
+    return f"the answer does not meet the schema: {problem}" if problem else None
 
 
-def _problem(schema: Any, value: Any, what: str) -> str:
+def problem_of(schema: Any, value: Any) -> str:
+    """The worst way in which a value does not meet a schema of draft-07, with its path; empty when it does."""
     token = _check.set(_Check(schema, time.monotonic() + TIME_LIMIT))
     try:
         error = best_match(_Validator(schema).iter_errors(value))
     except (_TooLongError, TimeoutError):
-        return f"{what}: it could not be checked within {TIME_LIMIT:g} s"
+        return f"it could not be checked within {TIME_LIMIT:g} s"
     except RecursionError:
-        return f"{what}: a definition refers to itself without end"
+        return "a definition refers to itself without end"
     finally:
         _check.reset(token)
-    return f"{what}: {_shown(error)}" if error is not None else ""
+    return _shown(error) if error is not None else ""
 
 
 def _shown(error: ValidationError) -> str:

@@ -4573,7 +4573,7 @@ class AgentOptions(_message.Message):
     strict_mcp_config: _builtins.bool
     """Use no MCP servers but these. Default: true."""
     settings_json: _builtins.str
-    """Settings of the agent, a JSON object. Write-only."""
+    """Settings of the agent, a JSON object of settings that it knows; those with credentials and `env` are refused. Write-only."""
     include_partial_messages: _builtins.bool
     """Send partial messages as they come. Default: false."""
     include_hook_events: _builtins.bool

@@ -158,7 +158,7 @@ async def test_a_session_without_cwd_has_an_empty_directory_of_its_own_until_it_
 async def test_secrets_come_out_nowhere(service: Service) -> None:
     options = pb.AgentOptions(
         env={"TOKEN": SECRET},
-        settings_json=json.dumps({"env": {"OTHER": SECRET}}),
+        settings_json=json.dumps({"companyAnnouncements": [SECRET]}),
         mcp_servers={
             "one": pb.McpServer(stdio=pb.McpStdioServer(command="false", env={"KEY": SECRET})),
             "two": pb.McpServer(http=pb.McpHttpServer(url="http://127.0.0.1:9", headers={"Authorization": SECRET})),

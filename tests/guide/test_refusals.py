@@ -240,7 +240,7 @@ BAD_FIELDS: dict[str, tuple[str, Any, set[str]]] = {
         {"attachments"},
     ),
     "options to clear": ("Execute", execute(clear_options=["model", "nonsense"]), {"clear_options[1]"}),
-    "heavy options": ("Execute", with_options(settings_json='{"a": "' + "x" * (1 << 20) + '"}'), {"options"}),
+    "heavy options": ("Execute", with_options(settings_json='{"claudeMd": "' + "x" * (1 << 20) + '"}'), {"options"}),
     "history": ("GetStatus", pb.GetStatusRequest(session_id="a", history_limit=1001), {"history_limit"}),
     "a negative cursor": (
         "WatchSession",
