@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from agentpb import agent_pb2 as pb
 
@@ -35,7 +35,7 @@ def question(interaction: pb.Interaction, *, fold: bool = True) -> str:
     if interaction.kind == pb.INTERACTION_KIND_QUESTION:
         return "\n".join(_choices(number, each) for number, each in enumerate(interaction.questions, 1))
     tool = visible_line(interaction.tool_name)
-    lines = [f"? {tool} asks for leave: {tool_input(interaction.tool_name, interaction.input_json, fold=fold)}"]
+    lines = [f"? {tool} asks for permission: {tool_input(interaction.tool_name, interaction.input_json, fold=fold)}"]
     for name in ("reason", "description", "blocked_path"):
         text = visible_line(getattr(interaction, name))
         if text and text not in lines[0]:
@@ -70,6 +70,11 @@ def effect(update: pb.PermissionUpdate) -> str:
     return words.format(rules=rules)
 
 
+def has_rule(suggestions: Sequence[pb.PermissionUpdate]) -> bool:
+    """Return whether "rule" names something of the suggestions."""
+    return bool(_places(suggestions, "rule"))
+
+
 def chosen(suggestions: Sequence[pb.PermissionUpdate], choice: str) -> list[pb.PermissionUpdate]:
     """Return the suggestions that "rule", "all" or numbers such as "1,3" name, for this session only.
 
@@ -86,7 +91,7 @@ def chosen(suggestions: Sequence[pb.PermissionUpdate], choice: str) -> list[pb.P
     return copies
 
 
-def _places(suggestions: Sequence[pb.PermissionUpdate], choice: str) -> Iterable[int]:
+def _places(suggestions: Sequence[pb.PermissionUpdate], choice: str) -> Sequence[int]:
     if choice == "all":
         return range(len(suggestions))
     if choice == "rule":

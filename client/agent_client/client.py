@@ -295,7 +295,7 @@ class AgentClient:
         updated_permissions: Sequence[Any] = (),
         answers: Mapping[str, str | Sequence[str]] | None = None,
     ) -> pb.RespondToInteractionResponse:
-        """Allow what the agent asks leave for, perhaps with another input, or answer its questions.
+        """Allow what the agent asks permission for, perhaps with another input, or answer its questions.
 
         `answers` are labels of options, or other texts, by the question's text; a list where several may be chosen.
         """

@@ -118,7 +118,7 @@ class SessionHandle:
         updated_permissions: Sequence[Any] = (),
         answers: Mapping[str, str | Sequence[str]] | None = None,
     ) -> pb.RespondToInteractionResponse:
-        """Allow what the agent asks leave for, or answer its question."""
+        """Allow what the agent asks permission for, or answer its question."""
         return await self._client.allow(
             self.session_id,
             interaction_id,

@@ -162,7 +162,8 @@ class EventPrinter:
     def _tool(self, call: pb.ToolUseBlock, *, subagent: bool) -> None:
         name = visible_line(call.name)
         indent = "  " if subagent else ""
-        self.line(f"{indent}{name}  {tool_input(call.name, call.input_json)}".rstrip(), "yellow")
+        head, *more = f"{indent}{name}  {tool_input(call.name, call.input_json)}".split("\n")
+        self.line("\n".join([head.rstrip(), *more]), "yellow")
 
     def _tool_result(self, result: pb.ToolResultBlock) -> None:
         lines = visible(result.text or result.content_json).rstrip("\n").split("\n")

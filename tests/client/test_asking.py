@@ -41,7 +41,7 @@ def asked(service):
 @pytest.mark.parametrize(
     ("tool", "fields", "shown"),
     [
-        ("Bash", {"command": "ls", "run_in_background": True}, ["asks for leave: ls", "run_in_background: true"]),
+        ("Bash", {"command": "ls", "run_in_background": True}, ["asks for permission: ls", "run_in_background: true"]),
         ("Bash", {"command": "ls", "dangerouslyDisableSandbox": True}, ["dangerouslyDisableSandbox: true"]),
         ("Bash", {"command": "ls\nrm -rf /"}, ["│ ls", "│ rm -rf /"]),
         ("Write", {"file_path": "/x", "content": "a\nb"}, ["/x", "content: (2 lines, 3 characters)", "│ b"]),
@@ -71,7 +71,7 @@ async def test_a_long_input_is_folded_with_its_length_and_can_be_seen_whole(agen
 async def test_a_key_that_comes_twice_is_seen_twice(agentctl, asked):
     asked(_permission("Bash")).input_json = '{"command": "ls", "command": "rm"}'
     asked_again = question(pb.Interaction(tool_name="Bash", input_json='{"command": "ls", "command": "rm"}'))
-    assert "leave: ls\n  command: rm" in asked_again
+    assert "permission: ls\n  command: rm" in asked_again
 
 
 async def test_run_and_export_show_it_too(service, agentctl, script):

@@ -216,7 +216,7 @@ async def test_what_agents_ask_is_listed_and_answered(service, agentctl):
     service.session.pending_interactions.append(permission)
     service.answers["ListSessions"] = [pb.ListSessionsResponse(sessions=[service.session])]
     listed = await agentctl("pending")
-    assert "Bash asks for leave: make" in listed.out
+    assert "Bash asks for permission: make" in listed.out
     assert f"agentctl approve {service.session.session_id} i1" in listed.out
     given = await agentctl("approve", "s", "--remember", "rule", "--input", '{"command": "make -n"}')
     assert given.out == "allowed\n  remembered for this session: allow every use of Bash without asking\n"

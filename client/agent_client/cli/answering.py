@@ -10,7 +10,7 @@ import typer
 from agentpb import agent_pb2 as pb
 
 from agent_client import errors
-from agent_client.asking import chosen, effect, question
+from agent_client.asking import chosen, effect, has_rule, question
 from agent_client.cli.answers import labels, matched
 from agent_client.cli.app import Exit, Json, Server, SessionId, command, connect, print_json, read_line, say
 from agent_client.cli.values import json_object
@@ -76,7 +76,7 @@ async def approve(
     server: Server = None,
     as_json: Json = False,
 ) -> None:
-    """Give leave to use a tool."""
+    """Allow the use of a tool that the agent asks for."""
     changed = json_object(updated) if updated else None
     async with connect(server) as client:
         interaction = await _find(client, session_id, interaction_id, look=bool(remember))
@@ -182,11 +182,12 @@ async def _ask_permission(handle: SessionHandle, interaction: pb.Interaction) ->
 
 def _permission_prompt(interaction: pb.Interaction) -> str:
     always = ""
-    if any(each.type == "addRules" and each.behavior == "allow" for each in interaction.suggestions):
+    if has_rule(interaction.suggestions):
         always += "[a]lways by the rule, "
     if interaction.suggestions:
-        always += "[a 1] remember by number, "
-    return f"  allow? [y]es, {always}[n]o, no and [s]top, [v]iew the whole: "
+        always += "[a N] remember what has this number, "
+    folded = question(interaction) != question(interaction, fold=False)
+    return f"  allow? [y]es, {always}[n]o, no and [s]top{', [v]iew the whole' * folded}: "
 
 
 def _remembered(rules: list[pb.PermissionUpdate]) -> list[str]:
@@ -237,4 +238,5 @@ def _print_pending(session: pb.Session, interaction: pb.Interaction, *, fold: bo
     else:
         out.print(f"  agentctl approve {where}", style="dim")
         if interaction.suggestions:
-            out.print(f"  agentctl approve {where} --remember rule   (or all, or numbers)", style="dim")
+            choice = "rule   (or all, or numbers)" if has_rule(interaction.suggestions) else "1   (numbers, or all)"
+            out.print(f"  agentctl approve {where} --remember {choice}", style="dim")

@@ -166,14 +166,15 @@ def _run(body: Coroutine[Any, Any, Exit | None]) -> Exit | None:
 
 
 def _one_line(error: errors.AgentServiceError) -> str:
-    ways_out = [_ADVICE.get(error.reason, "")]
+    ways_out, what = [_ADVICE.get(error.reason, "")], visible_line(error.message)
     if error.reason == "SESSION_BUSY":
-        ways_out = [_out_of_busy(error)]
+        # What follows in the message are the same ways out in the words of the contract.
+        ways_out, what = [_out_of_busy(error)], what.partition(";")[0]
     elif error.reason == "QUEUE_FULL":
         ways_out.append("see what waits with: agentctl ls --state pending")
     if error.retry_after:
         ways_out.append(f"try again in {error.retry_after:.0f} s")
-    return "; ".join([visible_line(error.message), *filter(None, ways_out)])
+    return "; ".join([what, *filter(None, ways_out)])
 
 
 def _out_of_busy(error: errors.AgentServiceError) -> str:

@@ -38,7 +38,9 @@ from agent_client.watching import SessionWatch
 @command("run")
 async def run(
     prompt: Annotated[str, typer.Argument(help='What the agent is to do; "-" reads it from stdin.')],
-    allow: Annotated[list[str] | None, typer.Option(metavar="TOOL", help="A tool that needs no leave. *")] = None,
+    allow: Annotated[
+        list[str] | None, typer.Option(metavar="TOOL", help="A tool or rule that needs no permission. *")
+    ] = None,
     deny: Annotated[list[str] | None, typer.Option(metavar="TOOL", help="A tool that is taken away. *")] = None,
     model: Annotated[str | None, typer.Option(help="The model.")] = None,
     cwd: Annotated[str | None, typer.Option(help="The directory to work in, on the service's host.")] = None,
@@ -68,7 +70,7 @@ async def run(
     timeout: Annotated[
         timedelta | None, typer.Option(parser=duration, metavar="DURATION", help="How long the run may take.")
     ] = None,
-    ask_me: Annotated[bool, typer.Option("--ask", help="Let the agent ask for leave and ask questions.")] = False,
+    ask_me: Annotated[bool, typer.Option("--ask", help="Let the agent ask for permission, and ask questions.")] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Print the session's id and leave.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the agent's words only.")] = False,
     server: Server = None,
@@ -117,7 +119,7 @@ async def watch(
     server: Server = None,
     as_json: Json = False,
 ) -> Exit | None:
-    """Show a session from its beginning (or past --after), and follow it while it works."""
+    """Show a session from its beginning, and follow it."""
     async with connect(server) as client:
         handle = client.session(session_id)
         printer = None if as_json else EventPrinter(console(), prompts=True)

@@ -156,7 +156,7 @@ async def export(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The file to write; default: stdout.")] = None,
     server: Server = None,
 ) -> None:
-    """Write a session's whole conversation, as Markdown or as its events in JSON."""
+    """Write a session's conversation: Markdown or JSON lines."""
     markdown = as_format is ExportFormat.MARKDOWN
     async with connect(server) as client:
         session = (await client.status(session_id, history_limit=0)).session

@@ -1,0 +1,74 @@
+"""The client and agentctl against the real service, its real agent and the offline model."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from agent_client import AgentClient
+from agent_client.cli import app
+from agentpb import agent_pb2 as pb
+from typer.testing import CliRunner
+
+MANUAL = {"permissions": True, "questions": True}
+
+
+@pytest.fixture
+async def agent(start):
+    """A client of a real service."""
+    service = await start()
+    async with AgentClient(service.running.address) as client:
+        yield client
+
+
+async def test_a_result_needs_one_look_while_a_background_task_goes_on(agent, monkeypatch):
+    handle = await agent.execute("background: sleep 1000", allowed_tools=["Bash"])
+    looks = []
+    status = agent.status
+
+    async def counted(*arguments, **fields):
+        looks.append(fields.get("wait"))
+        return await status(*arguments, **fields)
+
+    monkeypatch.setattr(agent, "status", counted)
+    result = await handle.result()
+    assert (result.ok, result.session.phase) == (True, pb.SESSION_PHASE_BACKGROUND)
+    assert looks == [None]
+    await handle.cancel(force=True)
+
+
+async def test_a_rule_that_agentctl_remembers_holds_and_the_mode_stays(agent):
+    handle = await agent.execute("bash: touch a\nbash: touch a", interactions=MANUAL)
+    await _until_asked(handle)
+    done = await _agentctl(agent, "approve", handle.session_id, "--remember", "rule")
+    assert "remembered for this session: allow Bash(touch" in done.stdout
+    result = await handle.result()
+    assert result.ok
+    assert result.session.permission_mode == pb.PERMISSION_MODE_DEFAULT, "a suggestion to change it was not chosen"
+
+
+async def test_answers_by_number_reach_the_model(agent):
+    handle = await agent.execute("ask: Which colour? | red | blue", interactions=MANUAL)
+    await _until_asked(handle)
+    assert (await _agentctl(agent, "answer", handle.session_id, "--answer", "1=2")).exit_code == 0
+    assert (await handle.result()).ok
+    texts = [
+        block.tool_result.text
+        async for event in handle.events(event_types=["message.user"])
+        for block in event.user_message.content
+    ]
+    assert any('"Which colour?"="blue"' in text for text in texts)
+
+
+async def test_an_mcp_server_that_cannot_start_is_told(agent):
+    done = await _agentctl(agent, "run", "--option", 'mcp_servers={"db": {"command": "/does/not/exist"}}', "say: hi")
+    assert "MCP server db: failed; its tools are missing" in done.stdout
+
+
+async def _until_asked(handle):
+    status = await handle.status(wait=60, wait_for="settled")
+    assert status.session.pending_interactions, status
+
+
+async def _agentctl(client, *arguments):
+    return await asyncio.to_thread(CliRunner().invoke, app, list(arguments), env={"AGENT_SERVER": client.target})
