@@ -89,19 +89,19 @@ class Handlers:
             patience = call.patience(request.wait.ToMicroseconds() / 1e6)
             session, met = await self._queries.wait_until(request.session_id, call.owner, patience, wanted)
             body = status_head(session, await self._queries.turn_of(session))
-            head = CachedStatus(call.owner, 0, body, session.message_count > 0)
-            return await self._with_messages(request, head, expired=not met)
+            status = CachedStatus(call.owner, 0, body, session.message_count > 0)
+            return await self._with_messages(request, status, expired=not met)
         return await self._with_messages(
-            request, await self._queries.head(request.session_id, call.owner, status_head), expired=False
+            request, await self._queries.status(request.session_id, call.owner, status_head), expired=False
         )
 
-    async def _with_messages(self, request: pb.GetStatusRequest, head: CachedStatus, *, expired: bool) -> bytes:
+    async def _with_messages(self, request: pb.GetStatusRequest, status: CachedStatus, *, expired: bool) -> bytes:
         """A status with its newest messages, as the stored bytes."""
         limit = request.history_limit if request.HasField("history_limit") else DEFAULT_HISTORY
         if not limit:
-            return head.body + STATUS_TAILS[head.has_messages, expired]
-        page = await self._queries.newest_messages(request.session_id, head, limit, status_messages)
-        return head.body + page.body + STATUS_TAILS[page.truncated, expired]
+            return status.body + STATUS_TAILS[status.has_messages, expired]
+        page = await self._queries.newest_messages(request.session_id, status, limit, status_messages)
+        return status.body + page.body + STATUS_TAILS[page.truncated, expired]
 
     async def WatchSession(self, request: pb.WatchSessionRequest, call: Call) -> None:
         """Write what the watcher reads, as the stored bytes. A coroutine: a generator would end in another task."""

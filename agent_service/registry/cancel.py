@@ -29,11 +29,11 @@ Receipt = asyncio.Future[pb.CancelResponse]
 class Cancellation:
     """Cancels sessions. Responses have the session with its secrets, and no receipt if the wait was over first."""
 
-    def __init__(self, roster: LiveSessions, ledger: Ledger, claims: InFlightRequests) -> None:
-        """Cancel sessions of `roster`."""
-        self._roster = roster
+    def __init__(self, live: LiveSessions, ledger: Ledger, in_flight: InFlightRequests) -> None:
+        """Cancel sessions of `live`."""
+        self._live = live
         self._ledger = ledger
-        self._claims = claims
+        self._in_flight = in_flight
         self._receipts: dict[tuple[str, str], Receipt] = {}
         """Those that are still to come, of requests with an id."""
 
@@ -49,12 +49,12 @@ class Cancellation:
         async def again(earlier: RequestId) -> tuple[Receipt, bool]:
             return await self._begun_before(request, owner, earlier), True
 
-        receipt, repeated = await self._claims.once(RequestKey.of(request, owner), first, again)
+        receipt, repeated = await self._in_flight.once(RequestKey.of(request, owner), first, again)
         done, _ = await asyncio.wait([receipt], timeout=wait)
         response = pb.CancelResponse(deduplicated=repeated)
         if done:
             response.MergeFrom(receipt.result())
-        response.session.CopyFrom(await self._roster.get(request.session_id, owner))
+        response.session.CopyFrom(await self._live.get(request.session_id, owner))
         return response
 
     async def finished(self) -> None:
@@ -64,8 +64,8 @@ class Cancellation:
 
     async def _begin(self, request: pb.CancelRequest, owner: str, key: RequestKey | None) -> Receipt:
         """Cancel, and be durable; the receipt is still to come when something is at work."""
-        await self._roster.get(request.session_id, owner)
-        session = self._roster.sessions.get(request.session_id)
+        await self._live.get(request.session_id, owner)
+        session = self._live.sessions.get(request.session_id)
         if session is None or session.journal.at_rest:
             if session is not None:
                 await session.journal.flushed()
@@ -103,7 +103,7 @@ class Cancellation:
         if (receipt := self._receipts.get((earlier.owner, earlier.request_id))) is not None:
             return receipt
         if not is_answered(earlier):
-            record = await self._roster.get(request.session_id, owner)
+            record = await self._live.get(request.session_id, owner)
             if record.HasField("current_turn") and record.current_turn.turn_id == earlier.turn_id:
                 return await self._begin(request, owner, RequestKey.of(request, owner))
         return _arrived(pb.CancelResponse.FromString(earlier.response))

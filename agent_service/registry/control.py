@@ -19,11 +19,11 @@ from agent_service.session.session import Session
 class Control:
     """Reaches sessions at work. Responses have the session with its secrets."""
 
-    def __init__(self, roster: LiveSessions, ledger: Ledger, claims: InFlightRequests) -> None:
-        """Steer the sessions of `roster`."""
-        self._roster = roster
+    def __init__(self, live: LiveSessions, ledger: Ledger, in_flight: InFlightRequests) -> None:
+        """Steer the sessions of `live`."""
+        self._live = live
         self._ledger = ledger
-        self._claims = claims
+        self._in_flight = in_flight
 
     # ------------------------------------------------------------------------------------------------------- interrupt
 
@@ -33,17 +33,17 @@ class Control:
         async def again(earlier: RequestId) -> pb.InterruptResponse:
             return await self._interrupt_again(request, owner, earlier)
 
-        response = await self._claims.once(
+        response = await self._in_flight.once(
             RequestKey.of(request, owner), lambda key: self._interrupt(request, owner, key, request.turn_id), again
         )
-        response.session.CopyFrom(await self._roster.get(request.session_id, owner))
+        response.session.CopyFrom(await self._live.get(request.session_id, owner))
         return response
 
     async def _interrupt(
         self, request: pb.InterruptRequest, owner: str, key: RequestKey | None, turn_id: str
     ) -> pb.InterruptResponse:
-        await self._roster.get(request.session_id, owner)
-        session = self._roster.sessions.get(request.session_id)
+        await self._live.get(request.session_id, owner)
+        session = self._live.sessions.get(request.session_id)
         running = session.running_turn if session is not None else None
         response = pb.InterruptResponse()
         if session is not None and running is not None and turn_id in ("", running.turn_id):
@@ -75,19 +75,19 @@ class Control:
 
     async def send(self, request: pb.SendMessageRequest, owner: str) -> pb.SendMessageResponse:
         """Send a message into the running turn. Raises SessionNotFound, SessionNotActive, RequestIdReused."""
-        return await self._claims.once(
+        return await self._in_flight.once(
             RequestKey.of(request, owner), lambda key: self._send(request, owner, key), self._sent_before
         )
 
     async def _sent_before(self, earlier: RequestId) -> pb.SendMessageResponse:
         response = pb.SendMessageResponse.FromString(earlier.response)
-        response.session.CopyFrom(await self._roster.get(earlier.session_id, earlier.owner))
+        response.session.CopyFrom(await self._live.get(earlier.session_id, earlier.owner))
         response.deduplicated = True
         return response
 
     async def _send(self, request: pb.SendMessageRequest, owner: str, key: RequestKey | None) -> pb.SendMessageResponse:
-        record = await self._roster.get(request.session_id, owner)
-        session = self._roster.sessions.get(request.session_id)
+        record = await self._live.get(request.session_id, owner)
+        session = self._live.sessions.get(request.session_id)
         if session is not None:
             await self._begun(session)
         running = session.running_turn if session is not None else None
@@ -97,7 +97,7 @@ class Control:
         kept = key.kept(request.session_id, running.turn_id, response) if key is not None else None
         durable = await session.send(response.message_uuid, request, kept)
         await asyncio.shield(durable)
-        response.session.CopyFrom(await self._roster.get(request.session_id, owner))
+        response.session.CopyFrom(await self._live.get(request.session_id, owner))
         return response
 
     async def _begun(self, session: Session) -> None:
@@ -120,20 +120,20 @@ class Control:
         """
 
         async def again(_: RequestId) -> pb.RespondToInteractionResponse:
-            await self._roster.get(request.session_id, owner)
+            await self._live.get(request.session_id, owner)
             return pb.RespondToInteractionResponse(interaction=await self._resolved(request), deduplicated=True)
 
-        response = await self._claims.once(
+        response = await self._in_flight.once(
             RequestKey.of(request, owner), lambda key: self._respond(request, owner, by, key), again
         )
-        response.session.CopyFrom(await self._roster.get(request.session_id, owner))
+        response.session.CopyFrom(await self._live.get(request.session_id, owner))
         return response
 
     async def _respond(
         self, request: pb.RespondToInteractionRequest, owner: str, by: str, key: RequestKey | None
     ) -> pb.RespondToInteractionResponse:
-        await self._roster.get(request.session_id, owner)
-        session = self._roster.sessions.get(request.session_id)
+        await self._live.get(request.session_id, owner)
+        session = self._live.sessions.get(request.session_id)
         if session is None or request.interaction_id not in session.interactions:
             raise closed_error(await self._resolved(request))
         kept = key.kept(request.session_id, "") if key is not None else None

@@ -35,17 +35,17 @@ class Deletion:
 
     def __init__(
         self,
-        roster: LiveSessions,
+        live: LiveSessions,
         ledger: Ledger,
         workspaces: Workspaces,
-        claims: InFlightRequests,
+        in_flight: InFlightRequests,
         cancellation: Cancellation,
     ) -> None:
         """Cancel by `cancellation` what must be cancelled first."""
-        self._roster = roster
+        self._live = live
         self._ledger = ledger
         self._workspaces = workspaces
-        self._claims = claims
+        self._in_flight = in_flight
         self._cancellation = cancellation
 
     async def delete(
@@ -58,22 +58,22 @@ class Deletion:
         key: RequestKey | None = None,
     ) -> tuple[pb.Session, int]:
         """Delete a session; as it was, and the bytes freed. Raises SessionNotFound, SessionActive."""
-        found = await self._roster.get(session_id, owner)
-        session = self._roster.sessions.get(session_id)
+        found = await self._live.get(session_id, owner)
+        session = self._live.sessions.get(session_id)
         if session is not None and not session.journal.at_rest:
             if not force:
                 raise refusals.active(session.journal.record)
             cancel = pb.CancelRequest(session_id=session_id, reason="deleted")
             await self._cancellation.cancel(cancel, owner, wait=None)
             return await self.delete(session_id, owner, force=force, keep_transcript=keep_transcript, key=key)
-        if session_id in self._roster.deleting:
+        if session_id in self._live.deleting:
             raise errors.SessionNotFound(session_id)
         return await self._delete(found, session, keep_transcript=keep_transcript, key=key)
 
     async def _delete(
         self, found: pb.Session, session: Session | None, *, keep_transcript: bool, key: RequestKey | None
     ) -> tuple[pb.Session, int]:
-        with self._roster.removing(found.session_id):
+        with self._live.removing(found.session_id):
             if session is not None:
                 await session.finished()
                 # Its last commit may not have been durable when it was found, and may name its directory.
@@ -83,7 +83,7 @@ class Deletion:
             # Its files go first: whatever happens in between, what is left can be found, and deleted again.
             freed = await asyncio.to_thread(self._workspaces.remove, found, keep_transcript=keep_transcript)
             freed += await self._ledger.delete(found.session_id, request_id=kept) or 0
-            self._roster.removed(found.session_id)
+            self._live.removed(found.session_id)
             return found, freed
 
     async def delete_one(self, request: pb.DeleteSessionRequest, owner: str) -> pb.DeleteSessionResponse:
@@ -97,7 +97,7 @@ class Deletion:
             response.deduplicated = True
             return response
 
-        return await self._claims.once(
+        return await self._in_flight.once(
             RequestKey.of(request, owner), lambda key: self._delete_one(request, owner, key), again
         )
 
@@ -143,7 +143,7 @@ class Deletion:
             response.deduplicated = True
             return response
 
-        return await self._claims.once(RequestKey.of(request, owner), first, again)
+        return await self._in_flight.once(RequestKey.of(request, owner), first, again)
 
     async def _found(self, request: pb.CleanupRequest, owner: str, cutoff: int, limit: int = 0) -> list[str]:
         return await self._ledger.at_rest_since(cutoff, request.filter, owner=owner, limit=limit or None)

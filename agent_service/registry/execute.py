@@ -59,23 +59,23 @@ class Execution:
 
     def __init__(
         self,
-        roster: LiveSessions,
+        live: LiveSessions,
         *,
         ledger: Ledger,
         pool: AgentPool,
         workspaces: Workspaces,
         admission: Admission,
-        claims: InFlightRequests,
+        in_flight: InFlightRequests,
         drain: Drain,
         max_queued: int,
     ) -> None:
         """Let `max_queued` turns wait for the places of `admission`."""
-        self._roster = roster
+        self._live = live
         self._ledger = ledger
         self._pool = pool
         self._workspaces = workspaces
         self._admission = admission
-        self._claims = claims
+        self._in_flight = in_flight
         self._drain = drain
         self._max_queued = max_queued
         self._open_turns = 0
@@ -90,13 +90,13 @@ class Execution:
         async def again(earlier: RequestId) -> Started:
             return await self._started_before(earlier, request)
 
-        return await self._claims.once(
+        return await self._in_flight.once(
             RequestKey.of(request, owner), lambda key: self._start(request, owner, key), again
         )
 
     async def _started_before(self, earlier: RequestId, request: pb.ExecuteRequest) -> Started:
         response = pb.ExecuteResponse.FromString(earlier.response)
-        session = await self._roster.get(earlier.session_id, earlier.owner)
+        session = await self._live.get(earlier.session_id, earlier.owner)
         turn = await self._ledger.turn(earlier.turn_id)
         return Started(
             session, turn or response.turn, resolve_options(session, request), response.watch_after_sequence, True
@@ -108,7 +108,7 @@ class Execution:
     async def _admit(self, request: pb.ExecuteRequest, owner: str) -> _Admitted:
         """The session that gets the turn, and the turn's options, if it may. It holds as long as nobody pauses."""
         parent = await self._parent(request, owner) if request.fork_from else None
-        session = await self._roster.open(request.session_id, owner) if request.session_id else None
+        session = await self._live.open(request.session_id, owner) if request.session_id else None
         if session is not None:
             options = self._check_resumable(session, request)
             self._drain.check()
@@ -124,15 +124,15 @@ class Execution:
         self._drain.check()
         key = RequestKey.of(request, owner)
         if key is not None:
-            async with self._claims.claim(key) as earlier:
+            async with self._in_flight.claim(key) as earlier:
                 if earlier is not None:
-                    session = await self._roster.get(earlier.session_id, owner)
+                    session = await self._live.get(earlier.session_id, owner)
                     return Checked(session, resolve_options(session, request))
         admitted = await self._admit(request, owner)
         return Checked(admitted.session.journal.snapshot(), admitted.options)
 
     async def _parent(self, request: pb.ExecuteRequest, owner: str) -> pb.Session:
-        parent = await self._roster.get(request.fork_from, owner)
+        parent = await self._live.get(request.fork_from, owner)
         if self._workspaces.transcript(parent) is None:
             raise errors.ResumeRejected(
                 f"session {request.fork_from} has no conversation that could be continued", resource=request.fork_from
@@ -155,7 +155,7 @@ class Execution:
             record.options.CopyFrom(parent.options)
             record.permission_mode = parent.permission_mode
             record.remembered_permissions.extend(parent.remembered_permissions)
-        return self._roster.make(Journal(record, self._ledger, new=True))
+        return self._live.make(Journal(record, self._ledger, new=True))
 
     def _check_resumable(self, session: Session, request: pb.ExecuteRequest) -> pb.AgentOptions:
         """Raise what speaks against a further turn of the session; the options it would have."""
@@ -181,8 +181,8 @@ class Execution:
         limit = self._admission.places + self._max_queued
         # All sessions are asked only when it may be too much: an admission must not take longer the more wait.
         most = self._open_turns + self._admission.running
-        if most >= limit and sum(each.load for each in self._roster.sessions.values()) >= limit:
-            waiting = sum(each.waiting for each in self._roster.sessions.values())
+        if most >= limit and sum(each.load for each in self._live.sessions.values()) >= limit:
+            waiting = sum(each.waiting for each in self._live.sessions.values())
             raise refusals.queue_full(waiting, self._max_queued)
         if session.waiting >= MAX_PENDING_TURNS:
             raise refusals.session_queue_full(session.journal.record, session.waiting, MAX_PENDING_TURNS)
@@ -197,11 +197,11 @@ class Execution:
         kept = key.kept(session.session_id, turn.turn_id, response) if key is not None else None
         queued = QueuedTurn(turn, request, fork_of=parent.agent_session_id if parent is not None else None)
         running = session.running_turn
-        self.count(queued)
+        self.note_open(queued)
         durable = session.submit(queued, options, request_id=kept, next_up=interrupting)
         accepted = pb.Turn()
         accepted.CopyFrom(queued.turn)
-        self._roster.hold(session)
+        self._live.hold(session)
         if interrupting and running is not None:
             session.interrupt("another turn takes its place")
         await asyncio.shield(durable)
@@ -224,7 +224,7 @@ class Execution:
             elif self._admission.has_room:
                 record.agent_session_id = record.workspace_id = self._pool.reserve(admitted.options, record.owner)
 
-    def count(self, queued: QueuedTurn) -> None:
+    def note_open(self, queued: QueuedTurn) -> None:
         """Count a turn as open until it has ended."""
         self._open_turns += 1
         queued.done.add_done_callback(self._turn_closed)
@@ -234,15 +234,15 @@ class Execution:
 
     async def wait_turn(self, session_id: str, turn_id: str, seconds: float) -> bool:
         """Wait until the turn has ended; False when `seconds` were over first."""
-        session = self._roster.sessions.get(session_id)
-        work = session.find(turn_id) if session is not None else None
-        if work is None:
+        session = self._live.sessions.get(session_id)
+        queued = session.find(turn_id) if session is not None else None
+        if queued is None:
             if session is not None:
                 await session.journal.flushed()
             return True
-        waits = [work.done, self._drain.over]
+        waits = [queued.done, self._drain.over]
         await asyncio.wait(waits, timeout=max(0.0, seconds), return_when=asyncio.FIRST_COMPLETED)
-        return work.done.done()
+        return queued.done.done()
 
     def _shown(self, session: Session) -> pb.Session:
         shown = session.journal.snapshot()

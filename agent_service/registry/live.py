@@ -120,7 +120,7 @@ class LiveSessions:
             del self.sessions[session.session_id]
             self.status_cache.forget(session.session_id)
 
-    def live(self, session_id: str) -> Session | None:
+    def find(self, session_id: str) -> Session | None:
         """The session's object while it is at work or keeps a warm process."""
         return self.sessions.get(session_id)
 

@@ -25,10 +25,10 @@ EncodeMessages = Callable[[Sequence[Event]], bytes]
 class Queries:
     """Answers from the sessions that are live here, and from the ledger for all others. Sessions have their secrets."""
 
-    def __init__(self, roster: LiveSessions, ledger: Ledger, drain: Drain) -> None:
-        """Read sessions of `roster` and logs of `ledger`; watches and waits end with `drain`."""
+    def __init__(self, live: LiveSessions, ledger: Ledger, drain: Drain) -> None:
+        """Read sessions of `live` and logs of `ledger`; watches and waits end with `drain`."""
         self.fields = FieldReader(ledger)
-        self._roster = roster
+        self._live = live
         self._ledger = ledger
         self._drain = drain
         self.watchers = 0
@@ -36,7 +36,7 @@ class Queries:
 
     async def get(self, session_id: str, owner: str) -> pb.Session:
         """A session as of its last durable commit. Raises SessionNotFound."""
-        return await self._roster.get(session_id, owner)
+        return await self._live.get(session_id, owner)
 
     async def list(
         self, request: pb.ListSessionsRequest, owner: str, *, after: PageCursor | None, limit: int
@@ -45,7 +45,7 @@ class Queries:
         rows, cursor = await self._ledger.sessions(
             request.filter, request.order_by, owner=owner, after=after, limit=limit, max_bytes=PAGE_BYTES
         )
-        return [row for row in rows if row.session_id not in self._roster.deleting], cursor
+        return [row for row in rows if row.session_id not in self._live.deleting], cursor
 
     async def count(self) -> int:
         """How many sessions are stored."""
@@ -59,35 +59,35 @@ class Queries:
 
     async def turn_of(self, session: pb.Session) -> pb.Turn | None:
         """The session's current turn; at rest the one that brought it to this state, which need not be the newest."""
-        return await self._roster.turn_of(session)
+        return await self._live.turn_of(session)
 
-    async def head(self, session_id: str, owner: str, encode: EncodeStatus) -> CachedStatus:
+    async def status(self, session_id: str, owner: str, encode: EncodeStatus) -> CachedStatus:
         """What `encode` makes of the session and its turn, made once for as long as both stay the same."""
-        session = self._roster.sessions.get(session_id)
+        session = self._live.sessions.get(session_id)
         if session is not None and session.journal.is_behind:
             await asyncio.sleep(0)
         version = session.journal.version if session is not None else 0
-        known = self._roster.status_cache.get(session_id, owner, version)
-        if known is not None and session_id not in self._roster.deleting:
+        known = self._live.status_cache.get(session_id, owner, version)
+        if known is not None and session_id not in self._live.deleting:
             return known
-        changes = self._roster.status_cache.changes
-        shown, turn = await self._roster.standing(session_id, owner)
-        head = CachedStatus(owner, version, encode(shown, turn), shown.message_count > 0)
-        if changes == self._roster.status_cache.changes and (session is None or session.journal.version == version):
-            self._roster.status_cache.put(session_id, head)
-        return head
+        changes = self._live.status_cache.changes
+        shown, turn = await self._live.standing(session_id, owner)
+        status = CachedStatus(owner, version, encode(shown, turn), shown.message_count > 0)
+        if changes == self._live.status_cache.changes and (session is None or session.journal.version == version):
+            self._live.status_cache.put(session_id, status)
+        return status
 
     async def newest_messages(
-        self, session_id: str, head: CachedStatus, limit: int, encode: EncodeMessages
+        self, session_id: str, status: CachedStatus, limit: int, encode: EncodeMessages
     ) -> CachedMessages:
-        """What `encode` makes of the newest messages of a session, oldest first; made once for as long as `head` is."""
-        if head.page is not None and head.page.limit == limit:
-            return head.page
+        """The newest messages, oldest first, as `encode` makes them; made once for as long as `status` is valid."""
+        if status.page is not None and status.page.limit == limit:
+            return status.page
         found, truncated = await self._ledger.messages(session_id, limit, PAGE_BYTES)
         page = CachedMessages(limit, encode(found), truncated)
-        session = self._roster.sessions.get(session_id)
-        if session is None or session.journal.version == head.version:
-            self._roster.status_cache.put_page(session_id, head, page)
+        session = self._live.sessions.get(session_id)
+        if session is None or session.journal.version == status.version:
+            self._live.status_cache.put_page(session_id, status, page)
         return page
 
     async def wait_until(self, session_id: str, owner: str, seconds: float, wanted: Wanted) -> tuple[pb.Session, bool]:
@@ -116,7 +116,7 @@ class Queries:
         check_sequence(session, request.after_sequence)
         return Watcher(
             self._ledger,
-            self._roster,
+            self._live,
             self._drain,
             session,
             request.after_sequence,

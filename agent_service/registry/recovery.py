@@ -24,10 +24,10 @@ async def recover(ledger: Ledger) -> list[tuple[Journal, list[QueuedTurn]]]:
     """End or queue again what was left at work; the sessions that have turns to run, oldest turn first."""
     left, commits = [], []
     for record in await ledger.unfinished():
-        journal, works = await _recover_session(ledger, record)
+        journal, waiting = await _recover_session(ledger, record)
         commits.append(journal.commit())
-        if works:
-            left.append((journal, works))
+        if waiting:
+            left.append((journal, waiting))
     await asyncio.gather(*commits)
     left.sort(key=lambda each: each[1][0].turn.create_time.ToMicroseconds())
     if left:
@@ -45,42 +45,42 @@ async def _recover_session(ledger: Ledger, record: pb.Session) -> tuple[Journal,
         return journal, []
     await _withdraw_interactions(ledger, journal)
     turns = await ledger.turns(record.session_id, states=(pb.TURN_STATE_QUEUED, pb.TURN_STATE_RUNNING))
-    works = [
+    waiting = [
         QueuedTurn(turn, await _request_of(ledger, turn), fork_of=await _fork_of(ledger, record)) for turn in turns
     ]
-    running = next((work for work in works if work.turn.state == pb.TURN_STATE_RUNNING), None)
+    running = next((queued for queued in waiting if queued.turn.state == pb.TURN_STATE_RUNNING), None)
     what = "the turn ran" if running is not None else "background tasks were at work"
     outcome = outcomes.interrupted(f"the service ended while {what}; the next Execute resumes the conversation")
     if running is not None:
-        works.remove(running)
-        works = _continued(journal, running, outcome) + works
-    await _note_recorded(ledger, record.session_id, works)
+        waiting.remove(running)
+        waiting = _continued(journal, running, outcome) + waiting
+    await _note_recorded(ledger, record.session_id, waiting)
     with journal.update() as written:
         del written.pending_interactions[:]
         written.ClearField("current_turn")
-        written.queued_turn_count = len(works)
-    if not works:
+        written.queued_turn_count = len(waiting)
+    if not waiting:
         move(journal, outcome.phase, error=outcome.error, reason="the service was restarted")
         set_expiry(journal, running.request if running is not None else pb.ExecuteRequest())
-    return journal, works
+    return journal, waiting
 
 
-def _continued(journal: Journal, work: QueuedTurn, outcome: outcomes.Outcome) -> list[QueuedTurn]:
+def _continued(journal: Journal, queued: QueuedTurn, outcome: outcomes.Outcome) -> list[QueuedTurn]:
     """The interrupted turn again when its policy says so, otherwise nothing: it has ended."""
-    turn = work.turn
-    if may_continue(work):
+    turn = queued.turn
+    if may_continue(queued):
         requeue(turn)
         journal.turn_changed(turn)
-        return [work]
+        return [queued]
     end_turn(turn, outcome, None)
     journal.turn_changed(turn)
     journal.add(events.turn_completed(turn), turn_id=turn.turn_id)
     return []
 
 
-async def _note_recorded(ledger: Ledger, session_id: str, works: list[QueuedTurn]) -> None:
+async def _note_recorded(ledger: Ledger, session_id: str, waiting: list[QueuedTurn]) -> None:
     """Mark the turns whose prompt is in the log: they had begun before."""
-    restarted = {work.turn.turn_id: work for work in works if work.turn.restart_count}
+    restarted = {queued.turn.turn_id: queued for queued in waiting if queued.turn.restart_count}
     if not restarted:
         return
     for event in await ledger.read(session_id, 0, limit=10_000, types=("turn.started",), newest_first=True):

@@ -53,27 +53,27 @@ class SessionRegistry:
         self._pool = pool
         self._admission = admission = Admission(max_sessions)
         self._drain = Drain()
-        claims = InFlightRequests(ledger)
-        self.roster = LiveSessions(
+        in_flight = InFlightRequests(ledger)
+        self.live_sessions = LiveSessions(
             ledger,
             lambda journal, on_release: Session(
                 journal, pool=pool, admission=admission, limits=limits, on_release=on_release
             ),
         )
         self.execution = Execution(
-            self.roster,
+            self.live_sessions,
             ledger=ledger,
             pool=pool,
             workspaces=workspaces,
             admission=admission,
-            claims=claims,
+            in_flight=in_flight,
             drain=self._drain,
             max_queued=max_queued,
         )
-        self.queries = Queries(self.roster, ledger, self._drain)
-        self.control = Control(self.roster, ledger, claims)
-        self.cancellation = Cancellation(self.roster, ledger, claims)
-        self.deletion = Deletion(self.roster, ledger, workspaces, claims, self.cancellation)
+        self.queries = Queries(self.live_sessions, ledger, self._drain)
+        self.control = Control(self.live_sessions, ledger, in_flight)
+        self.cancellation = Cancellation(self.live_sessions, ledger, in_flight)
+        self.deletion = Deletion(self.live_sessions, ledger, workspaces, in_flight, self.cancellation)
 
     @property
     def draining(self) -> bool:
@@ -82,11 +82,11 @@ class SessionRegistry:
 
     async def __aenter__(self) -> Self:
         """End what a crash left unfinished, and go on with what it left waiting."""
-        for journal, works in await recover(self.ledger):
-            session = self.roster.adopt(journal)
-            for work in works:
-                self.execution.count(work)
-            session.restore(works)
+        for journal, turns in await recover(self.ledger):
+            session = self.live_sessions.adopt(journal)
+            for queued in turns:
+                self.execution.note_open(queued)
+            session.restore(turns)
         await self._expect_the_usual()
         return self
 
@@ -108,19 +108,19 @@ class SessionRegistry:
 
     def live(self, session_id: str) -> Session | None:
         """The session's object while it is at work or keeps a warm process."""
-        return self.roster.live(session_id)
+        return self.live_sessions.find(session_id)
 
     async def drain(self, seconds: float) -> None:
         """Let running turns go on for `seconds`, then end them; the queue is left for the next start."""
         self._drain.begun = True
-        for session in list(self.roster.sessions.values()):
+        for session in list(self.live_sessions.sessions.values()):
             session.hold_queue()
-        tasks = [task for session in self.roster.sessions.values() if (task := session.task) is not None]
+        tasks = [task for session in self.live_sessions.sessions.values() if (task := session.task) is not None]
         if tasks and seconds > 0:
             await asyncio.wait(tasks, timeout=seconds)
-        for session in list(self.roster.sessions.values()):
+        for session in list(self.live_sessions.sessions.values()):
             session.halt(grace=1.0)
-        held = list(self.roster.sessions.values())
+        held = list(self.live_sessions.sessions.values())
         await asyncio.gather(*(session.finished() for session in held))
         await self.cancellation.finished()
         # Watches end next, and must have seen the last word; where it cannot be written, the service goes down anyway.
@@ -132,8 +132,8 @@ class SessionRegistry:
         """How busy it is."""
         return {
             "running": self._admission.running,
-            "queued": sum(session.waiting for session in self.roster.sessions.values()),
-            "warm": sum(session.warm for session in self.roster.sessions.values()),
+            "queued": sum(session.waiting for session in self.live_sessions.sessions.values()),
+            "warm": sum(session.warm for session in self.live_sessions.sessions.values()),
             "watchers": self.queries.watchers,
-            "pending_interactions": sum(len(session.interactions) for session in self.roster.sessions.values()),
+            "pending_interactions": sum(len(session.interactions) for session in self.live_sessions.sessions.values()),
         }

@@ -8,9 +8,9 @@ from typing import NamedTuple
 MAX_BYTES = 6 << 20
 """Bytes kept in all; the least recently used go first."""
 ENTRY = 512
-"""Bytes that a head takes besides its own."""
+"""Bytes that a status takes besides its own."""
 MAX_PAGE = 16 << 10
-"""Bytes of messages that are kept with a head, at most."""
+"""Bytes of messages that are kept with a status, at most."""
 
 
 class CachedMessages(NamedTuple):
@@ -47,25 +47,25 @@ class StatusCache:
         """How often a session was forgotten: what was read before and is put after that may be of yesterday."""
 
     def get(self, session_id: str, owner: str, version: int) -> CachedStatus | None:
-        """The head of a session, if it is still true and this owner's."""
-        head = self._status_cache.get(session_id)
-        if head is None or head.version != version or head.owner != owner:
+        """The status of a session, if it is still true and this owner's."""
+        status = self._status_cache.get(session_id)
+        if status is None or status.version != version or status.owner != owner:
             return None
         self._status_cache.move_to_end(session_id)
-        return head
+        return status
 
-    def put(self, session_id: str, head: CachedStatus) -> None:
-        """Keep a head."""
+    def put(self, session_id: str, status: CachedStatus) -> None:
+        """Keep a status."""
         self._drop(session_id)
-        self._status_cache[session_id] = head
-        self._size += head.size
+        self._status_cache[session_id] = status
+        self._size += status.size
         while self._size > MAX_BYTES:
             self._drop(next(iter(self._status_cache)))
 
-    def put_page(self, session_id: str, head: CachedStatus, page: CachedMessages) -> None:
-        """Keep messages that were read after `head`, unless they are many or something has changed since."""
-        if self._status_cache.get(session_id) is head and len(page.body) <= MAX_PAGE:
-            self.put(session_id, head._replace(page=page))
+    def put_page(self, session_id: str, status: CachedStatus, page: CachedMessages) -> None:
+        """Keep messages that were read after `status`, unless they are many or something has changed since."""
+        if self._status_cache.get(session_id) is status and len(page.body) <= MAX_PAGE:
+            self.put(session_id, status._replace(page=page))
 
     def forget(self, session_id: str) -> None:
         """Give up what is known of a session: from here on it is another's to say what is true of it."""
@@ -73,6 +73,6 @@ class StatusCache:
         self._drop(session_id)
 
     def _drop(self, session_id: str) -> None:
-        head = self._status_cache.pop(session_id, None)
-        if head is not None:
-            self._size -= head.size
+        status = self._status_cache.pop(session_id, None)
+        if status is not None:
+            self._size -= status.size

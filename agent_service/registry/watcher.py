@@ -34,7 +34,7 @@ class Watcher:
     def __init__(
         self,
         ledger: Ledger,
-        roster: LiveSessions,
+        live: LiveSessions,
         drain: Drain,
         session: pb.Session,
         after_sequence: int,
@@ -51,7 +51,7 @@ class Watcher:
         self.end: pb.WatchEndReason.ValueType | None = None
         """Why there will be nothing more; None while there may be."""
         self._ledger = ledger
-        self._roster = roster
+        self._live = live
         self._drain = drain
         self._follow = follow
         self._types = types
@@ -109,7 +109,7 @@ class Watcher:
         if self._tail.deleted:
             return pb.WATCH_END_REASON_DELETED
         try:
-            self.session = await self._roster.get(self.session.session_id, self.session.owner)
+            self.session = await self._live.get(self.session.session_id, self.session.owner)
         except errors.SessionNotFound:
             return pb.WATCH_END_REASON_DELETED if self._tail.deleted else None
         if self.session.last_sequence > self._position.sequence:

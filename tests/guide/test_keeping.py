@@ -239,7 +239,7 @@ async def test_a_session_that_is_deleted_as_it_comes_to_rest_leaves_no_directory
     async def early(session_id: str, owner: str) -> pb.Session:
         return stored
 
-    monkeypatch.setattr(service.running.registry.roster, "get", early)
+    monkeypatch.setattr(service.running.registry.live_sessions, "get", early)
     deleted = await service.stub.DeleteSession(pb.DeleteSessionRequest(session_id=done.session_id))
     assert deleted.session.agent_session_id == done.session.agent_session_id
     assert not list((service.data_dir / "sessions").iterdir())
