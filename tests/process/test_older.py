@@ -1,4 +1,4 @@
-"""A data directory that an older version wrote goes on: it opens, and its sessions are listed, resumed, forked, deleted.
+"""A data directory of an older version goes on: it opens, and its sessions are listed, resumed, forked, deleted.
 
 tests/data/e9858cc.tar.gz was written by commit e9858cc and ended by SIGKILL, with the offline model and max-sessions 2:
 `finished` (two turns), its fork `fork`, `failed`, `waiting` (a permission is asked), `running`, and `queued`.
