@@ -27,6 +27,7 @@ from agent_service.agents.host_memory import memory
 from agent_service.agents.sdk import bundled_cli
 from agent_service.agents.warm import WarmAgent, WarmAgents
 from agent_service.agents.workspace import Workspaces
+from agent_service.options.live import may_choose_mode
 from agent_service.processes.guards import ProcessGuard
 from agent_service.processes.tree import private_bytes
 
@@ -149,7 +150,7 @@ class AgentPool:
             sdk = replace(sdk, resume=resume.agent_session_id, fork_session=True, session_id=session.agent_session_id)
         else:
             sdk = replace(sdk, resume=resume.agent_session_id)
-        if resume is not None and sdk.permission_mode is None and not _chooses_mode(options):
+        if resume is not None and sdk.permission_mode is None and not may_choose_mode(options):
             sdk = replace(sdk, permission_mode="default")  # the agent would return to the mode its transcript ends in
         if resume is not None and resume.at_message_uuid:
             sdk = replace(sdk, resume_session_at=resume.at_message_uuid)
@@ -217,6 +218,10 @@ class AgentPool:
     def transcript(self, session: pb.Session) -> Path | None:
         """Return the transcript file of the session's conversation; None without one to continue."""
         return self._workspaces.transcript(session)
+
+    async def note_conversation(self, session: pb.Session, agent_session_id: str) -> None:
+        """Note that the session's agent has begun another conversation."""
+        await asyncio.to_thread(self._workspaces.note_conversation, session, agent_session_id)
 
     def transcript_to_fork(self, session: pb.Session, agent_session_id: str) -> Path | None:
         """Return the transcript file of the conversation that the session was forked from; None when it is gone."""
@@ -384,11 +389,6 @@ def _is_perishable(options: pb.AgentOptions) -> bool:
         return True
     cwd = Path(options.cwd) if options.cwd else None
     return cwd is not None and any((folder / ".git").exists() for folder in (cwd, *cwd.parents))
-
-
-def _chooses_mode(options: pb.AgentOptions) -> bool:
-    """Return whether settings may name the mode that an agent begins in."""
-    return bool(options.setting_sources) or "defaultMode" in options.settings_json
 
 
 def _version(file: str | Path) -> tuple[int, int, int] | None:

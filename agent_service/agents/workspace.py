@@ -3,6 +3,7 @@
 tenants/TENANT/config    the CLI's own files, transcripts included (CLAUDE_CONFIG_DIR)
 tenants/TENANT/home      the agent's HOME
 sessions/AGENT/work      the directory a session works in when it names none; AGENT is its agent_session_id
+sessions/AGENT/conversations   ids of the conversations that the session's agent began after the first, one a line
 sessions/AGENT/scratch   files handed to the CLI: prompts, settings, MCP configuration
 warm/AGENT               says that no session has that agent yet
 tmp/XXXXXXXX             TMPDIR of one agent process, removed with it
@@ -117,13 +118,27 @@ class Workspaces:
         """The CLI's file of a conversation, wherever it was begun; slower the more conversations there are."""
         return next((self._config(owner) / "projects").glob(f"*/{agent_session_id}.jsonl"), None)
 
+    def note_conversation(self, session: pb.Session, agent_session_id: str) -> None:
+        """Note that the session's agent has begun another conversation, so that its transcript can be removed."""
+        own = self._private(self._own(_workspace_id(session)))
+        with (own / "conversations").open("a", encoding="ascii") as file:
+            file.write(f"{agent_session_id}\n")
+
+    def _transcripts(self, session: pb.Session) -> list[Path]:
+        """The CLI's files of all conversations that the session's agent has had."""
+        workspace_id, current = _workspace_id(session), self.transcript(session)
+        ids = {workspace_id, *_lines(self._own(workspace_id) / "conversations")} if workspace_id else set()
+        earlier = sorted(ids - {session.agent_session_id})
+        found = [current, *(self.find_transcript(session.owner, agent_session_id) for agent_session_id in earlier)]
+        return [transcript for transcript in found if transcript is not None]
+
     def remove(self, session: pb.Session, *, keep_transcript: bool) -> int:
-        """Remove the session's directories, and its transcript unless kept; bytes freed. The caller's `cwd` stays.
+        """Remove the session's directories, and its transcripts unless kept; bytes freed. The caller's `cwd` stays.
 
         Raises OSError for what the host does not let go; a second attempt removes the rest.
         """
         freed = 0
-        if not keep_transcript and (transcript := self.transcript(session)) is not None:
+        for transcript in [] if keep_transcript else self._transcripts(session):
             freed += _remove(transcript.with_suffix(""))
             freed += _remove(transcript)
             with suppress(OSError):  # other sessions have transcripts there, or are about to
@@ -159,6 +174,10 @@ def _holds(transcript: Path, text: str) -> bool:
 def _workspace_id(session: pb.Session) -> str:
     """Name of the session's directory. A conversation's id changes when the agent begins another one; this does not."""
     return session.workspace_id or session.agent_session_id
+
+
+def _lines(file: Path) -> list[str]:
+    return file.read_text(encoding="ascii").split() if file.is_file() else []
 
 
 def _names(folder: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""What of a session's options matters after its agent's start: directories that may be gone."""
+"""What of a session's options matters after its agent's start: a mode in settings, directories that may be gone."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from pathlib import Path
 from agentpb import agent_pb2 as pb
 
 from agent_service.errors import FieldViolation
+
+
+def may_choose_mode(options: pb.AgentOptions) -> bool:
+    """Return whether settings may name the permission mode that an agent begins in."""
+    return bool(options.setting_sources) or "defaultMode" in options.settings_json
 
 
 def missing_directories(options: pb.AgentOptions) -> list[FieldViolation]:

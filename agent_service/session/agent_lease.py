@@ -16,6 +16,7 @@ from agent_service.agents.workspace import holds_message, holds_messages
 from agent_service.events import RunningTotals, restored_totals
 from agent_service.ledger import Journal
 from agent_service.options import CLEAR, EFFORTS, PERMISSION_MODES, permissions
+from agent_service.options.words import is_uuid
 from agent_service.session.activity import Activity
 from agent_service.session.in_force import agree
 from agent_service.session.turn import QueuedTurn
@@ -169,6 +170,20 @@ class AgentLease:
                 "RESUME_REJECTED", "the transcript of the session to fork is missing; start a new session"
             )
         return transcript, Resume(queued.fork_of, fork=True, at_message_uuid=resume_at)
+
+    async def follow_conversation(self, agent_session_id: object) -> None:
+        """Let the session stand for the conversation that its agent is in: /clear begins another one.
+
+        The id that the notice of a reset carries is not the one under which the agent goes on; that of init is.
+        """
+        record, named = self._journal.record, str(agent_session_id or "")
+        if not is_uuid(named) or named == record.agent_session_id:
+            return
+        # Noted first: whatever happens in between, deletion finds the transcript.
+        await self.pool.note_conversation(record, named)
+        self.totals = RunningTotals()
+        with self._journal.update() as record:
+            record.agent_session_id = named
 
     def end(self, agent: Agent, *, patience: float, term_grace: float | None = None) -> asyncio.Task[Ended]:
         """Have the pool end the agent, which stays here until `release`."""

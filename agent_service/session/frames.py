@@ -84,6 +84,7 @@ class FrameHandler:
             self._lease.activity.observe(frame)
             if frame.get("subtype") == "init":
                 self._reported_model = str(frame.get("model") or "")
+                await self._lease.follow_conversation(frame.get("session_id"))
             self._follow()
         if is_signal(frame):
             return

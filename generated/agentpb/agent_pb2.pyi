@@ -3030,7 +3030,9 @@ class Session(_message.Message):
     owner: _builtins.str
     """Who created it; empty without authentication."""
     agent_session_id: _builtins.str
-    """The SDK's id of the conversation, for looking into its transcript. Empty until the first turn has a place."""
+    """The SDK's id of the conversation that the agent is in, for looking into its transcript. A prompt such as "/clear" begins
+    another one: resumes and forks go on from there. Empty until the first turn has a place.
+    """
     parent_session_id: _builtins.str
     """The session this one was forked from."""
     model: _builtins.str
