@@ -56,7 +56,9 @@ def _check(attachment: pb.Attachment, where: str) -> Iterator[FieldViolation]:
     elif source == "data" and is_one is not None and not is_one(attachment.data):
         yield FieldViolation(f"{where}.data", f"{_wanted(attachment.media_type)}; {_found(attachment.data)}")
     elif source == "url" and not (attachment.url.startswith("https://") and is_http_url(attachment.url)):
-        yield FieldViolation(f"{where}.url", "must begin with https:// and name a host")
+        yield FieldViolation(f"{where}.url", "must begin with https:// and name a host, without credentials")
+    elif source == "url" and attachment.media_type == "text/plain":
+        yield FieldViolation(f"{where}.url", "the API fetches images and PDFs only; send text as data")
     if len(attachment.title) > MAX_TITLE:
         yield FieldViolation(f"{where}.title", f"must have at most {MAX_TITLE} characters")
 

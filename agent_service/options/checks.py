@@ -35,6 +35,7 @@ _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SERVER_NAME = re.compile(r"[A-Za-z0-9_-]{1,56}")
 """The API takes 64 characters of `mcp__SERVER__TOOL`."""
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _PRINTABLE_ASCII = re.compile(r"[ -~]*")
 
 Say = Callable[[str, str], None]
@@ -221,13 +222,13 @@ def _check_mcp_server(name: str, server: pb.McpServer, say: Say) -> None:
 
 def _check_http(server: pb.McpHttpServer, where: str, say: Say) -> None:
     if not is_http_url(server.url):
-        say(f"{where}.url", "must be an http or https URL with a host")
+        say(f"{where}.url", "must be an http or https URL with a host; credentials go into headers")
     for name, value in server.headers.items():
         at = f"{where}.headers[{quoted(name)}]"
         if not _HEADER_NAME.fullmatch(name):
             say(at, "must be a header's name")
-        if any(sign in value for sign in "\r\n"):
-            say(at, "must be one line")
+        if not _HEADER_VALUE.fullmatch(value):
+            say(at, "must be one line of ASCII or Latin-1 characters: the agent cannot send another header")
 
 
 def _check_agent(name: str, agent: pb.AgentDefinition, say: Say) -> None:

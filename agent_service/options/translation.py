@@ -180,7 +180,12 @@ def _thinking(thinking: pb.Thinking) -> Any:
 
 
 def _output_format(schema_json: str) -> dict[str, Any] | None:
-    return {"type": "json_schema", "schema": for_agent(schema_json)} if schema_json else None
+    if not schema_json:
+        return None
+    try:
+        return {"type": "json_schema", "schema": for_agent(schema_json)}
+    except ValueError:  # of a session of an earlier version: the agent says what it thinks of it
+        return {"type": "json_schema", "schema": json.loads(schema_json)}
 
 
 def _mcp_servers(servers: Mapping[str, pb.McpServer], scratch: Path) -> Any:

@@ -38,15 +38,19 @@ def _closes_once(text: str) -> bool:
 
 
 def is_http_url(url: str) -> bool:
-    """Whether it is an http or https URL with a host."""
+    """Whether it is an http or https URL with a host, read alike by Python and JavaScript, and without credentials.
+
+    JavaScript takes a backslash for a slash, so that `https://a\\@b` names another host there; it fetches no URL with a
+    user's name in it.
+    """
     try:
         parts = urlsplit(url)
         port_is_good = parts.port is None or parts.port > 0
     except ValueError:
         return False
-    return (
-        parts.scheme in ("http", "https") and bool(parts.hostname) and port_is_good and not any(map(str.isspace, url))
-    )
+    has_host = bool(parts.hostname) and "@" not in parts.netloc
+    plain = url.isprintable() and not any(sign.isspace() or sign == "\\" for sign in url)
+    return parts.scheme in ("http", "https") and has_host and port_is_good and plain
 
 
 def is_uuid(text: str) -> bool:

@@ -193,10 +193,12 @@ BAD_FIELDS: dict[str, tuple[str, Any, set[str]]] = {
                 {"media_type": "image/gif", "url": "https://"},
                 {"media_type": "image/gif", "url": "https:///x.gif"},
                 {"media_type": "image/gif", "url": "https://a b/x.gif"},
+                {"media_type": "image/gif", "url": "https://user:word@example.com/x.gif"},
+                {"media_type": "text/plain", "url": "https://example.com/x.txt"},
                 {"media_type": "text/plain", "data": b"x", "title": "x" * 256},
             ],
         ),
-        {f"attachments[{n}].{name}" for n, name in enumerate(["data"] * 3 + ["url"] * 3 + ["title"])},
+        {f"attachments[{n}].{name}" for n, name in enumerate(["data"] * 3 + ["url"] * 5 + ["title"])},
     ),
     "JSON in an answer": (
         "RespondToInteraction",
