@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 FILE = "ledger.db"
 SLACK = 1 << 20
 """Bytes that are to be free beyond what a migration needs."""
+BUSY_TIMEOUT = 10_000
+"""Milliseconds that a statement waits for a lock."""
 READING_KIB, WRITING_KIB = 2048, 4096
 """What each connection caches. The host caches the file anyway, and more of our own was no faster."""
 
@@ -52,7 +54,7 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
         uri=True,
         isolation_level=None,
         check_same_thread=False,
-        timeout=10,
+        timeout=BUSY_TIMEOUT / 1000,
     )
     db.execute(f"PRAGMA cache_size = -{READING_KIB if read_only else WRITING_KIB}")
     return db
@@ -73,6 +75,7 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     db.execute("PRAGMA synchronous = FULL")
     db.execute("PRAGMA wal_autocheckpoint = 4000")
     db.execute("PRAGMA journal_size_limit = 67108864")
+    db.execute("PRAGMA secure_delete = ON")
     for number in range(version, schema.VERSION):
         _check_room(db, path, number)
         _migrate(db, number)

@@ -16,7 +16,7 @@ from typing import Any
 
 from agent_service.ledger.commits import FINISHED, REQUEST_ID_SECONDS, Append, Job, Record, RequestId
 from agent_service.ledger.sqlite import schema
-from agent_service.ledger.sqlite.file import rollback, value
+from agent_service.ledger.sqlite.file import BUSY_TIMEOUT, rollback, value
 from agent_service.ledger.store import OnGroup
 from agent_service.ledger.tail import Tail, weight
 
@@ -27,6 +27,10 @@ GROUP = 1024
 SWEEP_ROWS = 500
 SWEEP_PAUSE = 0.02
 PURGE_PAUSE = 3600.0
+EMPTYING_PAUSE = 1.0
+"""Seconds between two attempts to empty the write-ahead log, at least."""
+EMPTYING_PATIENCE = 20
+"""Milliseconds that an attempt waits for readers."""
 
 _NEW = object()
 
@@ -47,6 +51,8 @@ class Writer:
         self._swept = 0.0
         self._purged = 0.0
         self._purging = True
+        self._to_empty = bool(self.dead)
+        self._emptied = 0.0
         self._open = True
         self._pending = Pending()
         self._thread: threading.Thread | None = None
@@ -102,15 +108,15 @@ class Writer:
                 del group  # or the last tail would live until the next commit comes
             had = self.failure
             self._guarded(self._sweep)
+            self._empty_log()
             if self.failure is not had:
                 loop.call_soon_threadsafe(on_group, (), self.failure)
 
     def _take(self) -> list[Append | Job[Any]]:
         """Whatever waits; without unfinished sweeping, wait for the first."""
         group: list[Append | Job[Any]] = []
-        idle = (self.dead or self._purging) and self.failure is None
         try:
-            item = self.queue.get(timeout=SWEEP_PAUSE / 10) if idle else self.queue.get()
+            item = self.queue.get(timeout=self._pause)
             while item is not None:
                 group.append(item)
                 if len(group) == GROUP:
@@ -120,6 +126,15 @@ class Writer:
         except Empty:
             pass
         return group
+
+    @property
+    def _pause(self) -> float | None:
+        """Seconds until there is something to do besides commits; None when there is nothing."""
+        if self.failure is not None:
+            return None
+        if self.dead or self._purging:
+            return SWEEP_PAUSE / 10
+        return EMPTYING_PAUSE / 4 if self._to_empty else None
 
     def _guarded(self, do: Callable[..., None], *arguments: object) -> None:
         """Do something in a transaction; what goes wrong there is the ledger's end."""
@@ -196,7 +211,27 @@ class Writer:
         self._db.execute("COMMIT")
         if swept:
             self.dead.popleft()
+            self._to_empty = True
         self._swept = time.monotonic()
+
+    def _empty_log(self) -> None:
+        """Empty the write-ahead log once deletions are swept: it still has the pages as they were before.
+
+        Deleted content is zeros in the file (secure_delete). Readers of an old state hold the log; then it is tried
+        again. The log has about 16 MiB at most, and a commit that comes meanwhile waits for the copying of those.
+        """
+        now = time.monotonic()
+        if not self._to_empty or self.failure is not None or now - self._emptied < EMPTYING_PAUSE:
+            return
+        try:
+            self._db.execute(f"PRAGMA busy_timeout = {EMPTYING_PATIENCE}")
+            busy, _, _ = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            self._to_empty = bool(busy or self.dead)
+        except sqlite3.Error as error:
+            log.warning("the write-ahead log cannot be emptied: %s; it is tried again", error)
+        finally:
+            self._db.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT}")
+            self._emptied = time.monotonic()
 
     def _sweep_session(self, key: int) -> bool:
         if self._db.execute(schema.SWEEP_EVENTS, (key, key, SWEEP_ROWS)).rowcount:
