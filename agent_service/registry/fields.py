@@ -12,7 +12,7 @@ from typing import IO
 from agentpb import agent_pb2 as pb
 from google.protobuf.message import Message
 
-from agent_service.errors import InteractionNotFound, InvalidField, SequenceInFuture, TurnNotFound
+from agent_service.errors import InteractionNotFound, InvalidField, SequenceInFuture, SessionNotFound, TurnNotFound
 from agent_service.events import OF_RECORDS, event_of_raw, field_at, first_of, is_stub
 from agent_service.ledger import Ledger
 
@@ -53,7 +53,7 @@ class FieldReader:
     async def open(self, request: pb.ReadFieldRequest, session: pb.Session) -> AsyncIterator[Field]:
         """The field that a request names; `session` is as callers see it.
 
-        Raises InvalidField, TurnNotFound, InteractionNotFound, SequenceInFuture.
+        Raises InvalidField, SessionNotFound, TurnNotFound, InteractionNotFound, SequenceInFuture.
         """
         with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY) as file:
             async with self._places:
@@ -135,8 +135,10 @@ class FieldReader:
         session_id = session.session_id
         if path == "raw_json":
             return await self._ledger.raw(session_id, sequence)
-        [stored] = await self._ledger.read(session_id, sequence - 1, limit=1)
-        event = pb.SessionEvent.FromString(stored.body)
+        found = await self._ledger.read(session_id, sequence - 1, limit=1)
+        if not found:
+            raise SessionNotFound(session_id)  # it has been deleted since it was looked up
+        event = pb.SessionEvent.FromString(found[0].body)
         payload = first_of(path)
         if payload in OF_RECORDS and event.WhichOneof("payload") == payload:
             return await self._of_record(event, payload, path)

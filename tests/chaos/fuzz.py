@@ -185,8 +185,8 @@ class Fuzzer:
 
     def _read_log(self) -> None:
         lines = self._live.log.read_text(errors="replace").splitlines()
-        wrong = [line for line in lines if re.search(r"Traceback|\b(error|critical|exception)\b *\]?", line[:60], re.I)]
-        self.report.failures += [f"log: {line[:300]}" for line in wrong[:20]]
+        wrong = [line for line in lines if re.search(r'"level": ?"(?:error|critical)"|Traceback|exception', line)]
+        self.report.failures += [f"log: {line[:2000]}" for line in wrong[:20]]
 
 
 def figures(report: FuzzReport) -> list[str]:

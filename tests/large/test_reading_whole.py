@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 from agentpb import agent_pb2 as pb
 
+from agent_service.errors import SessionNotFound
 from agent_service.ledger import fsck
+from agent_service.registry.fields import FieldReader
 from tests.conftest import Service, start_service
 from tests.interactions.conftest import policy, respond
 from tests.rpc import refused
@@ -167,3 +169,11 @@ async def test_what_is_not_there_is_said(service: Service, field: str, record: d
     named = {name: done.turn.turn_id if value == "TURN" else value for name, value in record.items()}
     request = pb.ReadFieldRequest(session_id=done.session_id, field=field, **named)
     assert (await refused(service.stub.ReadField(request))).reason == reason
+
+
+async def test_a_field_of_a_session_that_is_deleted_meanwhile_is_not_found(service: Service) -> None:
+    session = pb.Session(session_id="gone", last_sequence=5)
+    request = pb.ReadFieldRequest(session_id="gone", sequence=5, field="prompt")
+    with pytest.raises(SessionNotFound):
+        async with FieldReader(service.running.ledger).open(request, session):
+            pass
