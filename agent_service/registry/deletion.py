@@ -76,9 +76,11 @@ class Deletion:
         with self._live.removing(found.session_id):
             if session is not None:
                 await session.finished()
-                # Its last commit may not have been durable when it was found, and may name its directory.
+                # What was found is of the last durable commit. A later change may have named its directory: one that is
+                # on its way to the disk, or one of a turn that was stopped as it began, which nothing commits any more.
                 await session.journal.flushed()
-                found = session.journal.snapshot() or found
+                found = pb.Session()
+                found.CopyFrom(session.journal.record)
             kept = key.kept(found.session_id, "", _answer(found)) if key is not None else None
             # Its files go first: whatever happens in between, what is left can be found, and deleted again.
             freed = await asyncio.to_thread(self._workspaces.remove, found, keep_transcript=keep_transcript)

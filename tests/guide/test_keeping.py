@@ -243,3 +243,14 @@ async def test_a_session_that_is_deleted_as_it_comes_to_rest_leaves_no_directory
     deleted = await service.stub.DeleteSession(pb.DeleteSessionRequest(session_id=done.session_id))
     assert deleted.session.agent_session_id == done.session.agent_session_id
     assert not list((service.data_dir / "sessions").iterdir())
+
+
+async def test_a_session_that_is_deleted_as_its_turn_begins_leaves_no_directory(service: Service) -> None:
+    done = await service.run("say: hi")
+    session = service.running.registry.live(done.session_id)
+    assert session is not None
+    with session.journal.update() as record:  # as a turn that is stopped at once does, without a commit behind it
+        record.agent_session_id = record.workspace_id = str(uuid4())
+    (service.data_dir / "sessions" / record.workspace_id / "work").mkdir(parents=True)
+    await service.stub.DeleteSession(pb.DeleteSessionRequest(session_id=done.session_id))
+    assert not (service.data_dir / "sessions" / record.workspace_id).exists()
