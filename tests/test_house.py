@@ -119,6 +119,11 @@ def test_a_session_moves_by_the_table_only() -> None:
     )
 
 
+def test_options_are_merged_in_one_place() -> None:
+    places = {name(path) for path in SERVICE for node in ast.walk(parse(path)) if calls(node, "merge")}
+    assert places == {"agent_service/session/turn_options.py"}
+
+
 def expect_none(found: Iterable[str]) -> None:
     """Fail with all that was found, a line each."""
     if listed := list(found):
@@ -145,6 +150,13 @@ def public_definitions(scope: ast.Module | ast.ClassDef) -> Iterator[Definition]
             yield node
         if isinstance(node, ast.ClassDef):
             yield from public_definitions(node)
+
+
+def calls(node: ast.AST, function: str) -> bool:
+    """Whether it calls a function of this name, whatever module it is taken from."""
+    if not isinstance(node, ast.Call):
+        return False
+    return function in (getattr(node.func, "attr", ""), getattr(node.func, "id", ""))
 
 
 MUTATORS = frozenset(

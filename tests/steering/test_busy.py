@@ -80,6 +80,34 @@ async def test_an_interrupting_turn_runs_behind_a_current_turn_that_waits_for_a_
     assert [turn.result.result for turn in ended] == ["first", "urgent", "queued"]
 
 
+async def test_a_queued_turn_runs_with_what_the_turns_that_ran_before_it_set(service: Service) -> None:
+    first = await begin(service)
+
+    async def ask(on_busy: pb.OnBusy.ValueType = QUEUE, **options: Any) -> pb.ExecuteResponse:
+        request = pb.ExecuteRequest(prompt="request: model", session_id=first.session_id, on_busy=on_busy)
+        request.options.CopyFrom(pb.AgentOptions(**options))
+        if options.get("model") == "offline-never":
+            request.queue_timeout.FromMilliseconds(1)
+        return await service.stub.Execute(request)
+
+    never = await ask(model="offline-never")
+    await service.until_event(
+        first.session_id, lambda event: event.type == "turn.completed" and event.turn_id == never.turn.turn_id
+    )
+    last = [await ask(permission_mode=pb.PERMISSION_MODE_PLAN), await ask(model="offline-named"), await ask()]
+    urgent = await ask(pb.ON_BUSY_INTERRUPT, model="offline-urgent")
+    rested = await service.rest(first.session_id)
+    ended = {turn.turn_id: turn.result.result for turn in turns(await service.events(first.session_id))}
+    assert ended[never.turn.turn_id] == ""
+    assert [ended[each.turn.turn_id] for each in (urgent, *last)] == [
+        "offline-urgent",
+        "offline-urgent",
+        "offline-named",
+        "offline-named",
+    ]
+    assert rested.session.options.permission_mode == pb.PERMISSION_MODE_PLAN
+
+
 async def test_an_interrupt_keeps_the_session_and_its_queue(service: Service) -> None:
     first = await begin(service)
     second = await service.execute("recall", session_id=first.session_id, on_busy=QUEUE)
