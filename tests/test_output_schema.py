@@ -51,6 +51,7 @@ REFUSED: list[tuple[Any, str]] = [
     ({"type": "array"}, "$.type must be object"),
     ({"anyOf": [OBJECT, OBJECT]}, "$.anyOf is not possible at the root"),
     (of(x={"type": "strin"}), "$.properties.x.type"),
+    ({**of(x={"$ref": "#/$defs/a"}), "$defs": {"a": {"type": ["a"]}}}, "$['$defs'].a.type"),
     ({**OBJECT, "zzz": 1}, "'zzz', which is no keyword"),
     ({**OBJECT, "$schema": "http://json-schema.org/draft-04/schema#"}, "$schema must be one of"),
     (of(x={"pattern": "("}), "$.properties.x.pattern"),

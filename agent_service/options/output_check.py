@@ -50,7 +50,7 @@ def schema_problem(schema_json: str) -> str:
         return str(bad)
     except RecursionError:
         return "it is nested too deeply"
-    problem = problem_of(Draft7Validator.META_SCHEMA, schema)
+    problem = problem_of(_META_SCHEMA, schema)
     return f"it is no JSON Schema: {problem}" if problem else ""
 
 
@@ -186,6 +186,10 @@ _KEYWORDS: dict[str, Keyword] = {
     "patternProperties": _pattern_properties,
     "uniqueItems": _unique_items,
 }
+_PARTS = Draft7Validator.META_SCHEMA["properties"]
+_META_SCHEMA = {**Draft7Validator.META_SCHEMA, "properties": {**_PARTS, "$defs": _PARTS["definitions"]}}
+"""Draft-07's metaschema does not look into `$defs`, which later drafts have."""
+
 _Validator: Any = validators.create(
     meta_schema={},
     validators={name: _bounded(check) for name, check in _KEYWORDS.items()},

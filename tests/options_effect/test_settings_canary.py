@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agent_service.agents.agent import bundled_cli
+from agent_service.agents.sdk import bundled_cli
 from agent_service.options.output_check import problem_of
 from agent_service.options.settings_check import known_settings, settings_problem
 
