@@ -192,6 +192,8 @@ def record_writes(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[
             own |= bound_by(node)
         elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Attribute) and node.value.attr == "record":
             aliases |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.Assign) and ast.unparse(node.value) == "pb.Session()":
+            own |= {target.id for target in node.targets if isinstance(target, ast.Name)}
     for node in ast.walk(function):
         if any(is_record(root, aliases - own) for root in written(node)):
             yield node

@@ -27,7 +27,7 @@ from agent_service.agents.host_memory import memory
 from agent_service.agents.sdk import bundled_cli
 from agent_service.agents.warm import WarmAgent, WarmAgents
 from agent_service.agents.workspace import Workspaces
-from agent_service.options.live import may_choose_mode
+from agent_service.options import may_choose_mode
 from agent_service.processes.guards import ProcessGuard
 from agent_service.processes.tree import private_bytes
 

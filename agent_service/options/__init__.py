@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from agent_service.options.answers import DESTINATION, check_allow
 from agent_service.options.checks import check, check_clear, check_directories
-from agent_service.options.live import missing_directories
+from agent_service.options.live import may_choose_mode, missing_directories
 from agent_service.options.merging import MAX_OPTIONS_BYTES, NEVER_INHERITED, merge, redacted, too_large
 from agent_service.options.notices import warnings
 from agent_service.options.output_check import check_output
 from agent_service.options.remembered import CLEAR, effect, permissions, remember, takes_away
 from agent_service.options.strict_json import LOST_KEYS, parse_object
 from agent_service.options.translation import EFFORTS, NOT_EXPOSED, PERMISSION_MODES, PLACED_ELSEWHERE, to_sdk
-from agent_service.options.words import is_http_url
+from agent_service.options.words import is_http_url, is_uuid
 
 __all__ = [
     "CLEAR",
@@ -33,6 +33,8 @@ __all__ = [
     "check_output",
     "effect",
     "is_http_url",
+    "is_uuid",
+    "may_choose_mode",
     "merge",
     "missing_directories",
     "parse_object",

@@ -15,8 +15,7 @@ from agent_service.agents.pool import TERM_GRACE, AgentPool, Resume
 from agent_service.agents.workspace import holds_message, holds_messages
 from agent_service.events import RunningTotals, restored_totals
 from agent_service.ledger import Journal
-from agent_service.options import CLEAR, EFFORTS, PERMISSION_MODES, permissions
-from agent_service.options.words import is_uuid
+from agent_service.options import CLEAR, EFFORTS, PERMISSION_MODES, is_uuid, permissions
 from agent_service.session.activity import Activity
 from agent_service.session.in_force import agree
 from agent_service.session.turn import QueuedTurn
