@@ -23,6 +23,7 @@ prompt says, one directive a line, in the order of the lines:
     turns: COUNT                      so many model turns, each a call of Bash `true`
     fail: STATUS [RETRY_AFTER]        an API error, on every attempt
     fail-once: STATUS [RETRY_AFTER]   an API error, on the first attempt
+    stop: REASON                      end the message for a reason of the API's, such as refusal or max_tokens
     cut                               drop the connection in mid-answer, on every attempt
     cut-once                          the same, on the first attempt
     help                              say what can be written

@@ -20,6 +20,7 @@ from .steps import (
     Say,
     Silence,
     Step,
+    Stop,
     Think,
     Tick,
     Tokens,
@@ -160,6 +161,12 @@ def _fail(argument: str, *, once: bool = False) -> list[Step]:
     return [Fail(int(status), str(_number(rest[0])) if rest else None, once)]
 
 
+def _stop(argument: str) -> list[Step]:
+    if not re.fullmatch("[a-z_]{1,64}", argument):
+        raise ValueError("not a reason such as refusal")
+    return [Stop(argument)]
+
+
 def _some(text: str) -> str:
     if not text:
         raise ValueError("nothing given")
@@ -211,6 +218,7 @@ DIRECTIVES: dict[str, Directive] = {
     "turns": Directive("COUNT", "so many model turns, each a call of Bash `true`", _turns),
     "fail": Directive("STATUS [RETRY_AFTER]", "an API error, on every attempt", _fail),
     "fail-once": Directive("STATUS [RETRY_AFTER]", "an API error, on the first attempt", lambda a: _fail(a, once=True)),
+    "stop": Directive("REASON", "end the message for a reason of the API's, such as refusal or max_tokens", _stop),
     "cut": Directive("", "drop the connection in mid-answer, on every attempt", lambda _: [Cut()]),
     "cut-once": Directive("", "the same, on the first attempt", lambda _: [Cut(once=True)]),
     "help": Directive("", "say this", lambda _: [Say(help_text())]),

@@ -9,7 +9,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from .conversation import Conversation, InvalidRequest, read
-from .steps import Cut, Echo, Fail, LastResult, Recall, RequestField, Say, Shown, Silence, Step, Think, Tick, UseTool
+from .steps import (
+    Asked,
+    Cut,
+    Echo,
+    Fail,
+    LastResult,
+    Recall,
+    RequestField,
+    Say,
+    Shown,
+    Silence,
+    Step,
+    Stop,
+    Think,
+    Tick,
+    UseTool,
+)
 
 TOKEN = "tok "  # four characters, which makes it one token by the rule below
 PARTIAL = "this is cut "
@@ -23,10 +39,13 @@ class Reply:
     steps: tuple[Shown, ...]
     input_tokens: int
     key: str  # the same for every attempt at this message
+    stop: str = ""  # why the message ends, where the prompt says so
 
     @property
     def stop_reason(self) -> str:
         """The API's stop_reason of the message."""
+        if self.stop:
+            return self.stop
         return "tool_use" if any(isinstance(step, UseTool) for step in self.steps) else "end_turn"
 
     @property
@@ -52,8 +71,10 @@ def next_reply(body: dict[str, Any], *, repeated: bool = False) -> Reply:
         raise InvalidRequest("model: a name is required")
     conversation = read(body)
     steps = [step for step in _message(conversation) if not (repeated and isinstance(step, Fail | Cut) and step.once)]
-    shown = tuple(_shown(step, conversation, body) for step in steps) or (Say("done"),)
-    return Reply(model, shown, conversation.input_tokens, _key(body, conversation))
+    stop = next((step.reason for step in steps if isinstance(step, Stop)), "")
+    told = [step for step in steps if not isinstance(step, Stop)]
+    shown = tuple(_shown(step, conversation, body) for step in told) or (Say("" if stop else "done"),)
+    return Reply(model, shown, conversation.input_tokens, _key(body, conversation), stop)
 
 
 def tick_text(number: int) -> str:
@@ -71,7 +92,7 @@ def _message(conversation: Conversation) -> list[Step]:
     return steps
 
 
-def _shown(step: Step, conversation: Conversation, body: dict[str, Any]) -> Shown:
+def _shown(step: Shown | Asked, conversation: Conversation, body: dict[str, Any]) -> Shown:
     match step:
         case Echo(text):
             return Say(f"echo ({conversation.messages} messages): {text}")

@@ -68,6 +68,13 @@ class Cut:
 
 
 @dataclass(frozen=True, slots=True)
+class Stop:
+    """The message ends for this reason, in the API's words."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Echo:
     """Say the prompt's text and the length of the conversation."""
 
@@ -93,4 +100,4 @@ class RequestField:
 
 Shown: TypeAlias = Say | Think | UseTool | Tick | Tokens | Silence | Fail | Cut
 Asked: TypeAlias = Echo | Recall | LastResult | RequestField
-Step: TypeAlias = Shown | Asked
+Step: TypeAlias = Shown | Asked | Stop

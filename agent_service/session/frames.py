@@ -86,6 +86,8 @@ class FrameHandler:
                 self._reported_model = str(frame.get("model") or "")
                 await self._lease.follow_conversation(frame.get("session_id"))
             self._follow()
+            if run is not None:
+                run.refused = outcomes.refused_prompt(frame) or run.refused
         if is_signal(frame):
             return
         event, raw = await _read(frame)
@@ -172,8 +174,8 @@ class FrameHandler:
     async def _output_problem(self, frame: dict[str, Any]) -> str | None:
         """How the answer in a result fails to meet the schema that was asked for; None when it meets it."""
         schema = self._journal.record.options.output_schema_json
-        if not schema or frame.get("is_error"):
-            return None
+        if not schema or frame.get("is_error") or frame.get("local_command"):
+            return None  # the agent carries out a command of its own, such as /clear, without asking the model
         output = frame.get("structured_output")
         return await asyncio.to_thread(check_output, schema, "" if output is None else to_json(output))
 
@@ -188,16 +190,22 @@ class FrameHandler:
         self._had_a_result()
         run.result_in.set()
         if run.stopping is None:
-            run.outcome = self._outcome_of(frame, result, output_problem)
+            run.outcome = self._outcome_of(frame, result, output_problem, run.refused)
             if self._lease.activity.busy or self._messages:
                 run.timers.later(QUIET_AFTER_RESULT, self.came_to_idle)
                 run.timers.later(PATIENCE_WITH_SENT, self._waited_enough)
             else:
                 run.settle(run.outcome)
 
-    def _outcome_of(self, frame: dict[str, Any], result: pb.TurnResult, output_problem: str | None) -> outcomes.Outcome:
+    def _outcome_of(
+        self,
+        frame: dict[str, Any],
+        result: pb.TurnResult,
+        output_problem: str | None,
+        refused: pb.SessionError | None,
+    ) -> outcomes.Outcome:
         status = frame.get("api_error_status")
-        outcome = outcomes.of_result(result, status if isinstance(status, int) else None, output_problem)
+        outcome = outcomes.of_result(result, status if isinstance(status, int) else None, output_problem, refused)
         if outcome.error is not None and self._lease.agent is not None:
             outcome.error.stderr_tail = cut_front(self._lease.agent.stderr_tail, MAX_ERROR)
         return outcome

@@ -5,8 +5,10 @@ A result's subtype is not to be trusted alone: an API failure arrives as subtype
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import Any
 
 from agentpb import agent_pb2 as pb
 
@@ -43,8 +45,25 @@ _LIMITS = {
 }
 
 
-def of_result(result: pb.TurnResult, api_error_status: int | None, output_problem: str | None = None) -> Outcome:
-    """What the agent's own report means; `output_problem` says how its answer fails to meet the schema."""
+_UNFINISHED = {
+    "refusal": "the model refused to answer",
+    "max_tokens": "the answer was cut at the model's limit of tokens",
+    "model_context_window_exceeded": "the answer was cut at the end of the model's context",
+    "pause_turn": "the model paused in mid-answer",
+}
+"""Reasons of the API's for which a message ends unfinished; the agent goes on or says `is_error`, in most cases."""
+
+
+def of_result(
+    result: pb.TurnResult,
+    api_error_status: int | None,
+    output_problem: str | None = None,
+    refused: pb.SessionError | None = None,
+) -> Outcome:
+    """What the agent's own report means.
+
+    `output_problem` says how its answer fails to meet the schema, `refused` that a hook did not let the prompt pass.
+    """
     if result.subtype in _LIMITS:
         reason, text = _LIMITS[result.subtype]
         return failed(pb.SESSION_PHASE_LIMIT_REACHED, error(reason, text))
@@ -57,18 +76,43 @@ def of_result(result: pb.TurnResult, api_error_status: int | None, output_proble
             keeps_queue=True,
         )
     if not result.is_error:
-        return COMPLETED if output_problem is None else _output_invalid(output_problem)
+        return _of_success(result, output_problem, refused)
     return failed(pb.SESSION_PHASE_FAILED, _error_of_result(result, api_error_status))
 
 
-def _output_invalid(problem: str) -> Outcome:
-    return failed(pb.SESSION_PHASE_FAILED, error("STRUCTURED_OUTPUT_INVALID", problem, retryable=True))
+def _of_success(result: pb.TurnResult, output_problem: str | None, refused: pb.SessionError | None) -> Outcome:
+    """What a report without an error means: it says "success" also of a turn that had no answer."""
+    if refused is None and result.terminal_reason == "hook_stopped":
+        refused = error("HOOK_STOPPED", "a hook stopped the turn")
+    if refused is None and result.stop_reason in _UNFINISHED:
+        refused = error("AGENT_ERROR", _UNFINISHED[result.stop_reason], retryable=result.stop_reason != "refusal")
+    if refused is None and output_problem is not None:
+        refused = error("STRUCTURED_OUTPUT_INVALID", output_problem, retryable=True)
+    if refused is not None:
+        return failed(pb.SESSION_PHASE_FAILED, refused)
+    if result.terminal_reason == "stop_hook_prevented":
+        return replace(COMPLETED, reason="a Stop hook ended the turn after its answer")
+    return COMPLETED
+
+
+def refused_prompt(frame: Mapping[str, Any]) -> pb.SessionError | None:
+    """How a hook refused a prompt, by the agent's notice of it; None when the frame is no such notice."""
+    verdict = frame.get("prompt_submit_outcome")
+    if frame.get("subtype") != "informational" or not isinstance(verdict, Mapping):
+        return None
+    text = str(verdict.get("reason") or "")
+    if verdict.get("kind") == "blocked_by_hook":
+        return error("PROMPT_BLOCKED", f"a hook blocked the prompt: {text}")
+    if verdict.get("kind") == "stopped_by_hook":
+        return error("HOOK_STOPPED", f"a hook stopped the turn: {text}")
+    return None
 
 
 def _error_of_result(result: pb.TurnResult, api_error_status: int | None) -> pb.SessionError:
     text = result.result or "; ".join(result.errors) or f"the agent reported {result.subtype or 'an error'}"
     if result.subtype == "success":
         reason, retryable = _api_reason(api_error_status)
+        retryable = retryable and result.stop_reason != "refusal"
         failure = error(reason, text, retryable=retryable)
         if api_error_status is not None:
             failure.api_error_status = api_error_status

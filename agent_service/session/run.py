@@ -48,6 +48,8 @@ class Run:
         self.result: pb.TurnResult | None = None
         self.result_raw: bytes | None = None
         self.result_in = asyncio.Event()
+        self.refused: pb.SessionError | None = None
+        """How a hook refused the prompt."""
         self.outcome: Outcome | None = None
         """What the result means, unless a stop came before it."""
         self.stderr_lines = 0
