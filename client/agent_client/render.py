@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections import deque
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from agent_client.asking import question
+from agent_client.notices import notices
 from agent_client.results import RunResult
 from agent_client.tool_input import narrow, tool_input
 from agent_client.visible import visible, visible_line
@@ -22,8 +22,6 @@ MAX_WIDTH = 2000
 
 _UNFINISHED = re.compile(r"[^\x00-\x7f]{1,16}\Z")
 
-# A server that is pending connects while the agent works.
-_THERE = frozenset({"connected", "pending", "disabled"})
 _PHASE_WORDS = {
     pb.SESSION_PHASE_LIMIT_REACHED: "limit reached",
     pb.SESSION_PHASE_TIMED_OUT: "timed out",
@@ -194,9 +192,9 @@ class EventPrinter:
     def _system(self, notice: pb.SystemMessage) -> None:
         if notice.subtype in {"api_retry", "compact_boundary"}:
             self.line(f"· {notice.subtype.replace('_', ' ')}", "dim")
-        elif notice.subtype == "init":
-            for name, status in _missing_servers(notice.data_json):
-                self.line(f"· MCP server {visible_line(name)}: {visible_line(status)}; its tools are missing", "yellow")
+        elif notice.subtype in {"init", "permission_denied"}:
+            for line in notices(notice):
+                self.line(f"· {line}", "yellow")
 
     def _resolved(self, interaction: pb.Interaction) -> None:
         outcome = word(pb.InteractionState.Name(interaction.state), "INTERACTION_STATE_")
@@ -207,15 +205,6 @@ class EventPrinter:
         self._out.print(Text(text, style=style), end="")
         self._out.file.flush()
         self._mid_line = not text.endswith("\n")
-
-
-def _missing_servers(init_json: str) -> list[tuple[str, str]]:
-    """Return name and status of the MCP servers that an agent has begun without, from its init notice."""
-    try:
-        servers = json.loads(init_json).get("mcp_servers") or ()
-        return [(str(each["name"]), str(each["status"])) for each in servers if each["status"] not in _THERE]
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return []
 
 
 def summary(result: RunResult) -> Text:

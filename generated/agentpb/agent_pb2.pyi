@@ -4113,7 +4113,9 @@ class SystemMessage(_message.Message):
     SUBTYPE_FIELD_NUMBER: _builtins.int
     DATA_JSON_FIELD_NUMBER: _builtins.int
     subtype: _builtins.str
-    """What it is, such as init, status, api_retry or compact_boundary."""
+    """What it is, such as init, status, api_retry, compact_boundary or permission_denied (by whose rule: `decision_reason_type` of
+    the notice, such as safetyCheck for the agent's own).
+    """
     data_json: _builtins.str
     """The whole notice, JSON."""
     def __init__(

@@ -65,6 +65,28 @@ async def test_an_mcp_server_that_cannot_start_is_told(agent):
     assert "MCP server db: failed; its tools are missing" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("arguments", "by"),
+    [
+        (["--allow", "Bash", "bash: true & true"], "by a rule of the agent's own"),
+        (["--allow", "Bash", "--deny", "Bash(touch:*)", "bash: touch x"], "by a rule of the session's options"),
+        (["--permission-mode", "dontAsk", "bash: touch x"], "by the session's permission mode"),
+        (["bash: touch x"], "since nothing allows it and nobody can be asked"),
+    ],
+)
+async def test_a_denial_says_whose_rule_it_was(agent, arguments, by):
+    done = await _agentctl(agent, "run", *arguments)
+    assert f"· Bash denied {by}" in done.stdout
+
+
+async def test_what_the_agents_own_rule_denies_is_asked_where_people_can_be(agent):
+    handle = await agent.execute("bash: true & true", allowed_tools=["Bash"], interactions=MANUAL)
+    await _until_asked(handle)
+    assert "safety checks" in (await _agentctl(agent, "pending")).stdout
+    assert (await _agentctl(agent, "approve", handle.session_id)).exit_code == 0
+    assert not (await handle.result()).turn.result.permission_denials
+
+
 async def _until_asked(handle):
     status = await handle.status(wait=60, wait_for="settled")
     assert status.session.pending_interactions, status
