@@ -18,6 +18,7 @@ from agent_service.ledger import Journal
 from agent_service.options import CLEAR, EFFORTS, PERMISSION_MODES, is_uuid, permissions
 from agent_service.session.activity import Activity
 from agent_service.session.in_force import agree
+from agent_service.session.spending import Spending
 from agent_service.session.turn import QueuedTurn
 
 
@@ -48,8 +49,8 @@ class AgentLease:
         self.agent: Agent | None = None
         self.activity = Activity(on_quiet)
         """The background tasks of the agent."""
-        self.totals = RunningTotals()
-        """What the agent's conversation has used so far, as the agent counts."""
+        self.spending = Spending(journal)
+        """What the session's agents have used so far."""
         self._key = ""
         self._closing: asyncio.Task[Ended] | None = None
 
@@ -123,7 +124,8 @@ class AgentLease:
             raise AgentFailed("AGENT_REFUSED", "the agent did not take the permission rules of the session")
 
     def _have(self, agent: Agent, key: str, totals: RunningTotals) -> None:
-        self.agent, self._key, self.totals = agent, key, totals
+        self.agent, self._key = agent, key
+        self.spending.begin(totals)
         self.activity = Activity(self._on_quiet)
 
     async def _adjust(self, agent: Agent, options: pb.AgentOptions) -> bool:
@@ -190,6 +192,7 @@ class AgentLease:
 
     def close(self, *, at_once: bool = False) -> None:
         """Give the agent back; the pool ends it."""
+        self.spending.stop_asking()
         agent, self.agent = self.agent, None
         if agent is not None:
             agent.detach()
@@ -198,6 +201,7 @@ class AgentLease:
 
     def release(self) -> None:
         """Forget the agent: it has ended."""
+        self.spending.stop_asking()
         if self.agent is not None:
             self.agent.detach()
             self.agent = None

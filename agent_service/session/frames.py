@@ -22,7 +22,6 @@ from agent_service.session.interactions import Interactions
 from agent_service.session.messages import Messages
 from agent_service.session.permissions import interaction_of, may_ask
 from agent_service.session.run import Run
-from agent_service.session.turn import add_to_totals
 
 STDERR_EVENTS = 200
 """Lines of stderr that the log takes of one run; the tail is kept beside it."""
@@ -98,6 +97,7 @@ class FrameHandler:
             return
         if kind == "assistant":
             self._note_model(event)
+            self._lease.spending.message(event, self._lease.agent)
             self._usage.keep_first(event)
         self._record(event, raw or events.raw_json(frame))
         await self._journal.keep_up()
@@ -180,7 +180,7 @@ class FrameHandler:
         return await asyncio.to_thread(check_output, schema, "" if output is None else to_json(output))
 
     def _on_result(self, frame: dict[str, Any], output_problem: str | None) -> None:
-        result, self._lease.totals = events.turn_result(frame, self._lease.totals)
+        result = self._lease.spending.result(frame)
         run = self._current_run()
         if run is None or not run.prompted or not _answers(frame, run.prompt_uuid):
             self._on_other_result(frame, result)
@@ -212,7 +212,6 @@ class FrameHandler:
 
     def _on_other_result(self, frame: dict[str, Any], result: pb.TurnResult) -> None:
         """Keep the figures of a turn the agent took by itself, such as one after a background task."""
-        add_to_totals(self._journal, result)
         self._record(unsolicited_result(frame), events.raw_json(frame))
 
     def on_stderr(self, line: str) -> None:

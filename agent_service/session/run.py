@@ -232,6 +232,11 @@ class Run:
         assert self.agent is not None
         return self._lease.end(self.agent, patience=patience, term_grace=term_grace)
 
+    async def ask_usage(self, patience: float) -> None:
+        """Count what the agent has used so far, if it answers within `patience` seconds."""
+        if self._lease.agent is not None and self._lease.alive:
+            await self._lease.spending.ask(self._lease.agent, patience=patience)
+
     async def agent_closed(self) -> Ended | None:
         """Wait until an agent that was given back is dead; how it ended."""
         return await self._lease.closed()

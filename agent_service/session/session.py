@@ -326,7 +326,7 @@ class Session:
         if run.stopping is not None and run.stopping.cause is StopCause.DRAIN and may_continue(run.queued):
             self._next = run.queued
             self.interactions.withdraw("restart")
-            put_off(self.journal, run.queued, run.result)
+            put_off(self.journal, run.queued)
             self.journal.commit()
         else:
             self._conclude(run.queued, outcome, run)

@@ -26,6 +26,8 @@ CLOSING_PATIENCE = 2.0
 
 MAX_RECEIPT = 65_536
 """Process ids that a receipt names."""
+USAGE_PATIENCE = 0.25
+"""Seconds that an agent may take to say what it has used before it is killed; a working one takes 2 to 60 ms."""
 ASK_AGAIN = 0.5
 """Seconds after which an agent that goes on is asked again."""
 
@@ -62,6 +64,10 @@ class Stoppable(Protocol):
 
     def end_agent(self, patience: float, term_grace: float | None = None) -> Awaitable[Ended]:
         """End the agent, with the pool's own time between SIGTERM and SIGKILL unless `term_grace` says another."""
+        ...
+
+    async def ask_usage(self, patience: float) -> None:
+        """Count what the agent has used so far, if it answers within `patience` seconds."""
         ...
 
     async def agent_closed(self) -> Ended | None:
@@ -213,6 +219,8 @@ class Stop:
             wait.cancel()
 
     async def _end(self, run: Stoppable) -> Ended:
+        if not run.result_in.is_set():  # no result will say what was used
+            await run.ask_usage(USAGE_PATIENCE)
         polite = self._agent_stopped(run) and not self.force
         left = max(0.0, self.deadline - asyncio.get_running_loop().time())
         patience = min(left, CLOSING_PATIENCE) if polite else 0.0

@@ -10,7 +10,6 @@ from typing import Any, Literal
 from agentpb import agent_pb2 as pb
 
 from agent_service import events
-from agent_service.events import add_usage
 from agent_service.ledger import Journal, now_us
 from agent_service.session.outcomes import Outcome
 from agent_service.session.states import move
@@ -98,21 +97,12 @@ def record_end(
     result: pb.TurnResult | None = None,
     raw: bytes | None = None,
 ) -> None:
-    """Put a turn's one turn.completed into the log, with its figures into the session's totals; the caller commits."""
+    """Put a turn's one turn.completed into the log; the caller commits."""
     queued.cancel_timer()
     end_turn(queued.turn, outcome, result)
-    add_to_totals(journal, result)
     journal.turn_changed(queued.turn)
     raw = raw if result is not None else None
     journal.add(events.turn_completed(queued.turn), turn_id=queued.turn.turn_id, raw=raw)
-
-
-def add_to_totals(journal: Journal, result: pb.TurnResult | None) -> None:
-    """Count what a result cost."""
-    if result is not None:
-        with journal.update() as record:
-            record.total_cost_usd += result.cost_usd
-            add_usage(record.total_usage, result.usage)
 
 
 def may_continue(queued: QueuedTurn) -> bool:
@@ -127,10 +117,9 @@ def requeue(turn: pb.Turn) -> None:
     turn.ClearField("start_time")
 
 
-def put_off(journal: Journal, queued: QueuedTurn, result: pb.TurnResult | None) -> None:
+def put_off(journal: Journal, queued: QueuedTurn) -> None:
     """Leave a turn that a shutdown has stopped to the next start of the service, which continues it."""
     turn = queued.turn
-    add_to_totals(journal, result)
     requeue(turn)
     with journal.update() as record:
         record.current_turn.CopyFrom(turn)
