@@ -100,11 +100,20 @@ def for_agent(schema_json: str) -> dict[str, Any]:
         raise BadSchema(f"$schema must be one of {', '.join(sorted(DIALECTS))}")
     root.pop("$id", None)
     schema = _rooted(_said_anew(root, "$"))
-    for path, reference in _references(schema, "$"):
-        if resolved(schema, reference) is None:
-            raise BadSchema(f'{path}.$ref {reference[:100]!r} is nothing within the schema, such as "#/$defs/name"')
+    places = list(_schemas(schema, "$"))
+    known = {id(place) for _, place in places}
+    for path, place in places:
+        if "$ref" in place and not _is_place(resolved(schema, str(place["$ref"])), str(place["$ref"]), known):
+            raise BadSchema(
+                f'{path}.$ref {str(place["$ref"])[:100]!r} is no schema within this one, such as "#/$defs/a"'
+            )
     _check_ends(schema, schema, frozenset(), set())
     return schema
+
+
+def _is_place(target: Any, reference: str, known: set[int]) -> bool:
+    """Whether a schema stands where the reference points, and not a value that looks like one."""
+    return reference.startswith(("#/$defs/", "#/definitions/")) if isinstance(target, bool) else id(target) in known
 
 
 def resolved(root: Any, reference: str) -> Any:
@@ -277,20 +286,20 @@ def _restricts(rest: Mapping[str, Any], target: Mapping[str, Any]) -> bool:
     return bool((rest.keys() & target.keys()) - {"title", "description", "default", "examples", "$comment"})
 
 
-def _references(schema: Any, path: str) -> Iterator[tuple[str, str]]:
+def _schemas(schema: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every schema within one that is an object, itself among them, with its path."""
     if not isinstance(schema, dict):
         return
-    if isinstance(schema.get("$ref"), str):
-        yield path, schema["$ref"]
+    yield path, schema
     for keyword, value in schema.items():
         if keyword in _MAPS and isinstance(value, dict):
             for key, each in value.items():
-                yield from _references(each, f"{path}.{keyword}.{key}")
+                yield from _schemas(each, f"{path}.{keyword}.{key}")
         elif keyword in _LISTS and isinstance(value, list):
             for index, each in enumerate(value):
-                yield from _references(each, f"{path}.{keyword}[{index}]")
+                yield from _schemas(each, f"{path}.{keyword}[{index}]")
         elif keyword in _ONE:
-            yield from _references(value, f"{path}.{keyword}")
+            yield from _schemas(value, f"{path}.{keyword}")
 
 
 def _check_ends(root: Any, schema: Any, above: frozenset[int], done: set[int]) -> None:
