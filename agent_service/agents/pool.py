@@ -104,7 +104,7 @@ class AgentPool:
             short_of_memory=lambda: memory().short,
         )
         self._reserved: dict[str, WarmAgent] = {}
-        self._resting: dict[Callable[[], None], None] = {}
+        self._parked: dict[Callable[[], None], None] = {}
         self._start_times: dict[str, deque[float]] = {"warm": deque(maxlen=256), "cold": deque(maxlen=256)}
         self._starts = {"warm": 0, "cold": 0}
         self._retired = 0
@@ -229,7 +229,7 @@ class AgentPool:
 
     # ------------------------------------------------------------------------------------------------------- cold, warm
 
-    def claim(self, spec: AgentSpec) -> Agent:
+    def new_agent(self, spec: AgentSpec) -> Agent:
         """Return an agent for `spec`; the caller connects it."""
         agent = Agent(spec, guard=self._guard, start_slots=self._start_slots, start_timeout=self._start_timeout)
         self._agents.add(agent)
@@ -287,7 +287,7 @@ class AgentPool:
         """Prepare an agent without a session."""
         session = pb.Session(agent_session_id=str(uuid4()), owner=profile.owner, options=profile.options)
         spec = await asyncio.to_thread(self._unclaimed_spec, session)
-        return self.claim(spec)
+        return self.new_agent(spec)
 
     def _unclaimed_spec(self, session: pb.Session) -> AgentSpec:
         self._workspaces.note_unclaimed(session.agent_session_id)
@@ -314,14 +314,14 @@ class AgentPool:
 
     # ------------------------------------------------------------------------------------------- sessions between turns
 
-    def rests(self, cool_down: Callable[[], None]) -> None:
-        """Let a session keep its process for its next turn; `cool_down` is called when the host needs the memory."""
-        self._resting[cool_down] = None
+    def park(self, release: Callable[[], None]) -> None:
+        """Let a session keep its process for its next turn; `release` is called when the host needs the memory."""
+        self._parked[release] = None
         asyncio.get_running_loop().call_soon(self._relieve)
 
-    def stirs(self, cool_down: Callable[[], None]) -> None:
+    def unpark(self, release: Callable[[], None]) -> None:
         """Record that the session is at work again, or has given up its process."""
-        self._resting.pop(cool_down, None)
+        self._parked.pop(release, None)
 
     def _look_after(self) -> None:
         self._relieve()
@@ -329,12 +329,12 @@ class AgentPool:
 
     def _relieve(self) -> None:
         """Release the processes that rest longest while there are too many; one at a time while memory is short."""
-        surplus = len(self._resting) - self._max_idle if self._max_idle else 0
-        if self._resting and surplus <= 0 and memory().short:
+        surplus = len(self._parked) - self._max_idle if self._max_idle else 0
+        if self._parked and surplus <= 0 and memory().short:
             surplus = 1
-        for cool_down in list(self._resting)[: max(0, surplus)]:
-            self._resting.pop(cool_down, None)
-            cool_down()
+        for release in list(self._parked)[: max(0, surplus)]:
+            self._parked.pop(release, None)
+            release()
 
     # ------------------------------------------------------------------------------------------------------------- ends
 

@@ -109,7 +109,7 @@ class AgentLease:
         """Start an agent, in the conversation that the turn continues or in a new one."""
         prepared = await asyncio.to_thread(self._prepare, self._journal.record, queued)
         _check(given_up)
-        agent = self.pool.claim(prepared.spec)
+        agent = self.pool.new_agent(prepared.spec)
         self._have(agent, prepared.spec.key, prepared.totals)
         agent.attach(sink)
         await agent.connect()

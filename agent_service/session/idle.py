@@ -78,11 +78,11 @@ class IdlePolicy:
 
     def _park(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(self._idle_timeout, self.release)
-        self._lease.pool.rests(self.release)
+        self._lease.pool.park(self.release)
 
     def unpark(self) -> None:
         """Stop the countdown of a parked process: a turn needs it, or it is being given up."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-            self._lease.pool.stirs(self.release)
+            self._lease.pool.unpark(self.release)
