@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import IO
 
@@ -102,27 +102,29 @@ class FieldReader:
         turn = await self._ledger.turn_of(session_id, turn_id)
         if turn is None:
             raise TurnNotFound(f"session {session_id} has no turn {turn_id[:128]}", resource=turn_id[:128])
-        return await self._kept(session_id, f"turn {turn_id}", path, turn)
+        return await self._kept(session_id, f"turn {turn_id}", path, turn, turn.truncated_fields)
 
     async def _of_interaction(self, session_id: str, interaction_id: str, path: str) -> bytes | None:
-        interaction = await self._interaction(session_id, interaction_id)
-        if interaction is None:
+        found = await self._interaction(session_id, interaction_id)
+        if found is None:
             raise InteractionNotFound(
                 f"session {session_id} has no interaction {interaction_id[:128]}", resource=interaction_id[:128]
             )
-        return await self._kept(session_id, f"interaction {interaction_id}", path, interaction)
+        return await self._kept(session_id, f"interaction {interaction_id}", path, *found)
 
-    async def _interaction(self, session_id: str, interaction_id: str) -> pb.Interaction | None:
-        """An interaction as the newest event about it shows it."""
+    async def _interaction(self, session_id: str, interaction_id: str) -> tuple[pb.Interaction, list[str]] | None:
+        """An interaction as the newest event about it shows it, and what was cut in it there."""
         before: int | None = None
         while page := await self._ledger.read(
             session_id, 0, types=("interaction.*",), newest_first=True, before_sequence=before
         ):
             for stored in page:
                 event = pb.SessionEvent.FromString(stored.body)
-                shown = event.interaction_resolved if stored.type.endswith("resolved") else event.interaction_requested
-                if shown.interaction.interaction_id == interaction_id:
-                    return shown.interaction
+                payload = str(event.WhichOneof("payload"))
+                interaction: pb.Interaction = getattr(event, payload).interaction
+                if interaction.interaction_id == interaction_id:
+                    prefix = f"{payload}.interaction."
+                    return interaction, [path.removeprefix(prefix) for path in event.truncated_fields]
             before = page[-1].sequence
         return None
 
@@ -144,7 +146,7 @@ class FieldReader:
             return await self._of_record(event, payload, path)
         raw = await self._ledger.raw(session_id, sequence)
         if raw is None:
-            return await self._kept(session_id, f"event {sequence}", path, event)
+            return await self._kept(session_id, f"event {sequence}", path, event, event.truncated_fields)
         if is_stub(raw):
             return None if event.truncated_fields else await asyncio.to_thread(field_at, event, path)
         return await asyncio.to_thread(_in_raw, raw, event, path)
@@ -158,11 +160,16 @@ class FieldReader:
             return await self._of_interaction(event.session_id, interaction_id, rest)
         return None
 
-    async def _kept(self, session_id: str, record: str, path: str, shown: Message) -> bytes | None:
-        """A field that was kept beside its record, or of the record itself, in which it was not cut."""
-        body = await self._ledger.whole(session_id, record, first_of(path))
+    async def _kept(self, session_id: str, record: str, path: str, shown: Message, cut: Iterable[str]) -> bytes | None:
+        """A field that was kept beside its record, or of the record itself, in which it was not cut.
+
+        None for a field that an earlier version cut: it kept only what it showed.
+        """
+        name = first_of(path)
+        body = await self._ledger.whole(session_id, record, name)
         if body is None:
-            return await asyncio.to_thread(field_at, shown, path)
+            lost = name in map(first_of, cut)
+            return None if lost else await asyncio.to_thread(field_at, shown, path)
         parse: Callable[[bytes], Message] = type(shown).FromString
         return await asyncio.to_thread(lambda: field_at(parse(body), path))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
 
 from agentpb import agent_pb2 as pb
 
@@ -83,30 +84,39 @@ async def _note_recorded(ledger: Ledger, session_id: str, waiting: list[QueuedTu
     restarted = {queued.turn.turn_id: queued for queued in waiting if queued.turn.restart_count}
     if not restarted:
         return
-    for event in await ledger.read(session_id, 0, limit=10_000, types=("turn.started",), newest_first=True):
-        turn_id = pb.SessionEvent.FromString(event.body).turn_started.turn.turn_id
+    async for event in _events(ledger, session_id, ("turn.started",)):
+        turn_id = event.turn_started.turn.turn_id
         if turn_id in restarted:
             restarted[turn_id].recorded = True
 
 
 async def _withdraw_interactions(ledger: Ledger, journal: Journal) -> None:
     """Resolve what the agent had asked and nobody answered: its process is gone."""
-    asked = await ledger.read(
-        journal.session_id, 0, limit=10_000, types=("interaction.requested", "interaction.resolved")
-    )
-    open_ones: dict[str, pb.Interaction] = {}
-    for event in asked:
-        payload = pb.SessionEvent.FromString(event.body)
-        if event.type == "interaction.requested":
-            interaction = payload.interaction_requested.interaction
-            open_ones[interaction.interaction_id] = interaction
+    open_ones: dict[str, tuple[pb.Interaction, list[str]]] = {}
+    async for event in _events(ledger, journal.session_id, ("interaction.requested", "interaction.resolved")):
+        if event.HasField("interaction_requested"):
+            interaction = event.interaction_requested.interaction
+            open_ones[interaction.interaction_id] = interaction, list(event.truncated_fields)
         else:
-            open_ones.pop(payload.interaction_resolved.interaction.interaction_id, None)
-    for interaction in open_ones.values():
+            open_ones.pop(event.interaction_resolved.interaction.interaction_id, None)
+    for interaction, cut in open_ones.values():
         interaction.state = pb.INTERACTION_STATE_WITHDRAWN
         interaction.resolved_by = "restart"
         interaction.resolve_time.GetCurrentTime()
-        journal.add(events.interaction_resolved(interaction), turn_id=interaction.turn_id)
+        withdrawn = events.interaction_resolved(interaction)
+        withdrawn.truncated_fields.extend(
+            path.replace("interaction_requested", "interaction_resolved", 1) for path in cut
+        )
+        journal.add(withdrawn, turn_id=interaction.turn_id)
+
+
+async def _events(ledger: Ledger, session_id: str, types: tuple[str, ...]) -> AsyncIterator[pb.SessionEvent]:
+    """All events of some types, oldest first. A read is bounded in bytes, so it takes several."""
+    after = 0
+    while page := await ledger.read(session_id, after, types=types):
+        for stored in page:
+            yield pb.SessionEvent.FromString(stored.body)
+        after = page[-1].sequence
 
 
 async def _request_of(ledger: Ledger, turn: pb.Turn) -> pb.ExecuteRequest:

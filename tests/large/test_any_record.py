@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 import pytest
+from agent_client import AgentClient
 from agentpb import agent_pb2 as pb
 from claude_agent_sdk import ToolPermissionContext
 from google.protobuf.message import Message
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from agent_service import events
 from agent_service.events.fields import field_at
 from agent_service.events.limits import MAX_RESPONSE
+from agent_service.ledger import Commit, Event
 from agent_service.ledger.journal import Journal
 from agent_service.session import outcomes
 from agent_service.session.interactions import Interactions
@@ -27,6 +29,7 @@ from agent_service.session.permissions import interaction_of
 from agent_service.session.states import move
 from agent_service.session.turn import QueuedTurn, keep_prompt, new_turn, record_end
 from tests.conftest import Service, start_service
+from tests.rpc import refused
 
 T = TypeVar("T")
 
@@ -202,3 +205,44 @@ def test_whatever_records_contain_responses_fit_and_the_whole_is_read(world: Wor
         await world.service.running.ledger.delete(told.record.session_id)
 
     example()
+
+
+async def test_a_restart_withdraws_every_large_question_and_keeps_the_whole(tmp_path: Path) -> None:
+    asked = [{"questions": [{"question": f"{number}" + "q" * 700_000}]} for number in range(4)]
+    async with start_service(tmp_path) as service:
+        told = Told(service, {}, "p" * 400_000)
+        await told.begin()
+        interactions = Interactions(told.journal, lambda: None)
+        asking = [await told.ask(interactions, each) for each in asked]
+    for task in asking:
+        task.cancel()
+    await asyncio.gather(*asking, return_exceptions=True)  # the ledger they would write to is closed
+    async with start_service(tmp_path) as service:
+        told.service = service
+        events = [
+            event for event in await service.events(told.record.session_id) if event.HasField("interaction_resolved")
+        ]
+        assert len(events) == len(asked)
+        async with AgentClient(service.running.address) as client:
+            for event, given in zip(events, asked, strict=True):
+                whole = (await client.complete(told.record.session_id, event)).interaction_resolved.interaction
+                assert whole.questions[0].text == given["questions"][0]["question"]
+                assert whole.state == pb.INTERACTION_STATE_WITHDRAWN
+        await told.check()
+
+
+async def test_what_an_earlier_version_cut_for_good_is_not_passed_off_as_whole(service: Service) -> None:
+    session = pb.Session(session_id="old", state=pb.SESSION_STATE_COMPLETED, first_available_sequence=1)
+    session.create_time.GetCurrentTime()
+    session.rest_time.GetCurrentTime()
+    field = "assistant_message.content[0].text.text"
+    event = pb.SessionEvent(session_id="old", sequence=1, type="message.assistant", truncated_fields=[field])
+    event.assistant_message.content.add().text.text = "the beginning"
+    stub = b'{"truncated":true,"type":"assistant","bytes":2000000}'
+    stored = Event(1, event.type, event.SerializeToString(), stub)
+    await service.running.ledger.append(Commit("old", [stored], session))
+    request = pb.ReadFieldRequest(session_id="old", sequence=1, field=field)
+    assert (await refused(service.stub.ReadField(request))).reason == "INVALID_FIELD"
+    async with AgentClient(service.running.address) as client:
+        kept = await client.complete("old", event)
+    assert kept == event
