@@ -31,7 +31,7 @@ from agent_service.ledger import Ledger
 from agent_service.processes.choice import Choice, choose_guard
 from agent_service.processes.signals import is_ignored, let_children_start_afresh
 from agent_service.processes.tags import owner_id
-from agent_service.processes.tree import sweep
+from agent_service.processes.tree import end_leftovers
 from agent_service.registry import SessionRegistry
 from agent_service.session.limits import Limits
 
@@ -109,7 +109,7 @@ async def running(config: Config, *, signals: asyncio.Queue[int] | None = None) 
         guard = await choose_guard(config.process_guard)
         _log_guard(guard)
         owner = owner_id(data_dir)
-        await sweep(owner, guard.guard)
+        await end_leftovers(owner, guard.guard)
         backend = await stack.enter_async_context(open_backend(config.model, config.agent_environment))
         instance = str(uuid4())
         workspaces = Workspaces(data_dir)
@@ -210,7 +210,7 @@ async def _sweep(registry: SessionRegistry, retention: float) -> None:
             if deleted := await registry.deletion.expire(retention):
                 log.info("%d sessions were deleted after their time", deleted)
         except Exception:
-            log.exception("the retention sweep failed; it is tried again")
+            log.exception("deleting expired sessions failed; it is tried again")
         await asyncio.sleep(SWEEP_INTERVAL)
 
 

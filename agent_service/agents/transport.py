@@ -51,7 +51,7 @@ class ProcessTransport(Transport):
         marker: str,
         on_stderr: Callable[[str], None],
     ) -> None:
-        """Prepare to run `argv` in `cwd` with exactly `environment`; `marker` names the tree for a later sweep."""
+        """Prepare to run `argv` in `cwd` with exactly `environment`; `marker` names the tree for `end_leftovers`."""
         self._argv = argv
         self._environment = environment
         self._cwd = cwd

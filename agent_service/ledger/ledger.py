@@ -105,7 +105,7 @@ class Ledger:
             return
         ends = {item.tail: item.last for item in group if isinstance(item, Append) and item.last and not item.refused}
         for tail, last in ends.items():
-            tail.settle(last)
+            tail.reveal(last)
         change = max((item.change for item in group if isinstance(item, Append)), default=0)
         if change:
             self.feed.note(change)

@@ -150,7 +150,7 @@ class Tail:
             changed.set()
 
     def append(self, events: Sequence[Event]) -> None:
-        """Take durable events which continue the log; they stay hidden until `settle`."""
+        """Take durable events which continue the log; they stay hidden until `reveal`."""
         if not events:
             return
         self.check(events)
@@ -176,7 +176,7 @@ class Tail:
             self._end = self._start + len(self._entries)
             self.wake()
 
-    def settle(self, sequence: int) -> None:
+    def reveal(self, sequence: int) -> None:
         """Show what is durable up to `sequence`, and wake."""
         self.last_sequence = sequence
         if self._base is not None and self._base <= sequence:
@@ -189,7 +189,7 @@ class Tail:
         self.wake()
 
     def learn(self, sequence: int) -> None:
-        """Take note of the log's last event as the table has it; whoever appended meanwhile knows better."""
+        """Set the log's last sequence as the table has it, unless an append has set it meanwhile."""
         if self._base is None:
             self._base = self.appended = self.last_sequence = sequence
 

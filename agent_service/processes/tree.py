@@ -1,7 +1,7 @@
 """Process trees: find them, end them, and return a receipt of the processes that ended.
 
-A `ProcessTree` holds every process that came from one command, started under a guard (guards.py). `sweep` ends the
-trees of earlier runs of the service. Every tree carries a tag in its environment (tags.py).
+A `ProcessTree` holds every process that came from one command, started under a guard (guards.py). `end_leftovers` ends
+the trees of earlier runs of the service. Every tree carries a tag in its environment (tags.py).
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def _private_bytes(pid: int) -> int:
     return (int(fields[1]) - int(fields[2])) * _PAGE if fields else 0
 
 
-async def sweep(owner: str, guard: ProcessGuard | None = None) -> Reaped:
+async def end_leftovers(owner: str, guard: ProcessGuard | None = None) -> Reaped:
     """Kill the process trees of earlier runs of the service with this `owner_id`, and no others.
 
     Call it before the first spawn, from the one service that holds the data directory.

@@ -15,7 +15,7 @@ from tests.ledger.logs import event, events, numbers, partial, shown
 def tail_with(count: int) -> Tail:
     tail = Tail("s")
     tail.append(events("s", 1, count))
-    tail.settle(count)
+    tail.reveal(count)
     return tail
 
 
@@ -33,7 +33,7 @@ def test_partials_lie_between_the_events_they_were_sent_between() -> None:
     tail.publish(partial("b"))
     seen, live = read(tail, live)
     assert seen == [partial("a")]
-    tail.settle(2)
+    tail.reveal(2)
     seen, live = read(tail, live)
     assert seen == [event("s", 2), partial("b")]
     assert live.sequence == 2
@@ -43,7 +43,7 @@ def test_who_comes_late_gets_only_the_partials_of_the_message_that_is_still_to_c
     tail = tail_with(1)
     tail.publish(partial("old"))
     tail.append([event("s", 2)])
-    tail.settle(2)
+    tail.reveal(2)
     tail.publish(partial("new"))
     assert read(tail, Position(1))[0] == [event("s", 2), partial("new")]
     assert read(tail, Position(2))[0] == [partial("new")]
@@ -54,7 +54,7 @@ def test_a_live_reader_that_is_late_gets_the_old_partials_too() -> None:
     _, live = read(tail, Position(1))
     tail.publish(partial("old"))
     tail.append([event("s", 2)])
-    tail.settle(2)
+    tail.reveal(2)
     assert read(tail, live)[0] == [partial("old"), event("s", 2)]
 
 
@@ -68,7 +68,7 @@ def test_it_forgets_by_bytes_as_well() -> None:
     tail = Tail("s")
     big = [Event(number, "x", b"." * (MAX_BYTES // 4), b"." * (MAX_BYTES // 4)) for number in (1, 2, 3)]
     tail.append(big)
-    tail.settle(3)
+    tail.reveal(3)
     assert tail.after(Position(0)) is None
     assert numbers(read(tail, Position(1), max_bytes=MAX_BYTES)[0]) == [2, 3]
 
@@ -76,7 +76,7 @@ def test_it_forgets_by_bytes_as_well() -> None:
 def test_an_event_larger_than_the_tail_is_read_from_the_table() -> None:
     tail = tail_with(1)
     tail.append([Event(2, "x", b"." * (MAX_BYTES + 1), None)])
-    tail.settle(2)
+    tail.reveal(2)
     assert tail.after(Position(1)) is None
     assert read(tail, Position(2))[0] == []
 
@@ -87,9 +87,9 @@ def test_what_is_not_durable_stays_hidden_when_it_is_forgotten() -> None:
     tail.append(events("s", 2, MAX_ENTRIES + 5))
     tail.publish(partial("hidden"))
     assert tail.after(live) is None
-    tail.settle(3)
+    tail.reveal(3)
     assert tail.after(Position(1)) is None
-    tail.settle(MAX_ENTRIES + 6)
+    tail.reveal(MAX_ENTRIES + 6)
     assert read(tail, Position(MAX_ENTRIES + 5))[0] == [event("s", MAX_ENTRIES + 6), partial("hidden")]
 
 
@@ -99,7 +99,7 @@ def test_a_flood_of_partials_costs_a_slow_reader_partials_only() -> None:
     for number in range(MAX_ENTRIES + 1):
         tail.publish(partial(str(number)))
     tail.append([event("s", 2)])
-    tail.settle(2)
+    tail.reveal(2)
     assert read(tail, live)[0] == [event("s", 2)]
 
 
@@ -124,7 +124,7 @@ def test_whoever_reads_at_the_same_place_gets_the_same_bytes() -> None:
     assert (narrow[0], narrow[1]) == (b"", first[1])
     tail.append([event("s", 4)])
     assert tail.batch(Position(1)) is first
-    tail.settle(4)
+    tail.reveal(4)
     later = tail.batch(Position(1))
     assert later is not None
     assert numbers(shown([later[0]])) == [2, 3, 4]
@@ -137,7 +137,7 @@ def test_whoever_reads_at_the_same_place_gets_the_same_bytes() -> None:
 def test_types_and_partials_are_filtered_and_passed_over() -> None:
     tail = Tail("s")
     tail.append([event("s", 1, "task.started"), event("s", 2, "stderr"), event("s", 3, "task.updated")])
-    tail.settle(3)
+    tail.reveal(3)
     tail.publish(partial("a"))
     found = tail.after(Position(0), types=("task.*",))
     assert found is not None
@@ -153,7 +153,7 @@ def test_the_wake_up_is_fetched_before_reading() -> None:
     changed = tail.changed
     tail.append([event("s", 2)])
     assert not changed.is_set()
-    tail.settle(2)
+    tail.reveal(2)
     assert changed.is_set()
     assert not tail.changed.is_set()
 

@@ -29,7 +29,7 @@ from agent_service.processes.guards import (
     SubreaperGuard,
 )
 from agent_service.processes.tags import owner_id, session_marker
-from agent_service.processes.tree import ProcessTree, Reaped, sweep
+from agent_service.processes.tree import ProcessTree, Reaped, end_leftovers
 
 pytestmark = pytest.mark.process
 
@@ -349,7 +349,7 @@ class TestTheDeathOfTheService:
             service.kill()
             await until(lambda: alive([service.pid]) == [])
             left = await sleepers(ProcessTree(GroupGuard(), None, marker))
-            reaped = await sweep(owner)
+            reaped = await end_leftovers(owner)
             assert set(left) <= set(reaped.process_ids)
             assert alive(left) == []
             assert alive(reaped.process_ids) == []
@@ -365,7 +365,7 @@ class TestSweep:
         ):
             await first.says("up")
             await second.says("up")
-            reaped = await sweep(mine)
+            reaped = await end_leftovers(mine)
             assert first.process.pid in reaped.process_ids
             assert second.process.pid not in reaped.process_ids
             assert await first.process.wait() == -9
@@ -375,15 +375,15 @@ class TestSweep:
         monkeypatch.setattr(
             proctable.Host, "_marker_of", lambda self, process: f"{OWNER}:i:s" if process.pid == os.getpid() else None
         )
-        assert await sweep(OWNER) == replace(await sweep(OWNER), duration=pytest.approx(0, abs=5))
+        assert await end_leftovers(OWNER) == replace(await end_leftovers(OWNER), duration=pytest.approx(0, abs=5))
 
     async def test_finds_nothing_where_nothing_is(self) -> None:
-        assert (await sweep(f"{OWNER}-nobody")).process_ids == ()
+        assert (await end_leftovers(f"{OWNER}-nobody")).process_ids == ()
 
     @pytest.mark.parametrize("owner", ["", ":", "a b", "a/b", "*"])
     async def test_refuses_an_owner_that_could_mean_anyone(self, owner: str) -> None:
         with pytest.raises(ValueError, match="not a process marker"):
-            await sweep(owner)
+            await end_leftovers(owner)
 
     def test_an_owner_is_one_directory_however_it_is_called(self, tmp_path: Path) -> None:
         (tmp_path / "data").mkdir()
