@@ -210,10 +210,12 @@ def backup_command(data_dir: Path, destination: Path) -> None:
     from agent_service.ledger import LedgerUnusable
 
     try:
-        upkeep.backup(data_dir, destination)
+        problems = upkeep.backup(data_dir, destination)
     except (OSError, LedgerUnusable) as error:
         click.echo(f"agent-service: cannot copy {data_dir} to {destination}: {error}", err=True)
         sys.exit(74)  # EX_IOERR
+    for problem in problems:
+        click.echo(f"left out: {problem}", err=True)
     click.echo(f"{data_dir} is copied to {destination}")
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent_service.agents import trees
 from agent_service.agents.workspace import Workspaces
 from agent_service.ledger import copy_ledger, fsck, stored_sessions
 
@@ -43,30 +42,16 @@ def check(data_dir: Path) -> Findings:
     return Findings(len(sessions), (), tuple(notes))
 
 
-def backup(data_dir: Path, destination: Path) -> None:
-    """Copy a data directory, which may be in use, into a new one. Raises OSError.
+def backup(data_dir: Path, destination: Path) -> list[str]:
+    """Copy a data directory, which may be in use, into a new one; what could not be read. Raises OSError.
 
     The ledger is copied first: what the agents' own files hold is then as new or newer, and no event lacks its
     transcript.
     """
     destination.mkdir(mode=0o700, parents=True)
     copy_ledger(data_dir, destination)
+    problems = []
     for name in FOLDERS:
         if (data_dir / name).is_dir():
-            _copy_tree(data_dir / name, destination / name)
-
-
-def _copy_tree(source: Path, target: Path) -> None:
-    """Copy a directory; what vanishes meanwhile is left out."""
-    try:
-        shutil.copytree(source, target, symlinks=True, copy_function=_copy_file)
-    except shutil.Error as error:
-        if left := [each for each in error.args[0] if Path(each[0]).exists()]:
-            raise shutil.Error(left) from error
-
-
-def _copy_file(source: str, target: str) -> None:
-    """Copy a regular file; what vanishes meanwhile, and what is no file at all, is left out."""
-    if Path(source).is_file():
-        with suppress(FileNotFoundError):
-            shutil.copy2(source, target)
+            problems += [f"{name}/{problem}" for problem in trees.copy(data_dir / name, destination / name)]
+    return problems

@@ -8,7 +8,6 @@ never cancelled, ends the process.
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
@@ -24,7 +23,7 @@ from claude_agent_sdk import (
 )
 from claude_agent_sdk import ToolPermissionContext as PermissionContext
 
-from agent_service.agents import sdk
+from agent_service.agents import sdk, trees
 from agent_service.agents.failures import AgentFailed, classify, refused_settings
 from agent_service.agents.handed import remove_files
 from agent_service.agents.in_force import InForce
@@ -330,7 +329,8 @@ class Agent:
         try:
             return await self._end_tree(patience, term_grace)
         finally:
-            await asyncio.to_thread(shutil.rmtree, self.spec.scratch, ignore_errors=True)
+            with suppress(OSError):  # the next start tries again
+                await asyncio.to_thread(trees.remove, self.spec.scratch)
             if self._started is None:  # else the start has done it; another agent of the session may have files there
                 await asyncio.to_thread(remove_files, self.spec.handed)
 

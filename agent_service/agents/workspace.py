@@ -15,15 +15,18 @@ known.
 from __future__ import annotations
 
 import hashlib
+import logging
 import mmap
-import shutil
 from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
 from agentpb import agent_pb2 as pb
 
+from agent_service.agents import trees
 from agent_service.agents.agent import project_folder
+
+log = logging.getLogger(__name__)
 
 
 class Workspaces:
@@ -68,7 +71,7 @@ class Workspaces:
 
     def clear(self) -> None:
         """Remove what agents of earlier runs of the service left."""
-        shutil.rmtree(self._root / "tmp", ignore_errors=True)
+        _try_to_remove(self._root / "tmp")
         for agent_session_id in self.unclaimed():
             self.forget(agent_session_id)
 
@@ -87,7 +90,7 @@ class Workspaces:
     def forget(self, agent_session_id: str) -> None:
         """Remove the directory of an agent that no session has had; one with work in it stays, whatever is noted."""
         own = self._own(agent_session_id)
-        shutil.rmtree(own / "scratch", ignore_errors=True)
+        _try_to_remove(own / "scratch")
         with suppress(OSError):
             (own / "work").rmdir()
         with suppress(OSError):
@@ -139,11 +142,11 @@ class Workspaces:
         """
         freed = 0
         for transcript in [] if keep_transcript else self._transcripts(session):
-            freed += _remove(transcript.with_suffix(""))
-            freed += _remove(transcript)
+            freed += trees.remove(transcript.with_suffix(""))
+            freed += trees.remove(transcript)
             with suppress(OSError):  # other sessions have transcripts there, or are about to
                 transcript.parent.rmdir()
-        return freed + (_remove(self._own(_workspace_id(session))) if _workspace_id(session) else 0)
+        return freed + (trees.remove(self._own(_workspace_id(session))) if _workspace_id(session) else 0)
 
     @staticmethod
     def _private(path: Path) -> Path:
@@ -180,6 +183,13 @@ def _lines(file: Path) -> list[str]:
     return file.read_text(encoding="ascii").split() if file.is_file() else []
 
 
+def _try_to_remove(path: Path) -> None:
+    try:
+        trees.remove(path)
+    except OSError as error:
+        log.warning("%s cannot be removed: %s; it is tried again at the next start", path, error)
+
+
 def _names(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
 
@@ -187,21 +197,3 @@ def _names(folder: Path) -> list[str]:
 def _folder(owner: str) -> str:
     """A folder name for a tenant whatever its name: no two share one."""
     return hashlib.sha256(owner.encode()).hexdigest()[:16] if owner else "default"
-
-
-def _remove(path: Path) -> int:
-    if path.is_dir() and not path.is_symlink():
-        freed = sum(file.lstat().st_size for file in path.rglob("*") if not file.is_dir())
-        shutil.rmtree(path, onerror=_unless_gone)
-        return freed
-    if path.exists() or path.is_symlink():
-        freed = path.lstat().st_size
-        path.unlink(missing_ok=True)
-        return freed
-    return 0
-
-
-def _unless_gone(function: object, path: object, error: tuple[type[BaseException], BaseException, object]) -> None:
-    """Let a removal go on where somebody else was faster."""
-    if not isinstance(error[1], FileNotFoundError):
-        raise error[1]

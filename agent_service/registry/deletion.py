@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 
 from agentpb import agent_pb2 as pb
 
@@ -27,6 +28,9 @@ MAX_LISTED = 1000
 EXPIRED_AT_ONCE = 500
 """Sessions whose time is over that are looked up together."""
 
+FIRST_PAUSE, LONGEST_PAUSE = 60.0, 6 * 3600.0
+"""Seconds until the next try after the first removal that failed, and after many."""
+
 log = logging.getLogger(__name__)
 
 
@@ -47,6 +51,7 @@ class Deletion:
         self._workspaces = workspaces
         self._in_flight = in_flight
         self._cancellation = cancellation
+        self._put_off: dict[str, tuple[float, float]] = {}  # when a failed removal is tried again, and its last pause
 
     async def delete(
         self,
@@ -189,14 +194,20 @@ class Deletion:
         """Delete what has been at rest for longer than `retention` seconds (0: for ever) or its own ttl; how many."""
         cutoff = now_us() - round(retention * 1e6) if retention else None
         deleted = 0
-        while found := await self._ledger.expired(now_us(), cutoff, limit=EXPIRED_AT_ONCE):
-            gone = 0
+        left: set[str] = set()
+        while found := await self._expired(cutoff, left):
             for session_id, owner in found:
-                gone += await self._let_go(session_id, owner)
-            deleted += gone
-            if gone < len(found):
-                break  # what is left would be found again
+                if await self._let_go(session_id, owner):
+                    deleted += 1
+                else:
+                    left.add(session_id)
         return deleted
+
+    async def _expired(self, cutoff: int | None, left: set[str]) -> list[tuple[str, str]]:
+        """Sessions whose time is over, without those that could not be deleted: they must not hide the others."""
+        put_off = {session_id for session_id, (until, _) in self._put_off.items() if until > time.monotonic()} | left
+        found = await self._ledger.expired(now_us(), cutoff, limit=EXPIRED_AT_ONCE + len(put_off))
+        return [each for each in found if each[0] not in put_off]
 
     async def _let_go(self, session_id: str, owner: str) -> bool:
         """Delete a session whose time is over; one that cannot be deleted now does not hold up the others."""
@@ -205,9 +216,18 @@ class Deletion:
         except (errors.SessionNotFound, errors.SessionActive):
             return False
         except OSError as error:
-            log.warning("session %s is over and cannot be removed: %s; it is tried again", session_id, error)
+            pause = self._put_off_longer(session_id)
+            log.warning("session %s is over and cannot be removed: %s; next try in %d s", session_id, error, pause)
             return False
+        self._put_off.pop(session_id, None)
         return True
+
+    def _put_off_longer(self, session_id: str) -> float:
+        """Leave a session alone for twice as long as before; the seconds."""
+        _, before = self._put_off.get(session_id, (0.0, 0.0))
+        pause = min(2 * before or FIRST_PAUSE, LONGEST_PAUSE)
+        self._put_off[session_id] = (time.monotonic() + pause, pause)
+        return pause
 
 
 def _answer(session: pb.Session) -> pb.DeleteSessionResponse:
