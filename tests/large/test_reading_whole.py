@@ -141,7 +141,9 @@ async def test_a_restart_forgets_nothing_and_a_deletion_everything(tmp_path: Pat
 
 async def test_secrets_are_not_read_from_options_and_long_options_are(service: Service) -> None:
     options = pb.AgentOptions(
-        env={"TOKEN": "secret-1"}, settings_json='{"env": {"A": "secret-2"}}', system_prompt={"text": "p" * 100_000}
+        env={"TOKEN": "secret-1"},
+        settings_json='{"companyAnnouncements": ["secret-2"]}',
+        system_prompt={"text": "p" * 100_000},
     )
     done = await service.run("say: hi", options=options)
     assert await read(service, done.session_id, "options.system_prompt.text") == "p" * 100_000
