@@ -1,4 +1,4 @@
-"""What agents ask, as text for people: permissions with the tool's whole input, questions, what "always" would do."""
+"""Interactions as text for people: permissions with the tool's whole input, questions, what "always" would do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every way a call or a run can fail, as exceptions; calls' are built from the google.rpc details the service sends.
+"""The exceptions of calls and runs that fail; those of calls are built from the service's google.rpc details.
 
 A call that fails raises a subclass of AgentServiceError: one class per reason of the contract, each below the class of
 its status code, so `except SessionBusy` and `except FailedPrecondition` both read as they should. A run that fails is a

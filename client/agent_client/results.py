@@ -1,4 +1,4 @@
-"""What came of a run."""
+"""RunResult: a finished turn and its session."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class RunResult:
 
     @property
     def ok(self) -> bool:
-        """Whether the run succeeded."""
+        """True when the run succeeded."""
         return self.turn.state == pb.TURN_STATE_COMPLETED
 
     @property
@@ -61,14 +61,14 @@ class RunResult:
 
     @property
     def why(self) -> str:
-        """Why the run failed or was stopped; empty when it succeeded."""
+        """The reason of a run that failed or was stopped; empty when it succeeded."""
         if self.ok:
             return ""
         return self.turn.error.message or ("cancelled" if self.cancelled else self.session.error.message)
 
     @property
     def cancelled(self) -> bool:
-        """Whether somebody stopped the run."""
+        """True when somebody stopped the run."""
         return self.turn.state == pb.TURN_STATE_CANCELLED
 
     def check(self) -> Self:

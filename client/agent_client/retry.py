@@ -1,4 +1,4 @@
-"""When to try again, and after how long: the time a service needs to restart is longer than a channel's own retries."""
+"""Retries with backoff, for longer than a channel's own: a service needs more time than that to restart."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAXIMUM_DELAY = 3.0
 
 
 class Patience:
-    """How many seconds to keep trying: less for a service that has never answered."""
+    """The seconds for which calls are retried: less for a service that has never answered."""
 
     def __init__(self, retry_for: float, first_contact_for: float | None = None) -> None:
         """Start out without an answer."""

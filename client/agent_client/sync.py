@@ -70,7 +70,7 @@ class SyncSessionHandle(_Twin[SessionHandle]):
 
     @property
     def after_sequence(self) -> int:
-        """Where the turn that was started begins in the log."""
+        """The sequence before the first event of the turn that was started."""
         return self._async.after_sequence
 
     @property

@@ -15,7 +15,7 @@ from agentpb import agent_pb2 as pb
 
 from agent_client import errors, forks, retry
 
-# The service speaks at least every 15 s; who is silent for three times that is gone, whatever the connection says.
+# The service sends a heartbeat every 15 s at least. After three times that in silence the stream is taken for dead.
 SILENCE = 50.0
 # A stream that lived this long was worth having: its cut begins a new count.
 STEADY = 5.0

@@ -204,6 +204,14 @@ async def test_status_that_waited_in_vain_is_124(service, agentctl):
     assert (await agentctl("status", "s", "--wait", "1s")).code == 124
 
 
+async def test_status_shows_the_mode_and_the_effort_in_force(service, agentctl):
+    assert "mode" not in (await agentctl("status", "s")).out, "the default is not worth a line"
+    service.session.permission_mode, service.session.effort = pb.PERMISSION_MODE_ACCEPT_EDITS, "high"
+    shown = (await agentctl("status", "s")).out
+    assert "mode     accept edits\n" in shown
+    assert "effort   high\n" in shown
+
+
 async def test_what_agents_ask_is_listed_and_answered(service, agentctl):
     rule = {"type": "addRules", "rules": [{"tool_name": "Bash"}], "behavior": "allow"}
     permission = pb.Interaction(

@@ -220,10 +220,10 @@ async def _find(client: AgentClient, session_id: str, interaction_id: str, *, lo
     session = (await client.status(session_id, history_limit=0)).session
     pending = [each for each in session.pending_interactions if interaction_id in {"", each.interaction_id}]
     if len(pending) != 1:
-        what = (
-            f"interaction {interaction_id} is not open" if interaction_id else f"{len(pending)} interactions are open"
-        )
-        say(f"agentctl: {what}; see them with: agentctl pending")
+        what = f"interaction {visible_line(interaction_id)} is not open"
+        if not interaction_id:
+            what = f"{len(pending)} interactions are open, name one" if pending else "the agent asks nothing"
+        say(f"agentctl: {what}; see what is open with: agentctl pending")
         raise typer.Exit(int(Exit.USAGE if pending else Exit.NOT_FOUND))
     return await client.complete(session_id, pending[0])
 

@@ -143,7 +143,7 @@ async def info(server: Server = None, as_json: Json = False) -> None:
 
 
 class ExportFormat(StrEnum):
-    """What a session can be exported as."""
+    """Formats of an exported session."""
 
     MARKDOWN = "markdown"
     JSONL = "jsonl"
@@ -194,6 +194,8 @@ def _print_status(response: pb.GetStatusResponse) -> None:
         "state": state_word(session),
         "error": response.error.message,
         "model": session.model,
+        "mode": _mode(session),
+        "effort": session.effort,
         "cwd": session.cwd,
         "labels": ", ".join(f"{key}={value}" for key, value in sorted(session.labels.items())),
         "turns": f"{session.turn_count}" + (f", {session.queued_turn_count} queued" * bool(session.queued_turn_count)),
@@ -215,6 +217,14 @@ def _print_status(response: pb.GetStatusResponse) -> None:
         out.print(question(interaction))
     if response.result.result:
         out.print(f"\n{visible(response.result.result)}")
+
+
+def _mode(session: pb.Session) -> str:
+    """Return the permission mode in force, unless it is the default one."""
+    mode = session.permission_mode
+    if mode in {pb.PERMISSION_MODE_UNSPECIFIED, pb.PERMISSION_MODE_DEFAULT}:
+        return ""
+    return word(pb.PermissionMode.Name(mode), "PERMISSION_MODE_") if mode in pb.PermissionMode.values() else str(mode)
 
 
 def _print_listing(sessions: list[pb.Session]) -> None:

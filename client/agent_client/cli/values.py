@@ -1,4 +1,4 @@
-"""What people type → Python values: durations, key=value pairs, options as JSON."""
+"""Command-line values → Python values: durations, key=value pairs, options as JSON."""
 
 from __future__ import annotations
 
