@@ -46,6 +46,7 @@ PAYLOADS = {
     "hook.response": "hook",
     "rate_limit": "rate_limit",
     "conversation.reset": "conversation_reset",
+    "warning": "warning",
     "stderr": "stderr",
     "unknown": "unknown",
 }

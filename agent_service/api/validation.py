@@ -55,6 +55,7 @@ EVENT_TYPES = frozenset(
         "conversation.reset",
         "stderr",
         "unknown",
+        "warning",
     ]
 )
 _TYPE_GROUPS = frozenset(name.split(".")[0] + ".*" for name in EVENT_TYPES if "." in name)

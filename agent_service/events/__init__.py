@@ -28,6 +28,7 @@ from agent_service.events.own import (
     turn_queued,
     turn_started,
     user_prompt,
+    warning,
 )
 from agent_service.events.results import RunningTotals, restored_totals, turn_result
 from agent_service.events.text import clean, cut, cut_front, to_json
@@ -84,5 +85,6 @@ __all__ = [
     "turn_started",
     "unsolicited_result",
     "user_prompt",
+    "warning",
     "with_raw",
 ]

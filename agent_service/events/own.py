@@ -72,6 +72,11 @@ def stderr(text: str) -> pb.SessionEvent:
     return pb.SessionEvent(type="stderr", stderr_output=pb.StderrOutput(text=clean(text)))
 
 
+def warning(noticed: pb.Warning) -> pb.SessionEvent:
+    """Something that was asked for is not there."""
+    return pb.SessionEvent(type="warning", warning=noticed)
+
+
 def user_prompt(text: str, attachments: Iterable[pb.Attachment], uuid: str) -> pb.SessionEvent:
     """A prompt as it was given. Of attachments only kind and size are noted, never the content."""
     event = pb.SessionEvent(type="message.user", uuid=clean(uuid))

@@ -9,6 +9,7 @@ from agent_service.options.answers import DESTINATION, check_allow
 from agent_service.options.checks import check, check_clear, check_directories
 from agent_service.options.live import may_choose_mode, missing_directories
 from agent_service.options.merging import MAX_OPTIONS_BYTES, NEVER_INHERITED, merge, redacted, too_large
+from agent_service.options.missing import MAX_WARNINGS, missing
 from agent_service.options.notices import warnings
 from agent_service.options.output_check import check_output
 from agent_service.options.remembered import CLEAR, effect, permissions, remember, takes_away
@@ -22,6 +23,7 @@ __all__ = [
     "EFFORTS",
     "LOST_KEYS",
     "MAX_OPTIONS_BYTES",
+    "MAX_WARNINGS",
     "NEVER_INHERITED",
     "NOT_EXPOSED",
     "PERMISSION_MODES",
@@ -36,6 +38,7 @@ __all__ = [
     "is_uuid",
     "may_choose_mode",
     "merge",
+    "missing",
     "missing_directories",
     "parse_object",
     "permissions",

@@ -22,6 +22,7 @@ from agent_service.session.interactions import Interactions
 from agent_service.session.messages import Messages
 from agent_service.session.permissions import interaction_of, may_ask
 from agent_service.session.run import Run
+from agent_service.session.warnings import Warnings
 
 STDERR_EVENTS = 200
 """Lines of stderr that the log takes of one run; the tail is kept beside it."""
@@ -59,6 +60,7 @@ class FrameHandler:
         self._on_handover = on_handover
         self._on_gone = on_gone
         self._reported_model = ""
+        self._warnings = Warnings(journal)
         self._usage = UsageOfParts()
 
     @property
@@ -99,7 +101,11 @@ class FrameHandler:
             self._note_model(event)
             self._lease.spending.message(event, self._lease.agent)
             self._usage.keep_first(event)
-        self._record(event, raw or events.raw_json(frame))
+        self._journal.add(event, turn_id=self._turn_id, raw=raw or events.raw_json(frame))
+        if kind == "system":
+            options = run.queued.options if run is not None and run.queued is not None else self._journal.record.options
+            self._warnings.observe(frame, options, agent=self._lease.agent, turn_id=self._turn_id)
+        self._journal.commit()
         await self._journal.keep_up()
 
     def _follow(self) -> None:

@@ -182,6 +182,8 @@ class EventPrinter:
         elif event.HasField("rate_limit") and event.rate_limit.status != "allowed":
             limit = event.rate_limit
             self.line(f"· rate limit {visible_line(limit.status)} ({visible_line(limit.rate_limit_type)})", "yellow")
+        elif event.HasField("warning"):
+            self.line(f"warning: {visible(event.warning.message)}", "yellow")
         elif event.HasField("stderr_output"):
             self.line(visible(event.stderr_output.text).rstrip("\n"), "dim red")
         elif event.HasField("system_message"):

@@ -3015,6 +3015,7 @@ class Session(_message.Message):
     REMEMBERED_PERMISSIONS_FIELD_NUMBER: _builtins.int
     WORKSPACE_ID_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELDS_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Its id: the caller's own, or a UUID."""
     state: Global___SessionState.ValueType
@@ -3112,6 +3113,10 @@ class Session(_message.Message):
         1.25 MiB; ReadField has all of each, without a record.
         """
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the running or last turn asked for and has not: the sentences of its events of type "warning", at most 64."""
+
     def __init__(
         self,
         *,
@@ -3146,10 +3151,11 @@ class Session(_message.Message):
         remembered_permissions: _abc.Iterable[Global___PermissionUpdate] | None = ...,
         workspace_id: _builtins.str = ...,
         truncated_fields: _abc.Iterable[_builtins.str] | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "current_turn", b"current_turn", "error", b"error", "expire_time", b"expire_time", "options", b"options", "rest_time", b"rest_time", "total_usage", b"total_usage", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_session_id", b"agent_session_id", "change", b"change", "create_time", b"create_time", "current_turn", b"current_turn", "cwd", b"cwd", "effort", b"effort", "error", b"error", "expire_time", b"expire_time", "first_available_sequence", b"first_available_sequence", "labels", b"labels", "last_sequence", b"last_sequence", "message_count", b"message_count", "model", b"model", "options", b"options", "owner", b"owner", "parent_session_id", b"parent_session_id", "pending_interactions", b"pending_interactions", "permission_mode", b"permission_mode", "phase", b"phase", "queued_turn_count", b"queued_turn_count", "remembered_permissions", b"remembered_permissions", "rest_time", b"rest_time", "session_id", b"session_id", "state", b"state", "title", b"title", "total_cost_usd", b"total_cost_usd", "total_usage", b"total_usage", "truncated_fields", b"truncated_fields", "turn_count", b"turn_count", "update_time", b"update_time", "workspace_id", b"workspace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_session_id", b"agent_session_id", "change", b"change", "create_time", b"create_time", "current_turn", b"current_turn", "cwd", b"cwd", "effort", b"effort", "error", b"error", "expire_time", b"expire_time", "first_available_sequence", b"first_available_sequence", "labels", b"labels", "last_sequence", b"last_sequence", "message_count", b"message_count", "model", b"model", "options", b"options", "owner", b"owner", "parent_session_id", b"parent_session_id", "pending_interactions", b"pending_interactions", "permission_mode", b"permission_mode", "phase", b"phase", "queued_turn_count", b"queued_turn_count", "remembered_permissions", b"remembered_permissions", "rest_time", b"rest_time", "session_id", b"session_id", "state", b"state", "title", b"title", "total_cost_usd", b"total_cost_usd", "total_usage", b"total_usage", "truncated_fields", b"truncated_fields", "turn_count", b"turn_count", "update_time", b"update_time", "warnings", b"warnings", "workspace_id", b"workspace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -3524,6 +3530,7 @@ class SessionEvent(_message.Message):
     CONVERSATION_RESET_FIELD_NUMBER: _builtins.int
     STDERR_OUTPUT_FIELD_NUMBER: _builtins.int
     UNKNOWN_FIELD_NUMBER: _builtins.int
+    WARNING_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The session."""
     sequence: _builtins.int
@@ -3614,6 +3621,10 @@ class SessionEvent(_message.Message):
     def unknown(self) -> Global___Unknown:
         """type "unknown": something this version has no name for."""
 
+    @_builtins.property
+    def warning(self) -> Global___Warning:
+        """type "warning": something that was asked for is not there, or not in force."""
+
     def __init__(
         self,
         *,
@@ -3643,12 +3654,13 @@ class SessionEvent(_message.Message):
         conversation_reset: Global___ConversationReset | None = ...,
         stderr_output: Global___StderrOutput | None = ...,
         unknown: Global___Unknown | None = ...,
+        warning: Global___Warning | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["assistant_message", b"assistant_message", "conversation_reset", b"conversation_reset", "hook", b"hook", "interaction_requested", b"interaction_requested", "interaction_resolved", b"interaction_resolved", "partial_message", b"partial_message", "payload", b"payload", "rate_limit", b"rate_limit", "state_changed", b"state_changed", "stderr_output", b"stderr_output", "system_message", b"system_message", "task", b"task", "time", b"time", "turn_completed", b"turn_completed", "turn_queued", b"turn_queued", "turn_started", b"turn_started", "unknown", b"unknown", "user_message", b"user_message"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assistant_message", b"assistant_message", "conversation_reset", b"conversation_reset", "hook", b"hook", "interaction_requested", b"interaction_requested", "interaction_resolved", b"interaction_resolved", "partial_message", b"partial_message", "payload", b"payload", "rate_limit", b"rate_limit", "state_changed", b"state_changed", "stderr_output", b"stderr_output", "system_message", b"system_message", "task", b"task", "time", b"time", "turn_completed", b"turn_completed", "turn_queued", b"turn_queued", "turn_started", b"turn_started", "unknown", b"unknown", "user_message", b"user_message", "warning", b"warning"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assistant_message", b"assistant_message", "conversation_reset", b"conversation_reset", "ephemeral", b"ephemeral", "hook", b"hook", "interaction_requested", b"interaction_requested", "interaction_resolved", b"interaction_resolved", "parent_tool_use_id", b"parent_tool_use_id", "partial_message", b"partial_message", "payload", b"payload", "rate_limit", b"rate_limit", "raw_json", b"raw_json", "sequence", b"sequence", "session_id", b"session_id", "state_changed", b"state_changed", "stderr_output", b"stderr_output", "system_message", b"system_message", "task", b"task", "time", b"time", "truncated_fields", b"truncated_fields", "turn_completed", b"turn_completed", "turn_id", b"turn_id", "turn_queued", b"turn_queued", "turn_started", b"turn_started", "type", b"type", "unknown", b"unknown", "user_message", b"user_message", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assistant_message", b"assistant_message", "conversation_reset", b"conversation_reset", "ephemeral", b"ephemeral", "hook", b"hook", "interaction_requested", b"interaction_requested", "interaction_resolved", b"interaction_resolved", "parent_tool_use_id", b"parent_tool_use_id", "partial_message", b"partial_message", "payload", b"payload", "rate_limit", b"rate_limit", "raw_json", b"raw_json", "sequence", b"sequence", "session_id", b"session_id", "state_changed", b"state_changed", "stderr_output", b"stderr_output", "system_message", b"system_message", "task", b"task", "time", b"time", "truncated_fields", b"truncated_fields", "turn_completed", b"turn_completed", "turn_id", b"turn_id", "turn_queued", b"turn_queued", "turn_started", b"turn_started", "type", b"type", "unknown", b"unknown", "user_message", b"user_message", "uuid", b"uuid", "warning", b"warning"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["state_changed", "turn_queued", "turn_started", "turn_completed", "interaction_requested", "interaction_resolved", "user_message", "assistant_message", "system_message", "partial_message", "task", "hook", "rate_limit", "conversation_reset", "stderr_output", "unknown"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["state_changed", "turn_queued", "turn_started", "turn_completed", "interaction_requested", "interaction_resolved", "user_message", "assistant_message", "system_message", "partial_message", "task", "hook", "rate_limit", "conversation_reset", "stderr_output", "unknown", "warning"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 
@@ -4395,6 +4407,38 @@ class StderrOutput(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StderrOutput: _TypeAlias = StderrOutput  # noqa: Y015
+
+@_typing.final
+class Warning(_message.Message):
+    """Something that was asked for and is not there, or not in force. The turn goes on without it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
+    code: _builtins.str
+    """What kind it is: MCP_SERVER_FAILED, MCP_SERVER_PENDING, MCP_SERVER_MISSING, MCP_SERVER_WITHOUT_TOOLS, AGENT_MISSING,
+    SKILL_MISSING, PLUGIN_MISSING, TOOL_MISSING, PERMISSION_MODE_NOT_IN_FORCE or SETTINGS_NOT_IN_EFFECT; may grow.
+    """
+    message: _builtins.str
+    """A sentence for people."""
+    field: _builtins.str
+    """The option it is about, as in BadRequest, such as options.mcp_servers["github"]."""
+    def __init__(
+        self,
+        *,
+        code: _builtins.str = ...,
+        message: _builtins.str = ...,
+        field: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "field", b"field", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Warning: _TypeAlias = Warning  # noqa: Y015
 
 @_typing.final
 class Unknown(_message.Message):
