@@ -32,7 +32,7 @@ from agent_service.errors import FieldViolation, InvalidField
 
 SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 MAX_VIOLATIONS = 50
-"""How many are looked for; who has that many has made one mistake many times."""
+"""Violations that are collected at most: more of them are one mistake made many times."""
 EVENT_TYPES = frozenset(
     [
         "state.changed",
@@ -64,7 +64,7 @@ Violations = list[FieldViolation]
 
 
 def check(request: Message) -> None:
-    """Raise InvalidField with what is wrong with a request of any of the RPCs."""
+    """Validate the request of any RPC. Raises InvalidField with all violations."""
     found = list(islice(chain(_check_request(request), _check_common(request, "")), MAX_VIOLATIONS))
     if found:
         raise InvalidField(found)
@@ -80,7 +80,7 @@ def check_host(request: pb.ExecuteRequest) -> None:
 
 
 def _check_common(message: Message, path: str) -> Iterable[FieldViolation]:
-    """What holds wherever such a field stands: known enum numbers, durations and timestamps that are well formed."""
+    """Checks by type, for fields of any message: enum numbers, durations, timestamps."""
     for field, value in message.ListFields():
         where = f"{path}{field.name}"
         if field.name == "options" and isinstance(value, pb.AgentOptions):

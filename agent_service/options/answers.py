@@ -1,4 +1,4 @@
-"""What the answer to an interaction may be. Every bad field is found at once, before the interaction is looked up."""
+"""Validation of an answer to an interaction: all violations at once, before the interaction is looked up."""
 
 from __future__ import annotations
 

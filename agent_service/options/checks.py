@@ -1,4 +1,4 @@
-"""What each option may be. Every bad field is found at once, under its path in the proto, with what is accepted."""
+"""Validation of each option: all violations at once, each with its path in the proto and the accepted values."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from agent_service.options.words import MAX_NAME, is_http_url, is_one_rule, is_p
 MAX_ARGUMENT = 131_071
 """Bytes of one argument or one `NAME=value` of the environment: the kernel's MAX_ARG_STRLEN less its final NUL."""
 MAX_SPAWN = 1 << 20
-"""Bytes of all arguments and the whole environment: half of what the kernel takes by default."""
+"""Bytes of all arguments and the whole environment: half of the kernel's default limit."""
 MAX_TURNS = 10_000
 MIN_THINKING_TOKENS = 1024
 AGENTS_OWN_SERVERS = frozenset({"claude-in-chrome", "computer-use", "workspace"})
@@ -39,7 +39,7 @@ _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _PRINTABLE_ASCII = re.compile(r"[ -~]*")
 
 Say = Callable[[str, str], None]
-"""Notes that the field at a path is bad, and what is accepted."""
+"""Adds a violation: a field's path, and the accepted values."""
 
 
 def check(options: pb.AgentOptions, path: str = "options") -> list[FieldViolation]:
@@ -291,7 +291,7 @@ def _check_argument(text: str, where: str, say: Say) -> None:
 
 
 def _check_size(options: pb.AgentOptions, say: Say) -> None:
-    """Bound what is joined into one argument, and everything together."""
+    """Check the size of options that are joined into one argument, and of everything together."""
     skills = [f"Skill({name})" for name in options.skills]
     for name, joined in (
         ("tools", ",".join(options.tools)),

@@ -1,4 +1,4 @@
-"""What a session's options become when a request overrides some of them, and how they are shown."""
+"""Merging of a request's options with the session's, and redaction of secrets for display."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NEVER_INHERITED = frozenset({"resume_at_message_uuid"})
 
 
 def merge(inherited: pb.AgentOptions, given: pb.AgentOptions, clear: Sequence[str] = ()) -> pb.AgentOptions:
-    """The options of a resumed session: what `given` sets, field by field, over what it had.
+    """Return the options of a resumed session: fields set in `given` replace the inherited ones.
 
     A field is replaced as a whole: lists, maps and messages are never joined. Fields named in `clear` return to their
     defaults, unless `given` sets them.
@@ -33,13 +33,13 @@ def merge(inherited: pb.AgentOptions, given: pb.AgentOptions, clear: Sequence[st
 
 
 def too_large(options: pb.AgentOptions) -> str:
-    """What is wrong with the size of options; empty when nothing is."""
+    """Return a sentence if the options are too large; empty otherwise."""
     size = options.ByteSize()
     return f"must have at most {MAX_OPTIONS_BYTES} bytes, not {size}" if size > MAX_OPTIONS_BYTES else ""
 
 
 def is_blank(prompt: pb.SystemPrompt) -> bool:
-    """Whether a system prompt says nothing, which is the same as none."""
+    """Return whether a system prompt is blank, which is the same as unset."""
     return not (prompt.text.strip() or prompt.preset.strip() or prompt.append.strip())
 
 

@@ -1,4 +1,4 @@
-"""What is accepted but may surprise, for people to read."""
+"""Warnings about options that are accepted but may surprise, for people."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether an answer meets its schema: checked in the service, within a bounded time, without a network.
+"""Validation of structured answers: done in the service, within a bounded time, without a network.
 
 The agent checks as well, but takes inherited names for present ones: `required: ["toString"]` is met by `{}` there.
 """
@@ -23,13 +23,13 @@ from agent_service.options.strict_json import BadJson
 TIME_LIMIT = 2.0
 """Seconds that one check may take."""
 PRECISION = 1e-6
-"""How far from a whole number a quotient of `multipleOf` may be; the agent's own figure."""
+"""Tolerance of `multipleOf`: distance of the quotient from an integer. The agent's own figure."""
 MAX_PROBLEM = 1000
 """Characters of a sentence about an answer."""
 
 
 class _Check(NamedTuple):
-    """What is under way: the whole schema, and when to give up."""
+    """State of one validation: the whole schema, and the deadline."""
 
     root: Any
     deadline: float
@@ -43,7 +43,7 @@ _check: ContextVar[_Check] = ContextVar("_check")
 
 
 def schema_problem(schema_json: str) -> str:
-    """Why a schema is not accepted, for the caller; empty when it is."""
+    """Return the reason why a schema is refused, for the caller; empty when it is accepted."""
     try:
         schema = for_agent(schema_json)
     except (BadJson, BadSchema) as bad:
@@ -55,7 +55,7 @@ def schema_problem(schema_json: str) -> str:
 
 
 def check_output(schema_json: str, output_json: str) -> str | None:
-    """How an answer fails to meet an accepted schema, for people; None when it meets it.
+    """Return how an answer violates an accepted schema, for people; None when it is valid.
 
     It may take TIME_LIMIT seconds: call it in a thread.
     """
@@ -69,7 +69,7 @@ def check_output(schema_json: str, output_json: str) -> str | None:
 
 
 def problem_of(schema: Any, value: Any) -> str:
-    """The worst way in which a value does not meet a schema of draft-07, with its path; empty when it does."""
+    """Return the most relevant violation of a draft-07 schema, with its path; empty for a valid value."""
     token = _check.set(_Check(schema, time.monotonic() + TIME_LIMIT))
     try:
         error = best_match(_Validator(schema).iter_errors(value))
@@ -162,7 +162,7 @@ def _multiple_of(validator: Any, factor: Any, instance: Any, schema: Any) -> Ite
 
 
 def _matches(pattern: str, text: str) -> bool:
-    """Whether the pattern is found. Raises TimeoutError."""
+    """Return whether the text contains a match of the pattern. Raises TimeoutError."""
     remaining = _check.get().deadline - time.monotonic()
     if remaining <= 0:
         raise _TooLongError
@@ -195,4 +195,4 @@ _Validator: Any = validators.create(
     validators={name: _bounded(check) for name, check in _KEYWORDS.items()},
     type_checker=Draft7Validator.TYPE_CHECKER,
 )
-"""Draft-07 with what stands beside a `$ref` heeded, as the agent does."""
+"""Draft-07, but keywords beside a `$ref` count, as in the agent's validator."""

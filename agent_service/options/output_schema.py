@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from agent_service.options.ecma_regex import BadPattern, compiled
@@ -23,7 +23,7 @@ DIALECTS = frozenset(
         "http://json-schema.org/draft-06/schema",
     }
 )
-"""What `$schema` may say, without its fragment."""
+"""Values of `$schema`, without their fragment."""
 
 _ONE = ("additionalItems", "additionalProperties", "contains", "else", "if", "items", "not", "propertyNames", "then")
 _LISTS = ("allOf", "anyOf", "items", "oneOf")
@@ -85,6 +85,10 @@ _WITHOUT_COUNTERPART = {
     "unevaluatedItems": "the agent checks draft-07; use additionalItems",
     "unevaluatedProperties": "the agent checks draft-07; use additionalProperties",
 }
+MAX_SCHEMAS = 2000
+"""Schemas within a schema."""
+MAX_PATTERNS = 200
+"""Patterns of a schema: one may take some milliseconds to compile."""
 _ROOT_KEY = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 
 
@@ -101,6 +105,9 @@ def for_agent(schema_json: str) -> dict[str, Any]:
     root.pop("$id", None)
     schema = _rooted(_said_anew(root, "$"))
     places = list(_schemas(schema, "$"))
+    if len(places) > MAX_SCHEMAS:
+        raise BadSchema(f"it has {len(places)} schemas within it of at most {MAX_SCHEMAS}")
+    _check_patterns(places)
     known = {id(place) for _, place in places}
     for path, place in places:
         if "$ref" in place and not _is_place(resolved(schema, str(place["$ref"])), str(place["$ref"]), known):
@@ -112,12 +119,12 @@ def for_agent(schema_json: str) -> dict[str, Any]:
 
 
 def _is_place(target: Any, reference: str, known: set[int]) -> bool:
-    """Whether a schema stands where the reference points, and not a value that looks like one."""
+    """Return whether the target of a reference is a schema, and not a value that looks like one."""
     return reference.startswith(("#/$defs/", "#/definitions/")) if isinstance(target, bool) else id(target) in known
 
 
 def resolved(root: Any, reference: str) -> Any:
-    """What a reference within a schema stands for; None when there is nothing. No schema is ever fetched."""
+    """Return the target of a reference within a schema, None when there is none. No schema is ever fetched."""
     if not (reference == "#" or reference.startswith("#/")):
         return None
     found = root
@@ -150,7 +157,6 @@ def _said_anew(schema: Any, path: str) -> Any:
     said = {keyword: _inner(keyword, value, f"{path}.{keyword}") for keyword, value in said.items()}
     _leave_out_what_is_ignored(said)
     _check_lists(said, path)
-    _check_patterns(said, path)
     return said
 
 
@@ -204,7 +210,7 @@ def _inner(keyword: str, value: Any, path: str) -> Any:
 
 
 def _leave_out_what_is_ignored(schema: dict[str, Any]) -> None:
-    """Keywords without the one that they go with: strict mode refuses what the standard ignores."""
+    """Remove what the standard ignores and strict mode refuses, such as `then` without `if`."""
     if "if" not in schema:
         schema.pop("then", None)
         schema.pop("else", None)
@@ -220,25 +226,36 @@ def _check_lists(schema: Mapping[str, Any], path: str) -> None:
         raise BadSchema(f"{path}.enum must have at least one value, and none twice")
 
 
-def _check_patterns(schema: Mapping[str, Any], path: str) -> None:
-    patterns = [(f"{path}.pattern", schema["pattern"])] if isinstance(schema.get("pattern"), str) else []
-    named = schema.get("patternProperties")
-    if isinstance(named, dict):
-        patterns += [(f"{path}.patternProperties", pattern) for pattern in named]
+def _check_patterns(places: Sequence[tuple[str, dict[str, Any]]]) -> None:
+    patterns = [
+        (f"{path}.pattern", place["pattern"]) for path, place in places if isinstance(place.get("pattern"), str)
+    ]
+    named = [
+        (f"{path}.patternProperties", pattern, place.get("properties"))
+        for path, place in places
+        if isinstance(place.get("patternProperties"), dict)
+        for pattern in place["patternProperties"]
+    ]
+    if len(patterns) + len(named) > MAX_PATTERNS:
+        raise BadSchema(f"it has {len(patterns) + len(named)} patterns of at most {MAX_PATTERNS}")
     for where, pattern in patterns:
-        try:
-            search = compiled(pattern)
-        except BadPattern as bad:
-            raise BadSchema(f"{where}: {pattern[:100]!r} is no pattern of JavaScript with the flag u: {bad}") from None
-        if where.endswith("patternProperties"):
-            _check_apart(search, schema.get("properties"), where)
+        _compiled(pattern, where)
+    for where, pattern, properties in named:
+        _check_apart(_compiled(pattern, where), properties, where)
+
+
+def _compiled(pattern: str, where: str) -> Any:
+    try:
+        return compiled(pattern)
+    except BadPattern as bad:
+        raise BadSchema(f"{where}: {pattern[:100]!r} is no pattern of JavaScript with the flag u: {bad}") from None
 
 
 def _check_apart(search: Any, properties: Any, where: str) -> None:
     """The agent refuses a property that a pattern names as well."""
     for name in properties if isinstance(properties, dict) else ():
         try:
-            both = search.search(name, timeout=0.1)
+            both = search.search(name, timeout=0.05)
         except TimeoutError:
             both = True
         if both:
@@ -265,7 +282,7 @@ def _rooted(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
-    """The root with what it refers to in its place: generators put a whole model into `$defs` and refer to it."""
+    """Return the root with its reference replaced by the target: generators put a whole model into `$defs`."""
     for _ in range(8):
         whole = schema.get("allOf")
         if "$ref" in schema:
@@ -282,7 +299,7 @@ def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _restricts(rest: Mapping[str, Any], target: Mapping[str, Any]) -> bool:
-    """Whether both say something under one keyword that is more than a note."""
+    """Return whether both have a keyword in common that is more than an annotation."""
     return bool((rest.keys() & target.keys()) - {"title", "description", "default", "examples", "$comment"})
 
 

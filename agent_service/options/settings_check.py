@@ -1,4 +1,4 @@
-"""Whether the agent takes a caller's settings: one value that it does not like voids all of them, deny rules included.
+"""Validation of `settings_json`: one value that the agent does not like voids all settings, deny rules included.
 
 `settings_schema.json` says what the agent knows, as JSON Schema; a test compares it with the real agent. What the agent
 refuses nevertheless, such as a newer one, it says after its start: see `Agent.connect`.
@@ -62,13 +62,13 @@ RESERVED: Mapping[str, str] = {
 
 @cache
 def known_settings() -> dict[str, Any]:
-    """What the agent takes, as JSON Schema."""
+    """Return the agent's settings as a JSON Schema."""
     schema: dict[str, Any] = json.loads(Path(__file__).with_name("settings_schema.json").read_text(encoding="utf-8"))
     return schema
 
 
 def settings_problem(settings_json: str) -> str:
-    """Why a caller's settings are not accepted; empty when they are."""
+    """Return the reason why a caller's settings are refused; empty when they are accepted."""
     try:
         settings = parse_object(settings_json)
     except BadJson as bad:

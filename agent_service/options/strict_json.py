@@ -163,7 +163,7 @@ def _first_fault(text: str, exact: bool, end: int | None = None) -> str:
 
 
 def _fault_of(token: str, opened: list[_Open], exact: bool) -> str | None:
-    """What is wrong with one token; keeps `opened` up to date."""
+    """Return the fault of one token, None without; updates `opened`."""
     inside = opened[-1] if opened else None
     if token in "{[":
         opened.append(_Open(token == "{", expects_key=token == "{", at="" if token == "{" else 0))

@@ -1,4 +1,4 @@
-"""Whether a single value is what it should be: a name, a rule, a URL, a UUID, a duration."""
+"""Predicates for single values: names, rules, URLs, UUIDs, durations."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ MAX_NAME = 256
 
 
 def is_word(text: str) -> bool:
-    """Whether it may stand where a name is wanted: no spaces, no leading dash, not too long. Empty is no matter."""
+    """Return whether the text can be a name: no spaces, no leading dash, not too long. An empty text can."""
     return len(text) <= MAX_NAME and not text.startswith("-") and not any(map(str.isspace, text)) and text.isprintable()
 
 
 def is_one_rule(rule: str) -> bool:
-    """Whether the CLI, which splits at commas and spaces outside parentheses, sees one rule in it."""
+    """Return whether the CLI, which splits at commas and spaces outside parentheses, reads the text as one rule."""
     if not rule or rule.startswith("-") or not rule.isprintable():
         return False
     opened = rule.find("(")
@@ -28,7 +28,7 @@ def is_one_rule(rule: str) -> bool:
 
 
 def _closes_once(text: str) -> bool:
-    """Whether the parenthesis that opens `text` is closed by its last character and not before."""
+    """Return whether the parenthesis that opens `text` is closed by its last character and not before."""
     depth = 0
     for index, sign in enumerate(text):
         depth += (sign == "(") - (sign == ")")
@@ -38,7 +38,7 @@ def _closes_once(text: str) -> bool:
 
 
 def is_http_url(url: str) -> bool:
-    """Whether it is an http or https URL with a host, read alike by Python and JavaScript, and without credentials.
+    """Return whether the text is an http or https URL without credentials whose host Python and JavaScript agree on.
 
     JavaScript takes a backslash for a slash, so that `https://a\\@b` names another host there; it fetches no URL with a
     user's name in it.
@@ -54,7 +54,7 @@ def is_http_url(url: str) -> bool:
 
 
 def is_uuid(text: str) -> bool:
-    """Whether it is a UUID as it is usually written."""
+    """Return whether the text is a UUID in its usual form."""
     try:
         return str(UUID(text)) == text.lower()
     except ValueError:
@@ -62,6 +62,6 @@ def is_uuid(text: str) -> bool:
 
 
 def is_positive(duration: Duration) -> bool:
-    """Whether it is above zero and a valid Duration at all."""
+    """Return whether the duration is valid and above zero."""
     whole, part = duration.seconds, duration.nanos
     return 0 <= whole <= 315_576_000_000 and 0 <= part < 1_000_000_000 and (whole > 0 or part > 0)
