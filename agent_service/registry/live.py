@@ -92,9 +92,13 @@ class LiveSessions:
         opening = self._opening.get(session_id)
         if opening is None:
             opening = self._opening[session_id] = asyncio.create_task(self._load(session_id))
-            opening.add_done_callback(lambda _: self._opening.pop(session_id, None))
+            opening.add_done_callback(lambda done: self._opened(session_id, done))
         loaded = await asyncio.shield(opening)
         return self.sessions.get(session_id, loaded)
+
+    def _opened(self, session_id: str, opening: asyncio.Task[Session | None]) -> None:
+        if self._opening.get(session_id) is opening:
+            del self._opening[session_id]
 
     async def _load(self, session_id: str) -> Session | None:
         record = await self._ledger.session(session_id)
@@ -142,5 +146,6 @@ class LiveSessions:
     def removed(self, session_id: str) -> None:
         """Forget a session that is no longer stored."""
         self.sessions.pop(session_id, None)
+        self._opening.pop(session_id, None)  # what is being read is of the session that is gone
         self.status_cache.forget(session_id)
         self._deletions += 1

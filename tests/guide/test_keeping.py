@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
@@ -254,3 +255,33 @@ async def test_a_session_that_is_deleted_as_its_turn_begins_leaves_no_directory(
     (service.data_dir / "sessions" / record.workspace_id / "work").mkdir(parents=True)
     await service.stub.DeleteSession(pb.DeleteSessionRequest(session_id=done.session_id))
     assert not (service.data_dir / "sessions" / record.workspace_id).exists()
+
+
+async def test_a_session_that_was_read_while_it_was_deleted_is_not_opened_by_who_comes_later(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = await start(idle_timeout=0.0)
+    await service.run("say: hi", session_id="mine")
+    async with asyncio.timeout(20):
+        while service.running.registry.live("mine") is not None:  # its agent is being ended
+            await service.status("mine")
+    read, ledger = asyncio.Event(), service.running.ledger
+    go_on, session_of = asyncio.Event(), ledger.session
+
+    async def slowly(session_id: str) -> pb.Session | None:
+        monkeypatch.undo()
+        found = await session_of(session_id)
+        read.set()
+        await go_on.wait()
+        return found
+
+    monkeypatch.setattr(ledger, "session", slowly)
+    first = asyncio.create_task(service.execute("say: first", session_id="mine", on_busy=pb.ON_BUSY_ENQUEUE))
+    await asyncio.wait_for(read.wait(), 20)
+    await service.stub.DeleteSession(pb.DeleteSessionRequest(session_id="mine"))
+    second = asyncio.create_task(service.execute("say: second", session_id="mine", on_busy=pb.ON_BUSY_ENQUEUE))
+    assert (await service.stub.GetServerInfo(pb.GetServerInfoRequest())).load.sessions == 0
+    go_on.set()
+    turns = [(await call).turn.number for call in (first, second)]
+    assert sorted(turns) == [1, 2]
+    assert (await service.rest("mine")).session.turn_count == 2
