@@ -172,7 +172,8 @@ def configure_logging(level: str) -> LineWriter:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    logging.getLogger("claude_agent_sdk").setLevel(logging.ERROR)
+    # It calls every killed agent a fatal error. What it tells is in exceptions too, which sessions record.
+    logging.getLogger("claude_agent_sdk").setLevel(logging.CRITICAL)
     return handler.lines
 
 

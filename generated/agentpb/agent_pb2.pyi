@@ -563,8 +563,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Code: none, a run's. Metadata: none. Retry: no.
     """
     ERROR_REASON_AGENT_ERROR: _ErrorReason.ValueType  # 104
-    """The agent reported an error of its own.
-    Code: none, a run's. Metadata: none. Retry: later.
+    """The agent reported an error of its own; `retryable` says whether a retry helps.
+    Code: none, a run's. Metadata: none. Retry: perhaps.
     """
     ERROR_REASON_START_TIMEOUT: _ErrorReason.ValueType  # 105
     """The agent did not start in time.
@@ -748,8 +748,8 @@ ERROR_REASON_AGENT_REFUSED: ErrorReason.ValueType  # 103
 Code: none, a run's. Metadata: none. Retry: no.
 """
 ERROR_REASON_AGENT_ERROR: ErrorReason.ValueType  # 104
-"""The agent reported an error of its own.
-Code: none, a run's. Metadata: none. Retry: later.
+"""The agent reported an error of its own; `retryable` says whether a retry helps.
+Code: none, a run's. Metadata: none. Retry: perhaps.
 """
 ERROR_REASON_START_TIMEOUT: ErrorReason.ValueType  # 105
 """The agent did not start in time.
