@@ -87,7 +87,7 @@ _WITHOUT_COUNTERPART = {
 }
 MAX_SCHEMAS = 2000
 """Schemas within a schema."""
-MAX_PATTERNS = 200
+MAX_PATTERNS = 100
 """Patterns of a schema: one may take some milliseconds to compile."""
 _ROOT_KEY = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 
@@ -238,6 +238,8 @@ def _check_patterns(places: Sequence[tuple[str, dict[str, Any]]]) -> None:
     ]
     if len(patterns) + len(named) > MAX_PATTERNS:
         raise BadSchema(f"it has {len(patterns) + len(named)} patterns of at most {MAX_PATTERNS}")
+    if sum(len(properties) for _, _, properties in named if isinstance(properties, dict)) > MAX_SCHEMAS:
+        raise BadSchema(f"it has more than {MAX_SCHEMAS} pairs of a property and a pattern")
     for where, pattern in patterns:
         _compiled(pattern, where)
     for where, pattern, properties in named:
