@@ -1,12 +1,14 @@
-"""Ledger: sessions, turns, events and request ids on disk, and the one way to them. SQLite lives here and nowhere else.
+"""Ledger: durable storage of sessions, turns, events and request ids. Everything else of the service stores through it.
 
-One thread writes. It takes whatever waits, writes it in one transaction, and tells the event loop once; only then is it
-visible. Readers have threads and read-only connections of their own. The ledger stores what it is given: sequences and
-records are made by the one owner of each session.
+`Ledger` keeps the live end of each session's log and decides what is visible; a `Store` writes and reads rows;
+`Journal` writes one session's record and log; `Feed` reads the changes of all sessions. SQL is in `sqlite/`.
 
-What goes wrong with the disk is the end of the ledger: all that waits fails, all that comes fails, and `wait_failed`
-returns. A commit that does not fit its log is a bug of its owner: it is refused alone, and with it whatever that
-session sends later, because a gap would be worse; the sessions of others go on.
+The store writes all waiting commits in one transaction and then tells the event loop once; only then are they visible.
+Sequences and records are made by each session's only owner, and stored as they are.
+
+An error of the disk ends the ledger: all waiting and later commits fail, and `wait_failed` returns. A commit that does
+not continue its session's log is a bug of the owner: it is refused, and so are all later commits of that session, since
+a gap would be worse. Other sessions go on.
 """
 
 from agent_service.ledger.commits import REQUEST_ID_SECONDS, Commit, RequestId, Whole

@@ -1,4 +1,4 @@
-"""What is handed to the ledger, and its way to the disk: commits, serialized at once, and jobs."""
+"""Commits, the units of writing, and their form on the way to the disk: serialized at once."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def folded(title: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RequestId:
-    """What a request id was used for. `create_time` (microseconds) is filled in when it is stored."""
+    """The use of a request id. `create_time` (microseconds) is filled in when it is stored."""
 
     owner: str
     request_id: str
@@ -105,7 +105,7 @@ class Record(NamedTuple):
 
     @property
     def searched(self) -> tuple[object, ...]:
-        """What changes rarely: an unchanged one spares the indexes."""
+        """Columns that indexes have. They change rarely, and an update without them spares the indexes."""
         return self[:8]
 
 
@@ -146,7 +146,7 @@ class Append:
         return self.events[-1].sequence if self.events else 0
 
     def resolve(self) -> None:
-        """Tell who waits how it went."""
+        """Give the waiting caller the result or the refusal."""
         if self.refused is not None:
             fail(self.future, self.refused)
         elif not self.future.done():
@@ -162,13 +162,13 @@ class Job(Generic[T]):
     result: list[T] = field(default_factory=list)
 
     def resolve(self) -> None:
-        """Tell who waits what came of it."""
+        """Give the waiting caller the result."""
         if not self.future.done():
             self.future.set_result(self.result[0])
 
 
 def fail(future: asyncio.Future[Any], error: Exception) -> None:
-    """Give a future its error; nobody has to look, since failures are told otherwise too."""
+    """Give a future its error. It counts as retrieved: failures are also told by `Ledger.wait_failed`."""
     if not future.done():
         future.set_exception(error)
         future.exception()

@@ -1,4 +1,4 @@
-"""Journal: one session's record and the writing end of its log. Truth is made here, and shown only once it is durable.
+"""Journal: one session's record and the writing end of its log. Nothing is shown before it is durable.
 
 Every change is a commit: events with the next sequences, and the records they change. `snapshot` shows the last
 durable one.

@@ -122,7 +122,7 @@ class Ledger:
         return tail
 
     def cursor(self, session_id: str, after_sequence: int) -> Position:
-        """Where a reader begins that knows the log up to `after_sequence`."""
+        """The position behind event `after_sequence`."""
         return Position(after_sequence)
 
     async def follow(
@@ -270,7 +270,7 @@ class Ledger:
         return await self._store.unfinished()
 
     async def request(self, owner: str, request_id: str) -> RequestId | None:
-        """What a request id was used for in the last 24 hours."""
+        """The use of a request id in the last 24 hours; None when there was none."""
         return await self._store.request(owner, request_id, self._now() - REQUEST_ID_SECONDS * 1_000_000)
 
     async def count(self) -> int:
@@ -281,7 +281,7 @@ class Ledger:
 
     @property
     def failure(self) -> Exception | None:
-        """Why nothing can be written any more; None while all is well."""
+        """The error that ended all writing; None while the ledger works."""
         return self._store.failure
 
     async def wait_failed(self) -> None:
@@ -289,7 +289,7 @@ class Ledger:
         await self._failed.wait()
 
     def statistics(self) -> dict[str, int]:
-        """What was written since the start, and what waits."""
+        """Counts since the start, and the numbers of waiting commits and deletions."""
         return {**self._store.statistics(), "tails": len(self._tails), "failed": int(self.failure is not None)}
 
     async def backup(self, path: Path) -> None:

@@ -93,7 +93,7 @@ class Store(Protocol):
 
     @property
     def failure(self) -> Exception | None:
-        """Why nothing can be written any more; None while all is well. It does not pass."""
+        """The error that ended all writing; None while the store works. It stays until the store is closed."""
 
     # ---- one session
 
@@ -163,7 +163,7 @@ class Store(Protocol):
         """Sessions in state PENDING or RUNNING, and those in phase IDLE, oldest first."""
 
     async def request(self, owner: str, request_id: str, since: int) -> RequestId | None:
-        """What a request id was used for, unless that was before `since` (microseconds)."""
+        """The use of a request id, unless that was before `since` (microseconds)."""
 
     async def count(self) -> int:
         """The number of sessions, commits included that were put before."""

@@ -33,12 +33,12 @@ class Event(NamedTuple):
     raw: bytes | None
 
     def sent(self, with_its_raw: bool) -> bytes:
-        """What is sent of it."""
+        """The bytes that are sent, with the agent's own JSON or without."""
         return with_raw(self.body, self.raw) if with_its_raw else self.body
 
 
 class Position(NamedTuple):
-    """Where a reader is: behind event `sequence` and, if it came from a tail, before that tail's entry `ordinal`."""
+    """A reader's place: behind event `sequence` and, if it was given by a tail, before that tail's entry `ordinal`."""
 
     sequence: int
     ordinal: int = -1
@@ -123,7 +123,7 @@ class Tail:
         """The last change of the session's state that was handed over for writing; 0 when there was none meanwhile."""
         self.deleted = False
         self.broken: Exception | None = None
-        """Why nothing more can be appended."""
+        """The error of all further appends; None while appending works."""
         self.key: int | None = None  # this and the next two are the writer thread's notes of what the file holds
         self.stored = 0
         self.searched: object = None
@@ -194,7 +194,7 @@ class Tail:
             self._base = self.appended = self.last_sequence = sequence
 
     def delete(self) -> None:
-        """Say that the session is gone."""
+        """Mark the session as deleted and wake its watchers."""
         self.deleted = True
         self.wake()
 
@@ -276,7 +276,7 @@ class Tail:
         return events, Position(sequence, ordinal if ordinal <= self._end else -1)
 
     def _index(self, sequence: int) -> int:
-        """Where the entries behind a durable event begin."""
+        """Index of the first entry behind a durable event."""
         for index in range(len(self._entries) - 1, -1, -1):
             if 0 < self._entries[index].sequence <= sequence:
                 return index + 1
@@ -300,7 +300,7 @@ class Tail:
 
 
 def weight(event: Event, with_raw: bool) -> int:
-    """How many bytes of a batch an event takes."""
+    """Bytes that an event takes in a batch."""
     return len(event.body) + (len(event.raw) if with_raw and event.raw else 0)
 
 

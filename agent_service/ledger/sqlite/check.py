@@ -84,7 +84,7 @@ _RECORDS: Mapping[str, type[Message]] = {"event": pb.SessionEvent, "turn": pb.Tu
 
 
 def _whole_problems(rows: Iterable[Sequence[Any]], turns: Sequence[pb.Turn]) -> Iterator[str]:
-    """What is wrong with fields that were cut and are kept beside their records."""
+    """Problems of fields that were cut and are kept beside their records."""
     kept = set()
     for record, name, body in rows:
         kept.add((record, name))
@@ -115,7 +115,7 @@ def _rest_problems(session: pb.Session) -> Iterator[str]:
 
 
 class _Log:
-    """What is seen on a walk through one session's events."""
+    """Findings of a walk through one session's events."""
 
     def __init__(self, session_id: str) -> None:
         self.completed: Counter[str] = Counter()

@@ -22,7 +22,7 @@ SLACK = 1 << 20
 BUSY_TIMEOUT = 10_000
 """Milliseconds that a statement waits for a lock."""
 READING_KIB, WRITING_KIB = 2048, 4096
-"""What each connection caches. The host caches the file anyway, and more of our own was no faster."""
+"""Cache of each connection, in KiB. The host caches the file too, and a larger cache was no faster."""
 
 
 def open_file(path: Path) -> sqlite3.Connection:
@@ -41,7 +41,7 @@ def open_file(path: Path) -> sqlite3.Connection:
 
 
 def unusable(path: Path, error: Exception) -> LedgerUnusable:
-    """Say of an error what it means for the one who starts the service."""
+    """Make the error for the operator who starts the service."""
     if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
         return LedgerUnusable(f"{path} is damaged, or no ledger: {error}. Put a backup in its place.")
     return LedgerUnusable(f"{path} cannot be used: {error}")

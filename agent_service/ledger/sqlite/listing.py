@@ -1,4 +1,4 @@
-"""How the sessions of a page are found without a look at all the others."""
+"""Listing: queries for pages of sessions, answered by an index without a look at all sessions."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Listing:
         ]
 
     def _source(self, condition: Condition | None) -> tuple[str, str, list[list[Query]]]:
-        """Where to look for rows `n`, what a session is called there, and what each of the arms wants of it first."""
+        """The tables of rows `n`, the name of the session there, and the first conditions of each arm."""
         if condition is None:
             return "sessions AS n", "n", [[Query("n.owner = ?", (self._owner,))] if self._owner is not None else []]
         if not self.follows(condition):
@@ -116,7 +116,7 @@ class Listing:
         return Query(sql, (*parameters, limit))
 
     def _admits(self, session: str) -> list[Query]:
-        """What the filter wants of a session, but for its time in the listing's order."""
+        """The filter's conditions on a session, without those on the time that orders the listing."""
         # The sign before a column keeps the planner from an index that would need a sort.
         wanted = self._wanted
         other = "update_time" if self._column == "create_time" else "create_time"

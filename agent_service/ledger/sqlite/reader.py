@@ -28,13 +28,13 @@ log = logging.getLogger(__name__)
 
 READERS = 4
 RESPONSES = 4
-"""So many responses are read at once, at most: a read is two hops between threads."""
+"""Responses in one read, at most: a read is two hops between threads."""
 SMALL = (1 << 14) - 1
 """Bytes of an event that SQLite joins to others, at most: their length takes two bytes."""
 FEW = 2000
-"""So many sessions that meet a condition are few enough to look at each."""
+"""Number of sessions below which a page is made by looking at each that meets a condition."""
 NULL = "-1"
-"""The size of what is not there."""
+"""The size that stands for NULL."""
 
 T = TypeVar("T")
 

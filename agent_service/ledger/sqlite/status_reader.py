@@ -1,7 +1,6 @@
-"""Where sessions stand: a session's record and the turn that brought it there, read together.
+"""StatusReader: reads a session's record together with its turn, many sessions in one query.
 
-A hop to another thread costs more than the reading, so all who ask while others are being answered are answered
-together.
+A hop to another thread costs more than the reading, so all questions that come during a read share the next one.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from agent_service.ledger.sqlite.reader import Readers, read_session
 from agent_service.ledger.store import StoredStatus
 
 MOST = max(schema.STANDINGS)
-"""So many sessions are read at once."""
+"""Sessions in one read, at most."""
 CROWD = 4
-"""Who is answered together with so many is one of a crowd: more will ask in a moment."""
+"""Batch size from which more questions are assumed to be about to arrive."""
 LINGER = 0.002
 """Seconds that a crowd is waited for: two hops between threads for each of four cost more than two for all of them."""
 
@@ -34,7 +33,7 @@ class _Question(NamedTuple):
 
 
 class StatusReader:
-    """Answers who asks where a session stands."""
+    """Answers questions for the status of sessions, in batches."""
 
     def __init__(self, readers: Readers) -> None:
         """Read by `readers`."""
@@ -44,7 +43,7 @@ class StatusReader:
         self._crowded = False
 
     async def ask(self, session_id: str) -> StoredStatus | None:
-        """Where a session stands, as of some moment after the call. Raises StoreUnavailable."""
+        """A session and its turn, as of some moment after the call. Raises StoreUnavailable."""
         answer: asyncio.Future[StoredStatus | None] = asyncio.get_running_loop().create_future()
         self._asked.append(_Question(session_id, answer))
         if self._answering is None:

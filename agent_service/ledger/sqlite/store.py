@@ -100,7 +100,7 @@ class SqliteStore:
 
     @property
     def failure(self) -> Exception | None:
-        """Why nothing can be written any more; None while all is well."""
+        """The error that ended all writing; None while the store works."""
         return self._writer.failure
 
     def _put(self, item: Append | Job[Any]) -> None:
@@ -219,7 +219,7 @@ class SqliteStore:
         return [read_session(*row) for row in await self._rows(schema.UNFINISHED)]
 
     async def request(self, owner: str, request_id: str, since: int) -> RequestId | None:
-        """What a request id was used for, unless that was before `since` (microseconds)."""
+        """The use of a request id, unless that was before `since` (microseconds)."""
         rows = await self._rows(schema.REQUEST_ID, owner, request_id, since)
         return RequestId(*rows[0]) if rows else None
 

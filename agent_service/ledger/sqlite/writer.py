@@ -93,7 +93,7 @@ class Writer:
         return True
 
     def count(self) -> int:
-        """How many sessions there are; counted once, since that takes longer the more there are. A job."""
+        """The number of sessions. SQLite counts them once; from then on it is kept. A job."""
         if self.sessions is None:
             self._pending.flush(self._db)
             self.sessions = value(self._db, schema.COUNT)
@@ -113,7 +113,7 @@ class Writer:
                 loop.call_soon_threadsafe(on_group, (), self.failure)
 
     def _take(self) -> list[Append | Job[Any]]:
-        """Whatever waits; without unfinished sweeping, wait for the first."""
+        """All waiting commits and jobs, at most GROUP; waits for the first unless there is something else to do."""
         group: list[Append | Job[Any]] = []
         try:
             item = self.queue.get(timeout=self._pause)
@@ -176,7 +176,7 @@ class Writer:
         self.bytes += sum(weight(event, True) for event in item.events)
 
     def _refusal(self, item: Append) -> Exception | None:
-        """Why a commit does not fit the file; learns what the file holds of its session."""
+        """The error of a commit that does not fit the file, or None; notes on its tail what the file holds."""
         tail = item.tail
         if tail.broken is not None:
             return tail.broken
@@ -247,7 +247,7 @@ class Writer:
 
 
 class Pending:
-    """What a group writes: of a record that changed often, only its last state."""
+    """Rows that a group writes; of a record that changed several times only the last state."""
 
     def __init__(self) -> None:
         self._records: dict[Tail, tuple[Record, int]] = {}
