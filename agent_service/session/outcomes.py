@@ -46,7 +46,6 @@ _LIMITS = {
 
 
 _UNFINISHED = {
-    "refusal": "the model refused to answer",
     "max_tokens": "the answer was cut at the model's limit of tokens",
     "model_context_window_exceeded": "the answer was cut at the end of the model's context",
     "pause_turn": "the model paused in mid-answer",
@@ -84,8 +83,10 @@ def _of_success(result: pb.TurnResult, output_problem: str | None, refused: pb.S
     """What a report without an error means: it says "success" also of a turn that had no answer."""
     if refused is None and result.terminal_reason == "hook_stopped":
         refused = error("HOOK_STOPPED", "a hook stopped the turn")
+    if refused is None and result.stop_reason == "refusal":
+        refused = error("API_ERROR", "the model refused to answer")
     if refused is None and result.stop_reason in _UNFINISHED:
-        refused = error("AGENT_ERROR", _UNFINISHED[result.stop_reason], retryable=result.stop_reason != "refusal")
+        refused = error("AGENT_ERROR", _UNFINISHED[result.stop_reason], retryable=True)
     if refused is None and output_problem is not None:
         refused = error("STRUCTURED_OUTPUT_INVALID", output_problem, retryable=True)
     if refused is not None:
