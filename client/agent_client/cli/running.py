@@ -104,7 +104,7 @@ async def run(
         for warning in handle.started.warnings:
             say(f"warning: {visible_line(warning)}")
         if detach:
-            print_json(handle.started) if as_json else console().print(handle.session_id)
+            print_json(handle.started) if as_json else console().print(visible_line(handle.session_id))
             return None
         printer = None if as_json else EventPrinter(console(), quiet=quiet)
         return await _follow(handle, handle.watch(), printer, quiet=quiet, ask_me=ask_me)
@@ -202,7 +202,8 @@ async def _leave(handle: SessionHandle) -> Exit:
         response = await handle.cancel(reason="cancelled at the terminal")
         say("already at rest" if response.already_at_rest else "cancelled")
         return Exit.CANCELLED
-    say(f"session {handle.session_id} goes on; return with: agentctl watch {handle.session_id}")
+    name = visible_line(handle.session_id)
+    say(f"session {name} goes on; return with: agentctl watch {name}")
     return Exit.INTERRUPTED
 
 

@@ -89,7 +89,7 @@ async def rm(
     """Delete a session with its log."""
     async with connect(server) as client:
         response = await client.delete(session_id, force=force)
-    print_json(response) if as_json else console().print(f"deleted {session_id}")
+    print_json(response) if as_json else console().print(f"deleted {visible_line(session_id)}")
 
 
 @command("cleanup")
