@@ -15,7 +15,7 @@ from agent_service.events import cut
 from agent_service.ledger import Ledger, RequestId, now_us
 from agent_service.registry import refusals
 from agent_service.registry.cancel import Cancellation
-from agent_service.registry.idempotency import InFlightRequests, RequestKey, is_answered
+from agent_service.registry.idempotency import InFlightRequests, RequestKey, is_answered, looked_at
 from agent_service.registry.live import LiveSessions
 from agent_service.session.session import Session
 
@@ -62,7 +62,20 @@ class Deletion:
         keep_transcript: bool = False,
         key: RequestKey | None = None,
     ) -> tuple[pb.Session, int]:
-        """Delete a session; as it was, and the bytes freed. Raises SessionNotFound, SessionActive."""
+        """Delete a session; as it was, and the bytes freed. Raises SessionNotFound, SessionActive.
+
+        A caller who leaves does not end it: a session of which only a part was forgotten could be opened again.
+        """
+        work = asyncio.create_task(
+            self._delete_checked(session_id, owner, force=force, keep_transcript=keep_transcript, key=key),
+            name=f"delete {session_id}",
+        )
+        work.add_done_callback(looked_at)
+        return await asyncio.shield(work)
+
+    async def _delete_checked(
+        self, session_id: str, owner: str, *, force: bool, keep_transcript: bool, key: RequestKey | None
+    ) -> tuple[pb.Session, int]:
         found = await self._live.get(session_id, owner)
         session = self._live.sessions.get(session_id)
         if session is not None and not session.journal.at_rest:
@@ -70,7 +83,7 @@ class Deletion:
                 raise refusals.active(session.journal.record)
             cancel = pb.CancelRequest(session_id=session_id, reason="deleted")
             await self._cancellation.cancel(cancel, owner, wait=None)
-            return await self.delete(session_id, owner, force=force, keep_transcript=keep_transcript, key=key)
+            return await self._delete_checked(session_id, owner, force=force, keep_transcript=keep_transcript, key=key)
         if session_id in self._live.deleting:
             raise errors.SessionNotFound(session_id)
         return await self._delete(found, session, keep_transcript=keep_transcript, key=key)

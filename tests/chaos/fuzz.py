@@ -18,6 +18,7 @@ from agentpb import agent_pb2 as pb
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from agent_service.api.grpc import MAX_RECEIVED_BYTES
 from tests.chaos.grammar import Grammar, Known, harmless
 from tests.process.live import Live
 from tests.rpc import ALL, STREAMING, raw_call, taken_apart
@@ -138,6 +139,8 @@ class Fuzzer:
 
     def _refused(self, method: str, data: bytes, error: grpc.aio.AioRpcError) -> str:
         code = error.code()
+        if len(data) > MAX_RECEIVED_BYTES and code == grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return "far too large"
         reason = "" if code in BARE else taken_apart(error).reason
         if code in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL) or (code not in BARE and not reason):
             shown = base64.b64encode(data[:600]).decode()

@@ -285,3 +285,24 @@ async def test_a_session_that_was_read_while_it_was_deleted_is_not_opened_by_who
     turns = [(await call).turn.number for call in (first, second)]
     assert sorted(turns) == [1, 2]
     assert (await service.rest("mine")).session.turn_count == 2
+
+
+async def test_a_deletion_whose_caller_leaves_is_carried_out(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    await service.run("say: hi", session_id="mine", title="old")
+    begun, go_on, delete = asyncio.Event(), asyncio.Event(), service.running.ledger.delete
+
+    async def slowly(session_id: str, **fields: Any) -> int | None:
+        begun.set()
+        await go_on.wait()
+        return await delete(session_id, **fields)
+
+    monkeypatch.setattr(service.running.ledger, "delete", slowly)
+    call = service.stub.DeleteSession(pb.DeleteSessionRequest(session_id="mine"))
+    waiting = asyncio.ensure_future(call)
+    await asyncio.wait_for(begun.wait(), 20)
+    call.cancel()
+    await asyncio.wait([waiting])
+    anew = asyncio.create_task(service.run("say: anew", session_id="mine", mode=pb.EXECUTE_MODE_CREATE))
+    go_on.set()
+    session = (await anew).session
+    assert (session.title, session.turn_count) == ("", 1)
