@@ -13,7 +13,7 @@ from agent_service import events
 from agent_service import options as translate
 from agent_service.api import pages
 from agent_service.api.call import Call
-from agent_service.api.shown import shown, shown_turn
+from agent_service.api.shown import show, shown, shown_turn
 from agent_service.api.status import STATUS_TAILS, status_head, status_messages
 from agent_service.api.validation import check_host
 from agent_service.events import cut
@@ -34,6 +34,8 @@ DEFAULT_HISTORY = 100
 DEFAULT_PAGE, DEFAULT_EVENT_PAGE = 50, 100
 MAX_WARNINGS, MAX_WARNING = 100, 4096
 """How many warnings an answer has, and bytes of each."""
+
+SESSIONS_FIELD = pb.ListSessionsResponse.SESSIONS_FIELD_NUMBER
 
 
 class Handlers:
@@ -71,16 +73,18 @@ class Handlers:
             expired = not await self._execution.wait_turn(session.session_id, turn.turn_id, patience)
             session = await self._queries.get(session.session_id, call.owner)
             turn = await self._queries.turn(turn.turn_id) or turn
-        return pb.ExecuteResponse(
+        response = pb.ExecuteResponse(
             session_id=session.session_id,
             state=session.state,
             turn=shown_turn(turn),
-            session=shown(session),
+            session=session,
             watch_after_sequence=started.watch_after_sequence,
             deduplicated=started.deduplicated,
             wait_expired=expired,
             warnings=_warnings(started.options),
         )
+        show(response.session)
+        return response
 
     async def GetStatus(self, request: pb.GetStatusRequest, call: Call) -> bytes:
         """Read a session, after a wait if asked to. What does not change is encoded once."""
@@ -123,17 +127,18 @@ class Handlers:
         """End a session's work and say how."""
         wait = call.patience(request.wait.ToMicroseconds() / 1e6) if request.HasField("wait") else call.patience_left()
         response = await self._cancellation.cancel(request, call.owner, wait=wait)
-        response.session.CopyFrom(shown(response.session))
+        show(response.session)
         return response
 
-    async def ListSessions(self, request: pb.ListSessionsRequest, call: Call) -> pb.ListSessionsResponse:
-        """List a page of sessions."""
+    async def ListSessions(self, request: pb.ListSessionsRequest, call: Call) -> bytes:
+        """List a page of sessions. Each row was read for this call: it is made ready in place and encoded once."""
         sessions, cursor = await self._queries.list(
             request, call.owner, after=pages.read_token(request), limit=request.page_size or DEFAULT_PAGE
         )
-        return pb.ListSessionsResponse(
-            sessions=[shown(session) for session in sessions], next_page_token=pages.make_token(request, cursor)
-        )
+        for session in sessions:
+            show(session)
+        rows = events.response_bytes((session.SerializeToString() for session in sessions), field=SESSIONS_FIELD)
+        return rows + pb.ListSessionsResponse(next_page_token=pages.make_token(request, cursor)).SerializeToString()
 
     async def Cleanup(self, request: pb.CleanupRequest, call: Call) -> pb.CleanupResponse:
         """Delete what has been at rest for long enough."""
@@ -144,7 +149,7 @@ class Handlers:
         """Delete one session."""
         response = await self._deletion.delete_one(request, call.owner)
         if response.HasField("session"):
-            response.session.CopyFrom(shown(response.session))
+            show(response.session)
         return response
 
     async def ListEvents(self, request: pb.ListEventsRequest, call: Call) -> bytes:
@@ -164,7 +169,7 @@ class Handlers:
     async def ReadField(self, request: pb.ReadFieldRequest, call: Call) -> None:
         """Read the whole of a field that was cut, in pieces."""
         session = await self._queries.get(request.session_id, call.owner)
-        session.options.CopyFrom(translate.redacted(session.options))
+        translate.redact(session.options)
         async with self._queries.fields.open(request, session) as field:
             response = pb.ReadFieldResponse(total_bytes=field.size)
             async for piece in field.pieces():
@@ -175,13 +180,13 @@ class Handlers:
     async def SendMessage(self, request: pb.SendMessageRequest, call: Call) -> pb.SendMessageResponse:
         """Send a message into the running turn."""
         sent = await self._control.send(request, call.owner)
-        sent.session.CopyFrom(shown(sent.session))
+        show(sent.session)
         return sent
 
     async def Interrupt(self, request: pb.InterruptRequest, call: Call) -> pb.InterruptResponse:
         """Stop the running turn and keep the session."""
         response = await self._control.interrupt(request, call.owner)
-        response.session.CopyFrom(shown(response.session))
+        show(response.session)
         return response
 
     async def RespondToInteraction(
@@ -189,7 +194,7 @@ class Handlers:
     ) -> pb.RespondToInteractionResponse:
         """Answer what the agent asks; the first answer wins."""
         response = await self._control.respond(request, call.owner, by=call.peer)
-        response.session.CopyFrom(shown(response.session))
+        show(response.session)
         return response
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, call: Call) -> pb.GetServerInfoResponse:
@@ -203,7 +208,8 @@ def _checked(checked: Checked) -> pb.ExecuteResponse:
     response, session = pb.ExecuteResponse(warnings=_warnings(checked.options)), checked.session
     if session is not None:
         response.session_id, response.state = session.session_id, session.state
-        response.session.CopyFrom(shown(session))
+        response.session.CopyFrom(session)
+        show(response.session)
     return response
 
 

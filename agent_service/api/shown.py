@@ -8,12 +8,17 @@ from agent_service import events
 from agent_service import options as translate
 
 
+def show(session: pb.Session) -> None:
+    """Hide the secrets in the options of a response's session and cut it to MAX_SESSION bytes, in place."""
+    translate.redact(session.options)
+    events.fit(session, events.MAX_SESSION, longest=events.MAX_SESSION)
+
+
 def shown(session: pb.Session) -> pb.Session:
-    """A copy of a session without the secrets in its options, of at most MAX_SESSION bytes."""
+    """A copy of a session as `show` makes it: for a session that others hold."""
     copy = pb.Session()
     copy.CopyFrom(session)
-    copy.options.CopyFrom(translate.redacted(session.options))
-    events.fit(copy, events.MAX_SESSION, longest=events.MAX_SESSION)
+    show(copy)
     return copy
 
 

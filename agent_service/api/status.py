@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from agentpb import agent_pb2 as pb
 
 from agent_service import events
-from agent_service.api.shown import shown, shown_turn
+from agent_service.api.shown import show, shown_turn
 from agent_service.ledger import Event
 
 MESSAGES_FIELD = pb.GetStatusResponse.MESSAGES_FIELD_NUMBER
@@ -26,9 +26,8 @@ STATUS_TAILS = {
 def status_head(session: pb.Session, turn: pb.Turn | None) -> bytes:
     """Everything but the messages and the tail."""
     turn = shown_turn(turn) if turn is not None else None
-    response = pb.GetStatusResponse(
-        session_id=session.session_id, state=session.state, session=shown(session), turn=turn
-    )
+    response = pb.GetStatusResponse(session_id=session.session_id, state=session.state, session=session, turn=turn)
+    show(response.session)
     if turn is not None and turn.HasField("result"):
         response.result.CopyFrom(turn.result)
     if session.HasField("error"):

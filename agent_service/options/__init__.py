@@ -8,7 +8,7 @@ from __future__ import annotations
 from agent_service.options.answers import DESTINATION, check_allow
 from agent_service.options.checks import check, check_clear, check_directories
 from agent_service.options.live import may_choose_mode, missing_directories
-from agent_service.options.merging import MAX_OPTIONS_BYTES, NEVER_INHERITED, merge, redacted, too_large
+from agent_service.options.merging import MAX_OPTIONS_BYTES, NEVER_INHERITED, merge, redact, too_large
 from agent_service.options.missing import MAX_WARNINGS, missing
 from agent_service.options.notices import warnings
 from agent_service.options.output_check import check_output
@@ -42,7 +42,7 @@ __all__ = [
     "missing_directories",
     "parse_object",
     "permissions",
-    "redacted",
+    "redact",
     "remember",
     "takes_away",
     "to_sdk",

@@ -43,12 +43,10 @@ def is_blank(prompt: pb.SystemPrompt) -> bool:
     return not (prompt.text.strip() or prompt.preset.strip() or prompt.append.strip())
 
 
-def redacted(options: pb.AgentOptions) -> pb.AgentOptions:
-    """A copy to show: every secret in it reads "***"."""
-    shown = pb.AgentOptions()
-    shown.CopyFrom(options)
-    _hide(shown.env)
-    for server in shown.mcp_servers.values():
+def redact(options: pb.AgentOptions) -> None:
+    """Make every secret in options read "***", in place."""
+    _hide(options.env)
+    for server in options.mcp_servers.values():
         match server.WhichOneof("transport"):
             case "stdio":
                 _hide(server.stdio.env)
@@ -56,9 +54,8 @@ def redacted(options: pb.AgentOptions) -> pb.AgentOptions:
                 _hide(server.sse.headers)
             case "http":
                 _hide(server.http.headers)
-    if shown.settings_json:
-        shown.settings_json = SECRET
-    return shown
+    if options.settings_json:
+        options.settings_json = SECRET
 
 
 def _hide(secrets: MutableMapping[str, str]) -> None:

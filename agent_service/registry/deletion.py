@@ -246,7 +246,7 @@ class Deletion:
 def _answer(session: pb.Session) -> pb.DeleteSessionResponse:
     """The session as it was, without its secrets: with a request id it is kept for a day."""
     response = pb.DeleteSessionResponse(session=session)
-    response.session.options.CopyFrom(translate.redacted(session.options))
+    translate.redact(response.session.options)
     return response
 
 
