@@ -16,6 +16,7 @@ from uuid import uuid4
 
 import pytest
 
+from agent_service.agents.sdk import bundled_cli
 from agent_service.processes import guards
 from agent_service.processes import table as proctable
 from agent_service.processes.choice import Choice, choose_guard, probe
@@ -33,7 +34,7 @@ from agent_service.processes.tree import ProcessTree, Reaped, end_leftovers
 
 pytestmark = pytest.mark.process
 
-CLI = Path(sys.prefix, "lib/python3.11/site-packages/claude_agent_sdk/_bundled/claude")
+CLI = bundled_cli()
 OWNER = f"test-{os.getpid()}"
 PIPE = asyncio.subprocess.PIPE
 
@@ -261,7 +262,7 @@ class TestEveryGuard:
             assert await run.process.wait() == 127
 
     async def test_the_commands_path_does_not_choose_its_guard(self, guard: ProcessGuard, tmp_path: Path) -> None:
-        for name in ("sh", "setpriv", "unshare", "python3.11"):
+        for name in ("sh", "setpriv", "unshare", Path(os.path.realpath(sys.executable)).name):
             (tmp_path / name).write_text("#!/bin/sh\necho fooled\n")
             (tmp_path / name).chmod(0o755)
         async with running(guard, "/bin/sh", "-c", "echo $PATH", path=str(tmp_path)) as run:
@@ -452,7 +453,6 @@ class TestACgroup:
             assert guard.cgroups(run.marker) == []
 
 
-@pytest.mark.skipif(not CLI.exists(), reason="no bundled CLI")
 class TestTheRealAgent:
     async def test_starts_answers_and_dies_under_every_guard(self, tmp_path: Path) -> None:
         async with asyncio.TaskGroup() as group:
@@ -472,7 +472,7 @@ class TestTheRealAgent:
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         }
         hello = {"type": "control_request", "request_id": "r1", "request": {"subtype": "initialize", "hooks": None}}
-        argv = [str(CLI), "--output-format", "stream-json", "--input-format", "stream-json", "--verbose"]
+        argv = [CLI, "--output-format", "stream-json", "--input-format", "stream-json", "--verbose"]
         command = ["env", *(f"{key}={value}" for key, value in environment.items()), *argv, "--setting-sources", ""]
         async with running(guard, *command, limit=1 << 22) as run:
             assert run.process.stdin is not None
