@@ -39,15 +39,23 @@ def _missing(init: Mapping[str, Any], options: pb.AgentOptions) -> Iterator[pb.W
     for index, name in enumerate(options.skills):
         if name not in ("all", "none") and name not in _names(init, "skills"):
             yield _warning("SKILL_MISSING", f"the agent has no skill {quoted(name)}", f"options.skills[{index}]")
-    plugins = {os.path.realpath(str(plugin.get("path"))) for plugin in _entries(init, "plugins")}
-    for index, path in enumerate(options.plugins):
-        if os.path.realpath(path) not in plugins:
-            yield _warning("PLUGIN_MISSING", f"the agent did not load the plugin {path}", f"options.plugins[{index}]")
+    yield from _plugins(init, options)
     yield from _tools(init, options)
     mode = PERMISSION_MODES.get(options.permission_mode)
     if mode is not None and init.get("permissionMode") not in (mode, None):
         text = f"the agent is in the permission mode {init['permissionMode']}, not in {mode}"
         yield _warning("PERMISSION_MODE_NOT_IN_FORCE", text, "options.permission_mode")
+
+
+def _plugins(init: Mapping[str, Any], options: pb.AgentOptions) -> Iterator[pb.Warning]:
+    if not options.plugins:
+        return
+    # Plugins of the agent's own have a name in place of a path, and the working directory of the service may be gone.
+    paths = [str(plugin.get("path")) for plugin in _entries(init, "plugins")]
+    loaded = {os.path.realpath(path) for path in paths if os.path.isabs(path)}
+    for index, path in enumerate(options.plugins):
+        if os.path.realpath(path) not in loaded:
+            yield _warning("PLUGIN_MISSING", f"the agent did not load the plugin {path}", f"options.plugins[{index}]")
 
 
 def _servers(init: Mapping[str, Any], options: pb.AgentOptions) -> Iterator[pb.Warning]:
