@@ -238,7 +238,7 @@ def offline_model_command(listen: str) -> None:
 
 
 def agent_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """What of the service's own environment its agents see: the way to Claude, and nothing else of this process."""
+    """Return the variables of the service's environment that agents get: access to Claude, and nothing else."""
     return {
         key: value
         for key, value in environment.items()
@@ -265,7 +265,7 @@ def _source(running: Running) -> str:
 
 
 def _first_command(running: Running) -> str:
-    """What a newcomer types next, as it works from the directory the service was started in."""
+    """Return the command to try next, as it works in the directory that the service was started in."""
     agentctl = Path(sys.executable).with_name("agentctl")
     with suppress(FileNotFoundError):  # the directory the service was started in may have been removed
         agentctl = agentctl.relative_to(Path.cwd()) if agentctl.is_relative_to(Path.cwd()) else agentctl

@@ -26,7 +26,7 @@ def _option(default: Any, help_text: str, **metadata: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What one service runs with. Durations are seconds; 0 means none."""
+    """The configuration of one service. Durations are seconds; 0 means none."""
 
     listen: str = _option("127.0.0.1:50051", "HOST:PORT to serve on; port 0 picks a free one")
     data_dir: Path = _option(Path("data"), "directory of the ledger, the transcripts and the sessions' files")
@@ -60,5 +60,5 @@ class Config:
     agent_environment: Mapping[str, str] = field(default_factory=dict)
 
     def spawn_limit(self) -> int:
-        """How many agents may be starting at the same moment."""
+        """Return how many agents may be starting at the same moment."""
         return self.start_limit or os.cpu_count() or 1

@@ -14,7 +14,7 @@ FOLDERS = ("tenants", "sessions")
 
 @dataclass(frozen=True)
 class Findings:
-    """What a look at a data directory found: what must not be, and what one should know."""
+    """The findings of fsck: contradictions, and remarks."""
 
     sessions: int
     problems: tuple[str, ...]

@@ -43,12 +43,12 @@ class Setting:
         self.reported = value
 
     def take_change(self) -> bool:
-        """Whether the agent has changed the setting since the last call."""
+        """Return whether the agent has changed the setting since the last call."""
         news, self.news = self.news, False
         return news
 
     def holds(self, wanted: str | None) -> bool:
-        """Whether `wanted` is in force; for None, whether the agent still has its own choice."""
+        """Return whether `wanted` is in force; for None, whether the agent still has its own choice."""
         if wanted is None:
             return self.told is None and not self.changed
         return wanted == self.value or (self.aliases and wanted == self.told)

@@ -60,7 +60,7 @@ async def control(client: ClaudeSDKClient, request: dict[str, Any], *, patience:
 
 
 async def usage(client: ClaudeSDKClient, *, patience: float) -> dict[str, Any] | None:
-    """What the CLI's process has used so far, as a `result` frame would say it, subagents included.
+    """Return the usage of the CLI's process so far in the form of a `result` frame, subagents included.
 
     `get_usage` is undocumented. None when the CLI does not know it or does not answer: then the usage of the messages
     in the log is what is known.

@@ -147,5 +147,5 @@ class ProcessTransport(Transport):
                 transport.close()
 
     def is_ready(self) -> bool:
-        """Whether frames can be sent."""
+        """Return whether frames can be sent."""
         return self._process is not None and self._process.returncode is None and not self._closing

@@ -53,7 +53,7 @@ class Workspaces:
         return self._root / "sessions" / workspace_id
 
     def scratch(self, session: pb.Session) -> Path:
-        """Where files handed to the session's CLI lie."""
+        """Return the directory of the files handed to the session's CLI."""
         return self._private(self._own(_workspace_id(session)) / "scratch")
 
     def cwd(self, session: pb.Session) -> Path:
@@ -155,12 +155,12 @@ class Workspaces:
 
 
 def holds_message(transcript: Path, uuid: str) -> bool:
-    """Whether a conversation has the user message `uuid`; blocks for a few milliseconds."""
+    """Return whether a conversation has the user message `uuid`; blocks for a few milliseconds."""
     return _holds(transcript, f'"uuid":"{uuid}"')
 
 
 def holds_messages(transcript: Path) -> bool:
-    """Whether a conversation has any message of a user."""
+    """Return whether a conversation has any message of a user."""
     return _holds(transcript, '"type":"user"')
 
 

@@ -1,1 +1,1 @@
-"""What callers reach: the RPCs, their validation, and errors as statuses."""
+"""The RPCs, their validation, and errors as google.rpc.Status."""

@@ -1,4 +1,4 @@
-"""What an attachment may be: bytes that are what their media type says, or an https URL with a host."""
+"""Checks attachments: bytes of their media type, or an https URL with a host."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ MAX_GRACE_SECONDS = 300
 
 
 def fixed_limits() -> pb.ServerLimits:
-    """What every service of this version accepts at most; the operator's own limits are unset."""
+    """Return the limits of every service of this version; the operator's own limits are unset."""
     limits = pb.ServerLimits(
         max_message_bytes=MAX_MESSAGE_BYTES,
         max_string_bytes=MAX_STRING,

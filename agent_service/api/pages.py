@@ -43,7 +43,7 @@ def read_token(request: Message) -> Any:
 
 
 def _seal(request: Message, cursor: Any) -> str:
-    """What holds a cursor and its question together; page sizes may change from page to page, and are no part of it."""
+    """Return the checksum that binds a cursor to its request; the page size may change from page to page."""
     question = type(request)()
     question.CopyFrom(request)
     for name in ("page_token", "page_size"):

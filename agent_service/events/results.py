@@ -32,7 +32,7 @@ _COUNTERS = {
 
 @dataclass(frozen=True, slots=True)
 class ModelTotals:
-    """What one model has cost so far."""
+    """The usage and cost of one model so far."""
 
     cost_usd: float = 0.0
     counts: tuple[int, ...] = (0,) * len(_COUNTERS)
@@ -40,7 +40,7 @@ class ModelTotals:
 
 @dataclass(frozen=True, slots=True)
 class RunningTotals:
-    """What a conversation has spent so far, as its last result said.
+    """The usage and cost of a conversation so far, from its last result.
 
     A process that begins a conversation starts with `RunningTotals()`, one that resumes or forks one with
     `restored_totals`.

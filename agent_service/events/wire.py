@@ -40,7 +40,7 @@ def raw_json(frame: Mapping[str, Any]) -> bytes:
 
 
 def raw_stub(size: int) -> bytes:
-    """What is sent in place of a message above MAX_EVENT bytes; the ledger's SQL makes the same."""
+    """Return the object sent in place of a message above MAX_EVENT bytes; the ledger's SQL makes the same."""
     return STUB_START + b'"bytes":%d}' % size
 
 
@@ -69,7 +69,7 @@ def response_bytes(bodies: Iterable[bytes], field: int = WATCH_EVENTS) -> bytes:
 
 
 class _Heads(dict[int, bytes]):
-    """What stands before an event of so many bytes: tag and length. Those of the usual sizes are made once."""
+    """The tag and length before an event of so many bytes. Those of the usual sizes are made once."""
 
     def __init__(self, field: int) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ _heads = cache(_Heads)
 
 @cache
 def heads(most: int, field: int = WATCH_EVENTS) -> bytes:
-    """What stands before events of 0 to `most` bytes in a response, three bytes for each; below 128 they use two."""
+    """Return the tags and lengths before events of 0 to `most` bytes, three bytes each; below 128 they use two."""
     return b"".join(_heads(field)[size].ljust(3, b"\0") for size in range(most + 1))
 
 

@@ -35,12 +35,12 @@ def now_us() -> int:
 
 
 def is_at_rest(session: pb.Session) -> bool:
-    """Whether no turn of the session runs or waits."""
+    """Return whether no turn of the session runs or waits."""
     return session.state in AT_REST
 
 
 class _Shown(NamedTuple):
-    """What a commit makes visible when it is durable."""
+    """The state that a commit makes visible when it is durable."""
 
     record: pb.Session | None
     last_sequence: int

@@ -58,7 +58,7 @@ class Change:
         self._waiting: dict[asyncio.Future[None], None] = {}
 
     def is_set(self) -> bool:
-        """Whether it has come."""
+        """Return whether it has come."""
         return self._came
 
     def set(self) -> None:

@@ -1,4 +1,4 @@
-"""What of a session's options matters after its agent's start: a mode in settings, directories that may be gone."""
+"""Options that matter after an agent's start: a mode in settings, directories that may be gone."""
 
 from __future__ import annotations
 

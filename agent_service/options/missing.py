@@ -1,4 +1,4 @@
-"""What was asked for and is not there: a turn's options beside the notice with which the agent begins it (init)."""
+"""Compares a turn's options with the agent's init notice, and warns of what is missing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TOOL_ALIASES = {"Agent": "Task"}
 
 
 def missing(frame: Mapping[str, Any], options: pb.AgentOptions) -> list[pb.Warning]:
-    """What the options ask for and a system frame of the agent says is not there."""
+    """Return warnings of what the options ask for and a system frame of the agent lacks."""
     if frame.get("subtype") == "init":
         return list(islice(_missing(frame, options), MAX_WARNINGS))
     if frame.get("tag") == "settings_not_in_effect":
@@ -78,7 +78,7 @@ def _servers(init: Mapping[str, Any], options: pb.AgentOptions) -> Iterator[pb.W
 
 
 def _has_tools(name: str, init: Mapping[str, Any], options: pb.AgentOptions) -> bool:
-    """Whether the agent has a tool of the server, or was told to have none."""
+    """Return whether the agent has a tool of the server, or was told to have none."""
     prefix = "mcp__" + re.sub(r"[^A-Za-z0-9_-]", "_", name)
     taken = any(rule.split("(")[0].startswith(prefix) for rule in options.disallowed_tools)
     return taken or any(tool.startswith(f"{prefix}__") for tool in _names(init, "tools"))

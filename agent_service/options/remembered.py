@@ -29,7 +29,7 @@ Rule = tuple[str, str]
 
 
 class _Fold:
-    """What a list of updates comes to."""
+    """The sum of a list of updates."""
 
     def __init__(self) -> None:
         self.rules: dict[str, list[Rule]] = {behavior: [] for behavior in _BEHAVIORS}
@@ -81,7 +81,7 @@ def remember(
 
 
 def takes_away(updates: Iterable[pb.PermissionUpdate]) -> bool:
-    """Whether an update removes something, which an agent does not do with rules that it was told."""
+    """Return whether an update removes something, which an agent does not do with rules that it was told."""
     return any(update.type in _TAKES_AWAY for update in updates)
 
 
@@ -106,7 +106,7 @@ def _text(rule: pb.PermissionRule) -> str:
 
 
 def effect(update: pb.PermissionUpdate) -> str:
-    """What an update does, in a sentence for people; empty for one that does nothing."""
+    """Return the effect of an update as a sentence for people; empty for one without effect."""
     match update.type:
         case "addRules" | "replaceRules":
             uses = "; ".join(_use(rule) for rule in update.rules)

@@ -31,7 +31,7 @@ MAX_PENDING_TURNS = 100
 
 @dataclass(frozen=True)
 class Started:
-    """What `start` did."""
+    """The outcome of `start`."""
 
     session: pb.Session
     turn: pb.Turn
@@ -42,7 +42,7 @@ class Started:
 
 
 class Checked(NamedTuple):
-    """What `start` would do: the session it would resume, if any, and the options of the turn."""
+    """The outcome that `start` would have: the session that it would resume, if any, and the options of the turn."""
 
     session: pb.Session | None
     options: pb.AgentOptions

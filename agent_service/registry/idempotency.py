@@ -80,7 +80,7 @@ class RequestKey:
 
 
 def is_answered(earlier: RequestId) -> bool:
-    """Whether the first attempt came to its answer; otherwise the service died before."""
+    """Return whether the first attempt came to its answer; otherwise the service died before."""
     return not earlier.method.endswith(_BEGUN)
 
 

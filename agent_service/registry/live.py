@@ -22,7 +22,7 @@ MakeSession = Callable[[Journal, Callable[[Session], None]], Session]
 
 
 class LiveSessions:
-    """Who is here: sessions by id, those being read from the ledger, those being deleted."""
+    """Sessions in memory by id, those being read from the ledger, and those being deleted."""
 
     def __init__(self, ledger: Ledger, make_session: MakeSession) -> None:
         """Read the others from `ledger`; make objects of them with `make_session`."""

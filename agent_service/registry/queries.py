@@ -48,7 +48,7 @@ class Queries:
         return [row for row in rows if row.session_id not in self._live.deleting], cursor
 
     async def count(self) -> int:
-        """How many sessions are stored."""
+        """Return how many sessions are stored."""
         return await self._ledger.count()
 
     # ----------------------------------------------------------------------------------------------------------- status
@@ -62,7 +62,7 @@ class Queries:
         return await self._live.turn_of(session)
 
     async def status(self, session_id: str, owner: str, encode: EncodeStatus) -> CachedStatus:
-        """What `encode` makes of the session and its turn, made once for as long as both stay the same."""
+        """Return the session and its turn as `encode` makes them; encoded once while both stay the same."""
         session = self._live.sessions.get(session_id)
         if session is not None and session.journal.is_behind:
             await asyncio.sleep(0)

@@ -129,7 +129,7 @@ class SessionRegistry:
         self.ledger.wake_all()
 
     def statistics(self) -> dict[str, int]:
-        """How busy it is."""
+        """Return the load: running, queued, warm, watchers, pending interactions."""
         return {
             "running": self._admission.running,
             "queued": sum(session.waiting for session in self.live_sessions.sessions.values()),

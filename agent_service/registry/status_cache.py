@@ -22,7 +22,7 @@ class CachedMessages(NamedTuple):
 
 
 class CachedStatus(NamedTuple):
-    """What a session's status says besides its messages, as the bytes that are sent; and messages asked for lately."""
+    """A session's encoded status without its messages, and the page of messages that was requested last."""
 
     owner: str
     version: int

@@ -15,13 +15,13 @@ from agent_service.registry.live import LiveSessions
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a long poll waits for."""
+    """The condition that a long poll waits for."""
 
     wait_for: pb.WaitFor.ValueType
     after_sequence: int = 0
 
     def met(self, session: pb.Session) -> bool:
-        """Whether it is true of the session."""
+        """Return whether it is true of the session."""
         if self.wait_for == pb.WAIT_FOR_NEW_EVENT:
             return session.last_sequence > self.after_sequence
         settled = self.wait_for == pb.WAIT_FOR_SETTLED and bool(session.pending_interactions)
@@ -68,7 +68,7 @@ class Watcher:
         return self._position.sequence
 
     async def read(self, timeout: float) -> list[bytes]:
-        """What is past the cursor, as contents of responses; none at the end, or if `timeout` seconds bring none."""
+        """Return the events past the cursor as contents of responses; none at the end, or after `timeout` seconds."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         while True:

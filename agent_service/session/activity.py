@@ -44,5 +44,5 @@ class Activity:
 
 
 def is_signal(frame: dict[str, Any]) -> bool:
-    """Whether a frame is for the service only: the agent is asked for these so that its idleness is known."""
+    """Return whether a frame is for the service only: the agent is asked for these so that its idleness is known."""
     return frame.get("type") == "command_lifecycle" or frame.get("subtype") == "session_state_changed"

@@ -23,7 +23,7 @@ from agent_service.session.turn import QueuedTurn
 
 
 class Obtained(NamedTuple):
-    """How a turn got its agent."""
+    """The way in which a turn got its agent."""
 
     warm: bool
     """Whether it was connected already."""
@@ -145,7 +145,7 @@ class AgentLease:
         return True
 
     def _prepare(self, record: pb.Session, queued: QueuedTurn) -> _Prepared:
-        """What to start, and what the conversation it continues has in it. Reads and writes files."""
+        """Prepare the start parameters, and read the conversation to continue. Reads and writes files."""
         transcript, resume = self._resume(record, queued)
         if transcript is None:
             return _Prepared(self.pool.spec(record, queued.options, resume), RunningTotals(), False)
@@ -214,7 +214,7 @@ class AgentLease:
 
 
 class _Prepared(NamedTuple):
-    """What an agent is started with, and what its conversation has in it."""
+    """The start parameters of an agent, and the state of its conversation."""
 
     spec: AgentSpec
     totals: RunningTotals

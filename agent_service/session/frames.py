@@ -178,7 +178,7 @@ class FrameHandler:
         self._journal.commit()
 
     async def _output_problem(self, frame: dict[str, Any]) -> str | None:
-        """How the answer in a result fails to meet the schema that was asked for; None when it meets it."""
+        """Return why the answer in a result does not meet the requested schema; None when it does."""
         schema = self._journal.record.options.output_schema_json
         if not schema or frame.get("is_error") or frame.get("local_command"):
             return None  # the agent carries out a command of its own, such as /clear, without asking the model
@@ -270,7 +270,7 @@ def _read_large(frame: LargeFrame) -> tuple[pb.SessionEvent | None, bytes | None
 
 
 def _answers(frame: dict[str, Any], turn_id: str) -> bool:
-    """Whether a result belongs to the prompt sent under `turn_id`."""
+    """Return whether a result belongs to the prompt sent under `turn_id`."""
     uuids = frame.get("user_message_uuids") or [frame.get("user_message_uuid")]
     named = [uuid for uuid in uuids if uuid]
     if named:

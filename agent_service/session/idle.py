@@ -45,7 +45,7 @@ class IdlePolicy:
         """The request whose time to live holds."""
 
     def goes_on(self, outcome: Outcome) -> bool:
-        """Whether the agent works on in the background after a turn that ended like this, and may still ask."""
+        """Return whether the agent works on in the background after a turn that ended like this, and may still ask."""
         completed = outcome.state == pb.SESSION_STATE_COMPLETED
         return completed and self._lease.alive and bool(self._lease.activity.tasks) and not self.draining
 

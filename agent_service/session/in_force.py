@@ -1,4 +1,4 @@
-"""What an agent reports to be in force → the session's record, where people read it and the next turn takes it from."""
+"""Mode, model and effort as the agent reports them, kept in the session's record for the next turn."""
 
 from __future__ import annotations
 

@@ -45,11 +45,11 @@ class Interactions:
         self._closed: dict[str, pb.Interaction] = {}
 
     def __contains__(self, interaction_id: str) -> bool:
-        """Whether it is remembered, pending or not."""
+        """Return whether it is remembered, pending or not."""
         return interaction_id in self._pending or interaction_id in self._closed
 
     def __len__(self) -> int:
-        """How many await an answer."""
+        """Return how many await an answer."""
         return len(self._pending)
 
     @property
@@ -114,7 +114,7 @@ class Interactions:
         return interaction
 
     def _remembered_with(self, updates: Sequence[pb.PermissionUpdate]) -> list[pb.PermissionUpdate]:
-        """What the session remembers once `updates` are in force. Raises InvalidField."""
+        """Return the remembered permissions once `updates` are in force. Raises InvalidField."""
         record = self._journal.record
         bypass = record.options.permission_mode == pb.PERMISSION_MODE_BYPASS_PERMISSIONS
         for index, update in enumerate(updates):

@@ -23,7 +23,7 @@ class Messages:
         self._sent: dict[str, pb.SendMessageRequest] = {}
 
     def __len__(self) -> int:
-        """How many the agent has not begun with."""
+        """Return how many the agent has not begun with."""
         return len(self._sent)
 
     def __getitem__(self, uuid: str) -> pb.SendMessageRequest:
@@ -31,7 +31,7 @@ class Messages:
         return self._sent[uuid]
 
     def __contains__(self, uuid: str) -> bool:
-        """Whether it is one of them."""
+        """Return whether it is one of them."""
         return uuid in self._sent
 
     async def send(

@@ -27,7 +27,7 @@ class StopCause(IntEnum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a turn ended, and where its session goes from there."""
+    """The end of a turn, and the phase that its session takes."""
 
     turn_state: pb.TurnState.ValueType
     state: pb.SessionState.ValueType
@@ -59,7 +59,7 @@ def of_result(
     output_problem: str | None = None,
     refused: pb.SessionError | None = None,
 ) -> Outcome:
-    """What the agent's own report means.
+    """Return the outcome of the agent's result.
 
     `output_problem` says how its answer fails to meet the schema, `refused` that a hook did not let the prompt pass.
     """
@@ -80,7 +80,7 @@ def of_result(
 
 
 def _of_success(result: pb.TurnResult, output_problem: str | None, refused: pb.SessionError | None) -> Outcome:
-    """What a report without an error means: it says "success" also of a turn that had no answer."""
+    """Return the outcome of a result without an error: "success" is also reported of turns without an answer."""
     if refused is None and result.terminal_reason == "hook_stopped":
         refused = error("HOOK_STOPPED", "a hook stopped the turn")
     if refused is None and result.stop_reason == "refusal":
@@ -97,7 +97,7 @@ def _of_success(result: pb.TurnResult, output_problem: str | None, refused: pb.S
 
 
 def refused_prompt(frame: Mapping[str, Any]) -> pb.SessionError | None:
-    """How a hook refused a prompt, by the agent's notice of it; None when the frame is no such notice."""
+    """Return the reason of a hook that refused the prompt; None when the frame is no such notice."""
     verdict = frame.get("prompt_submit_outcome")
     if frame.get("subtype") != "informational" or not isinstance(verdict, Mapping):
         return None
@@ -134,7 +134,7 @@ def _api_reason(status: int | None) -> tuple[str, bool]:
 
 
 def of_stop(cause: StopCause, reason: str) -> Outcome:
-    """What a stop means, once the turn has ended by it."""
+    """Return the outcome of a turn that a stop ended."""
     if cause is StopCause.CANCEL:
         return Outcome(
             pb.TURN_STATE_CANCELLED,
@@ -158,7 +158,7 @@ def of_stop(cause: StopCause, reason: str) -> Outcome:
 
 
 def interrupted(text: str) -> Outcome:
-    """What the service's own end means for a running turn. Its queue waits for the next start."""
+    """Return the outcome of a turn that the service's end interrupted. Its queue waits for the next start."""
     return Outcome(
         pb.TURN_STATE_ERROR,
         pb.SESSION_STATE_ERROR,

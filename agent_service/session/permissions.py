@@ -18,7 +18,7 @@ QUESTION_TOOL = "AskUserQuestion"
 
 
 def may_ask(policy: pb.InteractionPolicy, tool: str) -> bool:
-    """Whether people may be asked about a use of `tool`."""
+    """Return whether people may be asked about a use of `tool`."""
     return policy.questions if tool == QUESTION_TOOL else policy.permissions
 
 

@@ -120,7 +120,7 @@ def _text_of(value: object) -> str | None:
 
 
 def _responds(rest: Mapping[str, Any]) -> bool:
-    """Whether the rest of the input has text for the model: a response to all questions, or a note on one."""
+    """Return whether the rest of the input has text for the model: a response to all questions, or a note on one."""
     response, annotations = rest.get("response"), rest.get("annotations")
     if isinstance(response, str) and response.strip():
         return True

@@ -188,7 +188,7 @@ class Run:
         return self.stopping
 
     def stop_is_over_when_durable(self) -> None:
-        """Let those who wait for the stop know once all that was recorded so far is durable."""
+        """Complete the stop once everything recorded so far is durable."""
         stop = self.stopping
         if stop is not None:
             self._journal.commit().add_done_callback(lambda done: stop.is_over() if not done.exception() else None)
@@ -222,7 +222,7 @@ class Run:
 
     @property
     def own_outcome(self) -> Outcome | None:
-        """How it ended by itself; None when it did not, or only because it was stopped."""
+        """The outcome of work that ended by itself; None when it did not, or only because it was stopped."""
         if self.outcome is None and self.result is not None and not self.result.is_error:
             return outcomes.COMPLETED
         return self.outcome

@@ -1,4 +1,4 @@
-"""Session: its turns, one after the other, each with an ending that is recorded whatever happens.
+"""Session: runs its turns in order and records the end of each, whatever happens.
 
 Decisions are synchronous and go through the journal; the task of the session only waits: for a place, for an agent, for
 the end of a run. That task is never cancelled. A turn ends in one of three ways: its result, its agent's exit, or a
@@ -370,7 +370,7 @@ class Session:
         self._commit(ended)
 
     def _record_end(self, queued: QueuedTurn, outcome: Outcome, run: Run | None) -> list[QueuedTurn]:
-        """Record the turn's end, and that of the turns behind it when it takes them along; all that have ended."""
+        """Record the turn's end, and that of queued turns that end with it. Returns all that have ended."""
         if run is None:
             record_end(self.journal, queued, outcome)
         else:
@@ -380,7 +380,7 @@ class Session:
         return [queued, *self._queue.drop("the turn before it did not complete")]
 
     def _hand_over(self, run: Run, uuid: str, request: pb.SendMessageRequest) -> None:
-        """Go on with a turn of the message's own, within the bounds of the one it was sent into, whose result is in."""
+        """Run the message as a turn of its own, within the limits of the turn that it was sent into."""
         before, outcome = run.queued, run.outcome
         assert before is not None
         assert outcome is not None

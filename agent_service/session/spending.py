@@ -1,4 +1,4 @@
-"""Spending: what a session's agent has used, counted while it works, so that no ending of it is free of charge.
+"""Spending: counts a session's tokens and cost while its agent works, so that a killed turn is counted too.
 
 The totals of the session are those of its last result and of what the agent has used since: the agent is asked in
 mid-turn, and once more before it is killed. So a turn that is killed, or whose agent or service dies, is counted up to

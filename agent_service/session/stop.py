@@ -57,7 +57,7 @@ class Stoppable(Protocol):
 
     @property
     def own_outcome(self) -> Outcome | None:
-        """How the work ended by itself; None when it did not, or only because it was stopped."""
+        """The outcome of work that ended by itself; None when it did not, or only because it was stopped."""
 
     def settle(self, outcome: Outcome) -> None:
         """End the work with `outcome`, unless it has ended."""
@@ -149,7 +149,7 @@ class Stop:
         self.receipt.duration.FromMicroseconds(round((asyncio.get_running_loop().time() - self._begun) * 1e6))
 
     async def finished(self, run: Stoppable) -> Outcome:
-        """How the work ended, once the ladder is climbed. It does not pause after its last look at the cause.
+        """Return the outcome once every step was taken. There is no await after the last look at the cause.
 
         A stronger stop may have joined when an interrupt had left the agent alive: then there is more to climb.
         """
@@ -202,7 +202,7 @@ class Stop:
             asking.cancel()
 
     def _agent_stopped(self, run: Stoppable) -> bool:
-        """Whether the agent has said, by a result or by giving the prompt back, that it works on it no more."""
+        """Return whether the agent has said, by a result or by giving the prompt back, that it works on it no more."""
         return run.result_in.is_set() or self._withdrawn
 
     async def _interrupt(self, run: Stoppable, agent: Agent) -> None:

@@ -106,7 +106,7 @@ def record_end(
 
 
 def may_continue(queued: QueuedTurn) -> bool:
-    """Whether the turn goes on by itself after a restart of the service, by its policy."""
+    """Return whether the turn goes on by itself after a restart of the service, by its policy."""
     return queued.request.restart_policy == pb.RESTART_POLICY_RESUME and queued.turn.restart_count < MAX_RESTARTS
 
 

@@ -25,7 +25,7 @@ class TurnQueue:
         self._waiting: deque[QueuedTurn] = deque()
 
     def __len__(self) -> int:
-        """How many wait."""
+        """Return how many wait."""
         return len(self._waiting)
 
     def __iter__(self) -> Iterator[QueuedTurn]:

@@ -46,7 +46,7 @@ class Listing:
         self._order = "ASC" if order == pb.SESSION_ORDER_CREATE_TIME_ASC else "DESC"
 
     def follows(self, condition: Condition) -> bool:
-        """Whether the index of a condition has its sessions in the listing's order."""
+        """Return whether the index of a condition has its sessions in the listing's order."""
         return condition.ordered and self._column == "create_time"
 
     def conditions(self) -> list[Condition]:
