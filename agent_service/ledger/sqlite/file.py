@@ -56,7 +56,11 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
         check_same_thread=False,
         timeout=BUSY_TIMEOUT / 1000,
     )
-    db.execute(f"PRAGMA cache_size = -{READING_KIB if read_only else WRITING_KIB}")
+    try:
+        db.execute(f"PRAGMA cache_size = -{READING_KIB if read_only else WRITING_KIB}")
+    except sqlite3.Error:  # the first statement reads the file, which may be no database
+        db.close()
+        raise
     return db
 
 
