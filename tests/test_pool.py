@@ -439,7 +439,7 @@ async def test_what_does_not_start_is_tried_again_less_and_less_often(bench: Cal
     a = a_profile("a")
     kept.fail = True
     kept.agents.expect(a)
-    await until(lambda: len(kept.made) == 3)
+    await until(lambda: len(kept.ended) == 3)
     assert kept.agents.take(a) is None
     kept.fail = False
     await until(lambda: kept.agents.ready() == 1)

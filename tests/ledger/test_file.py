@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +13,7 @@ from agentpb import agent_pb2 as pb
 from agent_service.ledger import Ledger, LedgerUnusable, fsck
 from agent_service.ledger.commits import Record
 from agent_service.ledger.sqlite import schema
+from agent_service.ledger.sqlite.file import connect
 from tests.ledger.logs import DORMANT, START_US, begin, read_on, rows, session
 
 
@@ -85,6 +87,15 @@ async def test_a_refused_ledger_lets_go_of_the_directory(tmp_path: Path) -> None
     (tmp_path / "ledger.db").unlink()
     async with Ledger(tmp_path):
         pass
+
+
+def test_a_damaged_file_leaves_no_connection_open(tmp_path: Path) -> None:
+    (tmp_path / "ledger.db").write_bytes(b"no database" * 1000)
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(sqlite3.DatabaseError) as caught:
+        connect(tmp_path / "ledger.db")
+    assert caught.value.__traceback__ is not None, "it holds the frames, and so what they have not closed"
+    assert set(os.listdir("/proc/self/fd")) == before
 
 
 async def test_each_version_is_reached_by_one_migration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
