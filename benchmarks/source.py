@@ -21,6 +21,10 @@ from agent_service.server import calm_collector, running
 from agent_service.session.states import move
 
 
+BEGINNING = (pb.SESSION_PHASE_QUEUED, pb.SESSION_PHASE_STARTING, pb.SESSION_PHASE_WORKING)
+"""The phases through which a session gets to work; each is an event."""
+
+
 def speaking(number: int) -> str:
     """The id of the session `number`."""
     return str(UUID(int=5000 + number))
@@ -31,7 +35,7 @@ def begin(ledger: object, number: int) -> Journal:
     record = pb.Session(session_id=speaking(number), first_available_sequence=1, agent_session_id=speaking(number))
     record.create_time.GetCurrentTime()
     journal = Journal(record, ledger, new=True)  # type: ignore[arg-type]
-    for phase in (pb.SESSION_PHASE_QUEUED, pb.SESSION_PHASE_STARTING, pb.SESSION_PHASE_WORKING):
+    for phase in BEGINNING:
         move(journal, phase)
     return journal
 
