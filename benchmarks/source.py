@@ -20,7 +20,6 @@ from agent_service.ledger.journal import Journal
 from agent_service.server import calm_collector, running
 from agent_service.session.states import move
 
-
 BEGINNING = (pb.SESSION_PHASE_QUEUED, pb.SESSION_PHASE_STARTING, pb.SESSION_PHASE_WORKING)
 """The phases through which a session gets to work; each is an event."""
 
