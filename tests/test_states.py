@@ -103,3 +103,16 @@ def reached(begin: Iterable[Phase]) -> set[Phase]:
         found |= new
         ahead += new
     return found
+
+
+@pytest.mark.parametrize("state", [pb.SESSION_STATE_PENDING, pb.SESSION_STATE_RUNNING])
+def test_a_start_of_the_service_finds_a_move_for_every_session_that_was_left_at_work(state: int) -> None:
+    left = [phase for phase, belongs in STATE_OF.items() if belongs == state]
+    for phase in left:
+        assert pb.SESSION_PHASE_INTERRUPTED in MOVES[phase]
+        assert phase == pb.SESSION_PHASE_QUEUED or pb.SESSION_PHASE_QUEUED in MOVES[phase]
+        if phase not in (
+            pb.SESSION_PHASE_RECOVERING,
+            pb.SESSION_PHASE_BACKGROUND,
+        ):  # it has no turn
+            assert pb.SESSION_PHASE_RECOVERING in MOVES[phase]

@@ -5,11 +5,9 @@ Real service, real CLI; few and short steps. Each example works on sessions of i
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -19,41 +17,18 @@ from agentpb import agent_pb2 as pb
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
 
-from tests.conftest import Service, start_service
 from tests.invariants import AT_REST, check_log, check_session
 from tests.rpc import taken_apart
-
-T = TypeVar("T")
+from tests.world import World
 
 PROMPTS = ("say: hi", "slow: 0.3", "fail: 400", "bash: echo hi", "wait: 30", "turns: 2", "cut", "tokens: 200")
 REFUSALS = {"SESSION_BUSY", "SESSION_NOT_FOUND", "SESSION_ACTIVE", "QUEUE_FULL", "RESUME_REJECTED"}
 
 
-class World:
-    """The one service of all examples, on a loop of its own."""
-
-    def __init__(self, directory: Path) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._stack = AsyncExitStack()
-        self.directory = directory
-        self.service: Service = self.run(self._begin())
-
-    async def _begin(self) -> Service:
-        settings: dict[str, Any] = {"max_sessions": 2, "max_queued": 3, "idle_timeout": 5.0}
-        return await self._stack.enter_async_context(start_service(self.directory, **settings))
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        return self._loop.run_until_complete(asyncio.wait_for(work, 60))
-
-    def close(self) -> None:
-        self.run(self._stack.aclose())
-        self._loop.close()
-
-
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     """A service while the test lasts."""
-    world = World(tmp_path / "data")
+    world = World(tmp_path / "data", patience=60, max_sessions=2, max_queued=3, idle_timeout=5.0)
     yield world
     world.close()
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Coroutine, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -30,8 +29,7 @@ from agent_service.session.states import move
 from agent_service.session.turn import QueuedTurn, keep_prompt, new_turn, record_end
 from tests.conftest import Service, start_service
 from tests.rpc import refused
-
-T = TypeVar("T")
+from tests.world import World
 
 texts = st.builds(
     lambda unit, size: unit * (size // len(unit.encode())),
@@ -54,26 +52,10 @@ questions = st.lists(
 )
 
 
-class World:
-    """The one service of all examples, on a loop of its own."""
-
-    def __init__(self, directory: Path) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._stack = AsyncExitStack()
-        self.service: Service = self.run(self._stack.enter_async_context(start_service(directory)))
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        return self._loop.run_until_complete(asyncio.wait_for(work, 120))
-
-    def close(self) -> None:
-        self.run(self._stack.aclose())
-        self._loop.close()
-
-
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     """A service while the test lasts."""
-    world = World(tmp_path / "data")
+    world = World(tmp_path / "data", patience=120)
     yield world
     world.close()
 
