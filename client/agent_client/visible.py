@@ -52,6 +52,8 @@ _FLAGS = re.compile(
 _WORD = re.compile(r"[^\W_]+")
 _HOST = re.compile(r"(?<=://)[^\s/?#\\]+")
 _BETWEEN_ASCII = re.compile(f"(?<=[A-Za-z0-9])[{_PUNCTUATION}](?=[A-Za-z0-9])")
+# The letters of an escape are no part of the word behind it: an honest word after a control character stays as it is.
+_ESCAPE = re.compile(r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
 _ASCII_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
@@ -63,6 +65,12 @@ def visible(text: str) -> str:
     text = text.replace("\r\n", "\n")
     if text.isascii():
         return _ASCII_CONTROLS.sub(lambda found: escaped(found[0]), text)
+    while (shown := _escape(text)) != text:  # what stands beside an escaped character may be misleading now
+        text = shown
+    return text
+
+
+def _escape(text: str) -> str:
     misleading = _look_alikes(text)
     flags = {place for flag in _FLAGS.finditer(text) for place in range(*flag.span())}
     return "".join(
@@ -144,6 +152,7 @@ def _around(text: str, place: int) -> tuple[str, str]:
 
 def _look_alikes(text: str) -> set[int]:
     """Return the places of letters and signs that look like those of the Latin word or host they stand in."""
+    text = _ESCAPE.sub(lambda found: " " * len(found[0]), text)
     places = {found.start() for found in _BETWEEN_ASCII.finditer(text)}
     for pattern in (_WORD, _HOST):
         for word in pattern.finditer(text):

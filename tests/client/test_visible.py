@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 from agent_client.visible import visible, visible_line
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 
@@ -69,7 +69,23 @@ def test_honest_text_stays_as_it_is(text):
     assert visible(text) == text
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1f\U0001d400", "\\x1f\U0001d400"),
+        ("\x1b\u043f\u0440\u0438\u0432\u0435\u0442", "\\x1b\u043f\u0440\u0438\u0432\u0435\u0442"),
+        ("\x1f\u2024a", "\\x1f\u2024a"),
+        ("a\uff21\u3000", "a\\uff21\\u3000"),
+    ],
+    ids=["letter", "word", "dot", "space"],
+)
+def test_what_stands_behind_an_escape_is_judged_by_itself(text, shown):
+    assert visible(text) == shown
+    assert visible(shown) == shown
+
+
 @given(st.text())
+@example("\x1f\U0001d400")
 def test_what_is_shown_controls_nothing_and_shows_all(text):
     shown = visible(text)
     assert visible(shown) == shown
