@@ -153,6 +153,7 @@ def test_the_sample_of_all_options_is_complete_and_good() -> None:
     missing = list(_unset(full(), ""))
     other_kinds = {"system_prompt.preset", "system_prompt.append", "system_prompt.exclude_dynamic_sections"}
     other_kinds |= {"mcp_servers[].sse", "mcp_servers[].http", "interactions.questions"}
+    other_kinds |= {"mcp_servers[].configured"}
     assert set(missing) == other_kinds
     assert options.check(full()) == []
 
@@ -437,7 +438,7 @@ BAD: list[tuple[str, str, str]] = [
     ("settings_json: '{\"__proto__\":{}}'", "settings_json", "__proto__"),
     ('extra_args { key: "plugin-url" value: "http://x" }', 'extra_args["plugin-url"]', "not open to callers"),
     ('extra_args { key: "debug-file" value: "/x" }', 'extra_args["debug-file"]', "not open to callers"),
-    ('mcp_servers { key: "x" value {} }', 'mcp_servers["x"]', "one of stdio, sse and http"),
+    ('mcp_servers { key: "x" value {} }', 'mcp_servers["x"]', "one of stdio, sse, http and configured"),
     ('mcp_servers { key: "a b" value { stdio { command: "c" } } }', 'mcp_servers["a b"]', "letters"),
     ('mcp_servers { key: "x" value { stdio {} } }', 'mcp_servers["x"].stdio.command', "program"),
     (

@@ -6,9 +6,10 @@ Every door (gRPC; later HTTP and peers) makes a Call of its own kind, so that ha
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
 
 from google.protobuf.message import Message
+
+from agent_service.auth import LOCAL
 
 DEADLINE_MARGIN = 0.25
 """Seconds before the caller's deadline at which a wait ends with OK."""
@@ -18,30 +19,17 @@ class CallerLeft(Exception):
     """The caller has gone: nobody reads the answer, and what failed on its way is no fault of the service."""
 
 
-class Principal(NamedTuple):
-    """An authenticated caller. `owner` is the owner of the sessions that the caller creates and may see."""
-
-    owner: str
-
-
-NOBODY = Principal(owner="")
-"""The principal of every call as long as callers are not authenticated."""
-
-
 class Call(ABC):
     """One request on its way through the service; `method` is the RPC's name, such as "Execute"."""
 
-    __slots__ = ("method", "principal")
+    __slots__ = ("method", "owner", "principal")
 
     def __init__(self, method: str) -> None:
-        """Begin with nobody as the principal."""
+        """Begin with the local principal and the empty tenant, which hold where no credential is asked for."""
         self.method = method
-        self.principal = NOBODY
-
-    @property
-    def owner(self) -> str:
-        """The owner of the sessions that this call is about."""
-        return self.principal.owner
+        self.principal = LOCAL
+        self.owner = LOCAL.tenant
+        """The tenant that this call is about: it owns the sessions that the call creates and may see."""
 
     @property
     @abstractmethod

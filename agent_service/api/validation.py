@@ -137,6 +137,8 @@ def _check_execute(request: pb.ExecuteRequest) -> Iterable[FieldViolation]:
         value = getattr(request, name)
         if value and not SESSION_ID.fullmatch(value):
             yield FieldViolation(name, "must have 1 to 128 of A-Z a-z 0-9 _ . - and begin with a letter or digit")
+    if request.profile:
+        yield FieldViolation("profile", "must name a profile of the operator's: there is none")
     if request.fork_from and request.fork_from == request.session_id:
         yield FieldViolation("fork_from", "must be another session than session_id")
     if request.fork_from and request.mode == pb.EXECUTE_MODE_RESUME:
@@ -215,6 +217,7 @@ def _check_list_sessions(request: pb.ListSessionsRequest) -> Iterable[FieldViola
 def _check_filter(wanted: pb.SessionFilter) -> Iterable[FieldViolation]:
     yield from _check_labels(wanted.labels, "filter.labels")
     yield from _check_length("filter.title_contains", wanted.title_contains, MAX_TITLE)
+    yield from _check_length("filter.created_by", wanted.created_by, MAX_TITLE)
     yield from _check_count("filter.states", wanted.states)
     yield from _check_count("filter.phases", wanted.phases)
 

@@ -216,8 +216,10 @@ def _check_mcp_server(name: str, server: pb.McpServer, say: Say) -> None:
             _check_http(server.sse, f"{where}.sse", say)
         case "http":
             _check_http(server.http, f"{where}.http", say)
+        case "configured":
+            say(f"{where}.configured", "must name an MCP server of the operator's: there is none")
         case _:
-            say(where, "must have one of stdio, sse and http")
+            say(where, "must have one of stdio, sse, http and configured")
 
 
 def _check_http(server: pb.McpHttpServer, where: str, say: Say) -> None:

@@ -85,6 +85,7 @@ class ExecuteArguments(OptionArguments, total=False):
     wait: Seconds | None
     validate_only: bool
     clear_options: Strings
+    profile: str
 
 
 class FilterArguments(TypedDict, total=False):
@@ -98,3 +99,4 @@ class FilterArguments(TypedDict, total=False):
     update_time_min: datetime | None
     update_time_max: datetime | None
     title_contains: str
+    created_by: str

@@ -263,7 +263,7 @@ def _thinking(value: Any) -> Any:
 
 def _mcp_server(value: Any) -> Any:
     fields = dict(value)
-    if fields.keys() <= {"stdio", "sse", "http"}:
+    if fields.keys() <= {"stdio", "sse", "http", "configured"}:
         return fields
     kind = fields.pop("type", "stdio")
     if kind not in {"stdio", "sse", "http"}:

@@ -550,6 +550,34 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The agent's program cannot be started on this host.
     Code: none, a run's. Metadata: none. Retry: no.
     """
+    ERROR_REASON_CREDENTIALS_MISSING: _ErrorReason.ValueType  # 26
+    """The call has no credential, and the RPC needs one; the message names the kinds that are accepted. Not sent yet.
+    Code: UNAUTHENTICATED. Metadata: none. Retry: no.
+    """
+    ERROR_REASON_CREDENTIALS_INVALID: _ErrorReason.ValueType  # 27
+    """The credential is unknown, malformed or expired. Not sent yet.
+    Code: UNAUTHENTICATED. Metadata: none. Retry: no.
+    """
+    ERROR_REASON_RPC_NOT_ALLOWED: _ErrorReason.ValueType  # 28
+    """The principal may not call this RPC, or not for this tenant. Not sent yet.
+    Code: PERMISSION_DENIED. Metadata: none. Retry: no.
+    """
+    ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 29
+    """The tenant has as many sessions at work, queued or kept as it may. Not sent yet.
+    Code: RESOURCE_EXHAUSTED. Metadata: none. Retry: later.
+    """
+    ERROR_REASON_IDENTITY_UNAVAILABLE: _ErrorReason.ValueType  # 30
+    """The issuer's keys could not be read for too long, so no token of it can be checked. Not sent yet.
+    Code: UNAVAILABLE. Metadata: none. Retry: later.
+    """
+    ERROR_REASON_SANDBOX_UNAVAILABLE: _ErrorReason.ValueType  # 31
+    """The sandbox that the policy asks for does not work on this host. Also a run's. Not sent yet.
+    Code: FAILED_PRECONDITION. Metadata: none. Retry: no.
+    """
+    ERROR_REASON_PROFILE_NOT_FOUND: _ErrorReason.ValueType  # 32
+    """There is no such profile, or none that the caller may use. Not sent yet.
+    Code: NOT_FOUND. Metadata: none. Retry: no.
+    """
     ERROR_REASON_AGENT_EXITED: _ErrorReason.ValueType  # 101
     """The agent's process ended in mid-turn. A retry helps when a signal ended it: `retryable` says so.
     Code: none, a run's. Metadata: none. Retry: perhaps.
@@ -624,6 +652,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_STOPPED: _ErrorReason.ValueType  # 119
     """The turn was stopped.
+    Code: none, a run's. Metadata: none. Retry: no.
+    """
+    ERROR_REASON_POLICY_DENIED: _ErrorReason.ValueType  # 120
+    """The operator's policy forbids at the turn's start what it allowed when the turn was queued. Not sent yet.
     Code: none, a run's. Metadata: none. Retry: no.
     """
 
@@ -735,6 +767,34 @@ ERROR_REASON_AGENT_UNAVAILABLE: ErrorReason.ValueType  # 25
 """The agent's program cannot be started on this host.
 Code: none, a run's. Metadata: none. Retry: no.
 """
+ERROR_REASON_CREDENTIALS_MISSING: ErrorReason.ValueType  # 26
+"""The call has no credential, and the RPC needs one; the message names the kinds that are accepted. Not sent yet.
+Code: UNAUTHENTICATED. Metadata: none. Retry: no.
+"""
+ERROR_REASON_CREDENTIALS_INVALID: ErrorReason.ValueType  # 27
+"""The credential is unknown, malformed or expired. Not sent yet.
+Code: UNAUTHENTICATED. Metadata: none. Retry: no.
+"""
+ERROR_REASON_RPC_NOT_ALLOWED: ErrorReason.ValueType  # 28
+"""The principal may not call this RPC, or not for this tenant. Not sent yet.
+Code: PERMISSION_DENIED. Metadata: none. Retry: no.
+"""
+ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 29
+"""The tenant has as many sessions at work, queued or kept as it may. Not sent yet.
+Code: RESOURCE_EXHAUSTED. Metadata: none. Retry: later.
+"""
+ERROR_REASON_IDENTITY_UNAVAILABLE: ErrorReason.ValueType  # 30
+"""The issuer's keys could not be read for too long, so no token of it can be checked. Not sent yet.
+Code: UNAVAILABLE. Metadata: none. Retry: later.
+"""
+ERROR_REASON_SANDBOX_UNAVAILABLE: ErrorReason.ValueType  # 31
+"""The sandbox that the policy asks for does not work on this host. Also a run's. Not sent yet.
+Code: FAILED_PRECONDITION. Metadata: none. Retry: no.
+"""
+ERROR_REASON_PROFILE_NOT_FOUND: ErrorReason.ValueType  # 32
+"""There is no such profile, or none that the caller may use. Not sent yet.
+Code: NOT_FOUND. Metadata: none. Retry: no.
+"""
 ERROR_REASON_AGENT_EXITED: ErrorReason.ValueType  # 101
 """The agent's process ended in mid-turn. A retry helps when a signal ended it: `retryable` says so.
 Code: none, a run's. Metadata: none. Retry: perhaps.
@@ -809,6 +869,10 @@ Code: none, a run's. Metadata: none. Retry: later.
 """
 ERROR_REASON_STOPPED: ErrorReason.ValueType  # 119
 """The turn was stopped.
+Code: none, a run's. Metadata: none. Retry: no.
+"""
+ERROR_REASON_POLICY_DENIED: ErrorReason.ValueType  # 120
+"""The operator's policy forbids at the turn's start what it allowed when the turn was queued. Not sent yet.
 Code: none, a run's. Metadata: none. Retry: no.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
@@ -1016,6 +1080,7 @@ class ExecuteRequest(_message.Message):
     WAIT_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     CLEAR_OPTIONS_FIELD_NUMBER: _builtins.int
+    PROFILE_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     """What the agent is to do: at most 2 MiB of UTF-8. Must hold something besides white space, unless there are attachments."""
     session_id: _builtins.str
@@ -1038,6 +1103,10 @@ class ExecuteRequest(_message.Message):
     """What becomes of the turn when the service restarts while it runs."""
     validate_only: _builtins.bool
     """Check everything and start nothing."""
+    profile: _builtins.str
+    """The operator's profile that a new session begins with. `options` go over it, except for what it locks. On resume, another
+    one takes the place of the session's. Empty: none, or the session's.
+    """
     @_builtins.property
     def options(self) -> Global___AgentOptions:
         """How the agent is to run: at most 1 MiB, also together with what is inherited. When an existing session is resumed, what is
@@ -1094,10 +1163,11 @@ class ExecuteRequest(_message.Message):
         wait: _duration_pb2.Duration | None = ...,
         validate_only: _builtins.bool = ...,
         clear_options: _abc.Iterable[_builtins.str] | None = ...,
+        profile: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["execution_timeout", b"execution_timeout", "options", b"options", "queue_timeout", b"queue_timeout", "ttl", b"ttl", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachments", b"attachments", "clear_options", b"clear_options", "execution_timeout", b"execution_timeout", "fork_from", b"fork_from", "labels", b"labels", "mode", b"mode", "on_busy", b"on_busy", "options", b"options", "prompt", b"prompt", "queue_timeout", b"queue_timeout", "request_id", b"request_id", "restart_policy", b"restart_policy", "session_id", b"session_id", "title", b"title", "ttl", b"ttl", "validate_only", b"validate_only", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachments", b"attachments", "clear_options", b"clear_options", "execution_timeout", b"execution_timeout", "fork_from", b"fork_from", "labels", b"labels", "mode", b"mode", "on_busy", b"on_busy", "options", b"options", "profile", b"profile", "prompt", b"prompt", "queue_timeout", b"queue_timeout", "request_id", b"request_id", "restart_policy", b"restart_policy", "session_id", b"session_id", "title", b"title", "ttl", b"ttl", "validate_only", b"validate_only", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1735,8 +1805,11 @@ class SessionFilter(_message.Message):
     UPDATE_TIME_MIN_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_MAX_FIELD_NUMBER: _builtins.int
     TITLE_CONTAINS_FIELD_NUMBER: _builtins.int
+    CREATED_BY_FIELD_NUMBER: _builtins.int
     title_contains: _builtins.str
     """With a title that contains this, in any case; at most 255 characters."""
+    created_by: _builtins.str
+    """Created by the principal of this name; at most 255 characters."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[Global___SessionState.ValueType]:
         """In one of these states, at most 64 entries."""
@@ -1776,10 +1849,11 @@ class SessionFilter(_message.Message):
         update_time_min: _timestamp_pb2.Timestamp | None = ...,
         update_time_max: _timestamp_pb2.Timestamp | None = ...,
         title_contains: _builtins.str = ...,
+        created_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time_max", b"create_time_max", "create_time_min", b"create_time_min", "update_time_max", b"update_time_max", "update_time_min", b"update_time_min"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time_max", b"create_time_max", "create_time_min", b"create_time_min", "labels", b"labels", "phases", b"phases", "states", b"states", "title_contains", b"title_contains", "update_time_max", b"update_time_max", "update_time_min", b"update_time_min"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time_max", b"create_time_max", "create_time_min", b"create_time_min", "created_by", b"created_by", "labels", b"labels", "phases", b"phases", "states", b"states", "title_contains", b"title_contains", "update_time_max", b"update_time_max", "update_time_min", b"update_time_min"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2709,6 +2783,10 @@ class GetServerInfoResponse(_message.Message):
     LOAD_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
     POOL_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
+    AUTHENTICATION_FIELD_NUMBER: _builtins.int
+    SANDBOX_FIELD_NUMBER: _builtins.int
+    POLICY_VERSION_FIELD_NUMBER: _builtins.int
     server_version: _builtins.str
     """Version of agent-service."""
     api_version: _builtins.str
@@ -2725,6 +2803,10 @@ class GetServerInfoResponse(_message.Message):
     """This run of the service: a UUID that changes with each start."""
     draining: _builtins.bool
     """True while it shuts down: Execute is refused, watching and cancelling still work."""
+    sandbox: _builtins.str
+    """The walls around agents unless a tenant's policy says otherwise, as in Session.sandbox."""
+    policy_version: _builtins.str
+    """Version of the access file in force: the first 12 hexadecimal digits of its SHA-256. Empty without one."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When it started."""
@@ -2745,6 +2827,16 @@ class GetServerInfoResponse(_message.Message):
     def pool(self) -> Global___PoolStatistics:
         """How its agents are started."""
 
+    @_builtins.property
+    def caller(self) -> Global___Caller:
+        """The caller, and what it may do."""
+
+    @_builtins.property
+    def authentication(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The kinds of credentials that are accepted here: "local token", "token", "certificate", "jwt", "unix socket"; "none" when
+        no credential is asked for.
+        """
+
     def __init__(
         self,
         *,
@@ -2761,14 +2853,74 @@ class GetServerInfoResponse(_message.Message):
         load: Global___ServerLoad | None = ...,
         features: _abc.Iterable[_builtins.str] | None = ...,
         pool: Global___PoolStatistics | None = ...,
+        caller: Global___Caller | None = ...,
+        authentication: _abc.Iterable[_builtins.str] | None = ...,
+        sandbox: _builtins.str = ...,
+        policy_version: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "load", b"load", "pool", b"pool", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "limits", b"limits", "load", b"load", "pool", b"pool", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_version", b"api_version", "cli_version", b"cli_version", "draining", b"draining", "features", b"features", "instance_id", b"instance_id", "limits", b"limits", "load", b"load", "model_backend", b"model_backend", "pool", b"pool", "process_guard", b"process_guard", "sdk_version", b"sdk_version", "server_version", b"server_version", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_version", b"api_version", "authentication", b"authentication", "caller", b"caller", "cli_version", b"cli_version", "draining", b"draining", "features", b"features", "instance_id", b"instance_id", "limits", b"limits", "load", b"load", "model_backend", b"model_backend", "policy_version", b"policy_version", "pool", b"pool", "process_guard", b"process_guard", "sandbox", b"sandbox", "sdk_version", b"sdk_version", "server_version", b"server_version", "start_time", b"start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetServerInfoResponse: _TypeAlias = GetServerInfoResponse  # noqa: Y015
+
+@_typing.final
+class Caller(_message.Message):
+    """An authenticated caller, and what it may do."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    TENANTS_FIELD_NUMBER: _builtins.int
+    RPCS_FIELD_NUMBER: _builtins.int
+    RIGHTS_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    CEILINGS_JSON_FIELD_NUMBER: _builtins.int
+    principal: _builtins.str
+    """Its name in the access file; "local" for the local token and without authentication."""
+    tenant: _builtins.str
+    """The tenant that this call is about."""
+    ceilings_json: _builtins.str
+    """What the tenant may ask for, as a JSON object: its table of the access file as it holds, defaults merged in. Empty without
+    an access file.
+    """
+    @_builtins.property
+    def tenants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The tenants that it may name in the metadata key "agent-tenant"; "*" for any. Empty: only its own."""
+
+    @_builtins.property
+    def rpcs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The RPCs that it may call, sorted."""
+
+    @_builtins.property
+    def rights(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Rights beyond RPCs, such as "answer_for_others"."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When its credential expires. Unset: not by itself."""
+
+    def __init__(
+        self,
+        *,
+        principal: _builtins.str = ...,
+        tenant: _builtins.str = ...,
+        tenants: _abc.Iterable[_builtins.str] | None = ...,
+        rpcs: _abc.Iterable[_builtins.str] | None = ...,
+        rights: _abc.Iterable[_builtins.str] | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        ceilings_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ceilings_json", b"ceilings_json", "expire_time", b"expire_time", "principal", b"principal", "rights", b"rights", "rpcs", b"rpcs", "tenant", b"tenant", "tenants", b"tenants"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Caller: _TypeAlias = Caller  # noqa: Y015
 
 @_typing.final
 class ServerLimits(_message.Message):
@@ -3010,7 +3162,10 @@ class Session(_message.Message):
     TOTAL_USAGE_FIELD_NUMBER: _builtins.int
     TOTAL_COST_USD_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
+    PROFILE_FIELD_NUMBER: _builtins.int
     CHANGE_FIELD_NUMBER: _builtins.int
+    CREATED_BY_FIELD_NUMBER: _builtins.int
+    SANDBOX_FIELD_NUMBER: _builtins.int
     EFFORT_FIELD_NUMBER: _builtins.int
     REMEMBERED_PERMISSIONS_FIELD_NUMBER: _builtins.int
     WORKSPACE_ID_FIELD_NUMBER: _builtins.int
@@ -3029,7 +3184,7 @@ class Session(_message.Message):
     title: _builtins.str
     """A title for people."""
     owner: _builtins.str
-    """Who created it; empty without authentication."""
+    """The tenant it belongs to; empty for the local token and without authentication."""
     agent_session_id: _builtins.str
     """The SDK's id of the conversation that the agent is in, for looking into its transcript. A prompt such as "/clear" begins
     another one: resumes and forks go on from there. Empty until the first turn has a place.
@@ -3052,8 +3207,16 @@ class Session(_message.Message):
     """Events of types message.user and message.assistant so far."""
     total_cost_usd: _builtins.float
     """US dollars of all turns, failed and cancelled ones too."""
+    profile: _builtins.str
+    """The profile in use. Empty when there is none."""
     change: _builtins.int
     """Number of its last change: greater than that of every earlier change of any session of this service."""
+    created_by: _builtins.str
+    """The name of the principal that created it: "local" for the local token and without authentication. Empty in records of earlier versions."""
+    sandbox: _builtins.str
+    """The walls around its agent: "off", "workspace" or "sealed", and what holds them, such as "workspace (bubblewrap)". Empty until
+    the first turn has a place.
+    """
     effort: _builtins.str
     """The effort in force, as the agent reports it. Empty until the agent has reported one."""
     workspace_id: _builtins.str
@@ -3146,7 +3309,10 @@ class Session(_message.Message):
         total_usage: Global___Usage | None = ...,
         total_cost_usd: _builtins.float = ...,
         options: Global___AgentOptions | None = ...,
+        profile: _builtins.str = ...,
         change: _builtins.int = ...,
+        created_by: _builtins.str = ...,
+        sandbox: _builtins.str = ...,
         effort: _builtins.str = ...,
         remembered_permissions: _abc.Iterable[Global___PermissionUpdate] | None = ...,
         workspace_id: _builtins.str = ...,
@@ -3155,7 +3321,7 @@ class Session(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "current_turn", b"current_turn", "error", b"error", "expire_time", b"expire_time", "options", b"options", "rest_time", b"rest_time", "total_usage", b"total_usage", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_session_id", b"agent_session_id", "change", b"change", "create_time", b"create_time", "current_turn", b"current_turn", "cwd", b"cwd", "effort", b"effort", "error", b"error", "expire_time", b"expire_time", "first_available_sequence", b"first_available_sequence", "labels", b"labels", "last_sequence", b"last_sequence", "message_count", b"message_count", "model", b"model", "options", b"options", "owner", b"owner", "parent_session_id", b"parent_session_id", "pending_interactions", b"pending_interactions", "permission_mode", b"permission_mode", "phase", b"phase", "queued_turn_count", b"queued_turn_count", "remembered_permissions", b"remembered_permissions", "rest_time", b"rest_time", "session_id", b"session_id", "state", b"state", "title", b"title", "total_cost_usd", b"total_cost_usd", "total_usage", b"total_usage", "truncated_fields", b"truncated_fields", "turn_count", b"turn_count", "update_time", b"update_time", "warnings", b"warnings", "workspace_id", b"workspace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_session_id", b"agent_session_id", "change", b"change", "create_time", b"create_time", "created_by", b"created_by", "current_turn", b"current_turn", "cwd", b"cwd", "effort", b"effort", "error", b"error", "expire_time", b"expire_time", "first_available_sequence", b"first_available_sequence", "labels", b"labels", "last_sequence", b"last_sequence", "message_count", b"message_count", "model", b"model", "options", b"options", "owner", b"owner", "parent_session_id", b"parent_session_id", "pending_interactions", b"pending_interactions", "permission_mode", b"permission_mode", "phase", b"phase", "profile", b"profile", "queued_turn_count", b"queued_turn_count", "remembered_permissions", b"remembered_permissions", "rest_time", b"rest_time", "sandbox", b"sandbox", "session_id", b"session_id", "state", b"state", "title", b"title", "total_cost_usd", b"total_cost_usd", "total_usage", b"total_usage", "truncated_fields", b"truncated_fields", "turn_count", b"turn_count", "update_time", b"update_time", "warnings", b"warnings", "workspace_id", b"workspace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -3177,6 +3343,7 @@ class Turn(_message.Message):
     RESULT_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     RESTART_COUNT_FIELD_NUMBER: _builtins.int
+    CREATED_BY_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELDS_FIELD_NUMBER: _builtins.int
     turn_id: _builtins.str
     """Its id: the uuid of the user message that starts it."""
@@ -3188,6 +3355,8 @@ class Turn(_message.Message):
     """The prompt; cut at 256 KiB or less, so that the turn has at most 512 KiB."""
     restart_count: _builtins.int
     """How often a restart of the service made it continue by itself."""
+    created_by: _builtins.str
+    """The name of the principal that asked for it, as in Session.created_by."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was accepted."""
@@ -3225,11 +3394,12 @@ class Turn(_message.Message):
         result: Global___TurnResult | None = ...,
         error: Global___SessionError | None = ...,
         restart_count: _builtins.int = ...,
+        created_by: _builtins.str = ...,
         truncated_fields: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "result", b"result", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "number", b"number", "prompt", b"prompt", "restart_count", b"restart_count", "result", b"result", "start_time", b"start_time", "state", b"state", "truncated_fields", b"truncated_fields", "turn_id", b"turn_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "created_by", b"created_by", "end_time", b"end_time", "error", b"error", "number", b"number", "prompt", b"prompt", "restart_count", b"restart_count", "result", b"result", "start_time", b"start_time", "state", b"state", "truncated_fields", b"truncated_fields", "turn_id", b"turn_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -4883,6 +5053,9 @@ class McpServer(_message.Message):
     STDIO_FIELD_NUMBER: _builtins.int
     SSE_FIELD_NUMBER: _builtins.int
     HTTP_FIELD_NUMBER: _builtins.int
+    CONFIGURED_FIELD_NUMBER: _builtins.int
+    configured: _builtins.str
+    """A server that the operator provides, by its name in the access file."""
     @_builtins.property
     def stdio(self) -> Global___McpStdioServer:
         """As a process of the agent's."""
@@ -4901,12 +5074,13 @@ class McpServer(_message.Message):
         stdio: Global___McpStdioServer | None = ...,
         sse: Global___McpHttpServer | None = ...,
         http: Global___McpHttpServer | None = ...,
+        configured: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["http", b"http", "sse", b"sse", "stdio", b"stdio", "transport", b"transport"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["configured", b"configured", "http", b"http", "sse", b"sse", "stdio", b"stdio", "transport", b"transport"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["http", b"http", "sse", b"sse", "stdio", b"stdio", "transport", b"transport"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["configured", b"configured", "http", b"http", "sse", b"sse", "stdio", b"stdio", "transport", b"transport"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_transport: _TypeAlias = _typing.Literal["stdio", "sse", "http"]  # noqa: Y015
+    _WhichOneofReturnType_transport: _TypeAlias = _typing.Literal["stdio", "sse", "http", "configured"]  # noqa: Y015
     _WhichOneofArgType_transport: _TypeAlias = _typing.Literal["transport", b"transport"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_transport) -> _WhichOneofReturnType_transport | None: ...
 
