@@ -17,6 +17,7 @@ from uuid import uuid4
 
 from agentpb import agent_pb2 as pb
 
+from agent_service.agents.launch import Launch
 from agent_service.agents.pool import AgentPool
 from agent_service.agents.sdk import CLI_VERSION, SDK_VERSION
 from agent_service.agents.workspace import Workspaces
@@ -113,17 +114,20 @@ async def running(config: Config, *, signals: asyncio.Queue[int] | None = None) 
         backend = await stack.enter_async_context(open_backend(config.model, config.agent_environment))
         instance = str(uuid4())
         workspaces = Workspaces(data_dir)
+        launch = Launch(
+            workspaces=workspaces,
+            environment={**backend.environment, **_cli_bounds(config)},
+            marker=f"{owner}:{instance[:8]}",
+            default_model=config.default_model or backend.default_model,
+        )
         pool = await stack.enter_async_context(
             AgentPool(
                 guard=guard.guard,
-                workspaces=workspaces,
-                environment={**backend.environment, **_cli_bounds(config)},
-                marker=f"{owner}:{instance[:8]}",
+                launch=launch,
                 spawn_limit=config.spawn_limit(),
                 start_timeout=config.start_timeout,
                 warm_agents=config.warm_agents,
                 max_idle=config.max_idle,
-                default_model=config.default_model or backend.default_model,
             )
         )
         registry = await stack.enter_async_context(

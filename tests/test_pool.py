@@ -17,7 +17,7 @@ from agentpb import agent_pb2 as pb
 from agent_service.agents import demand, warm
 from agent_service.agents.agent import AgentFailed
 from agent_service.agents.demand import Demand, Profile, shares
-from agent_service.agents.pool import AgentPool
+from agent_service.agents.launch import Launch
 from agent_service.agents.warm import WarmAgents
 from tests.conftest import Service, start_service
 
@@ -484,4 +484,4 @@ async def test_a_place_changes_hands_only_for_what_is_wanted_clearly_more(bench:
 def test_agents_are_alike_in_what_is_fixed_at_their_start(
     one: pb.AgentOptions, other: pb.AgentOptions, equal: bool
 ) -> None:
-    assert (AgentPool.key(one) == AgentPool.key(other)) is equal
+    assert (Launch.key(one) == Launch.key(other)) is equal

@@ -12,14 +12,12 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 from claude_agent_sdk import (
     ClaudeAgentOptions,
     ClaudeSDKClient,
     PermissionResult,
-    project_key_for_directory,
 )
 from claude_agent_sdk import ToolPermissionContext as PermissionContext
 
@@ -29,10 +27,12 @@ from agent_service.agents.handed import remove_files
 from agent_service.agents.in_force import InForce
 from agent_service.agents.permission import Answer, permission_result
 from agent_service.agents.transport import ProcessTransport
+from agent_service.agents.workspace import Directories
+from agent_service.policy import Grant
 from agent_service.processes.guards import ProcessGuard
 from agent_service.processes.tree import ProcessTree, Reaped
 
-__all__ = ["Agent", "AgentFailed", "AgentSpec", "Answer", "Ended", "PermissionContext", "Sink", "project_folder"]
+__all__ = ["Agent", "AgentFailed", "AgentSpec", "Answer", "Ended", "PermissionContext", "Sink"]
 
 STDERR_LINES = 50
 CONTROL_TIMEOUT = 10.0
@@ -61,10 +61,9 @@ class AgentSpec:
 
     options: ClaudeAgentOptions
     environment: Mapping[str, str]
-    cwd: Path
-    scratch: Path
-    handed: Path
-    """Directory of the files that the CLI reads at its start, secrets among them; emptied once it has."""
+    directories: Directories
+    grant: Grant
+    """What the session's tenant may ask for: what its walls are made by."""
     key: str
     asks: bool
     marker: str
@@ -107,7 +106,7 @@ class Agent:
         self._transport = ProcessTransport(
             sdk.build_argv(options),
             environment=spec.environment,
-            cwd=spec.cwd,
+            cwd=spec.directories.cwd,
             guard=guard,
             marker=spec.marker,
             on_stderr=self._on_stderr,
@@ -177,7 +176,7 @@ class Agent:
         try:
             await self._handshake()
         finally:
-            await asyncio.to_thread(remove_files, self.spec.handed)
+            await asyncio.to_thread(remove_files, self.spec.directories.scratch)
 
     async def _handshake(self) -> None:
         connecting = asyncio.create_task(self._client.connect(), name=f"connect {self.spec.marker}")
@@ -330,9 +329,9 @@ class Agent:
             return await self._end_tree(patience, term_grace)
         finally:
             with suppress(OSError):  # the next start tries again
-                await asyncio.to_thread(trees.remove, self.spec.scratch)
+                await asyncio.to_thread(trees.remove, self.spec.directories.tmp)
             if self._started is None:  # else the start has done it; another agent of the session may have files there
-                await asyncio.to_thread(remove_files, self.spec.handed)
+                await asyncio.to_thread(remove_files, self.spec.directories.scratch)
 
     async def _end_tree(self, patience: float, term_grace: float) -> Ended:
         await self._start_over()
@@ -369,8 +368,3 @@ class Agent:
         if self._reader is not None:
             with suppress(asyncio.CancelledError, Exception):
                 await self._reader
-
-
-def project_folder(cwd: str | Path) -> str:
-    """Name of the folder under CLAUDE_CONFIG_DIR/projects with the transcripts of conversations begun in `cwd`."""
-    return project_key_for_directory(cwd)

@@ -10,14 +10,15 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient
+from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient, project_key_for_directory
 from claude_agent_sdk import __version__ as SDK_VERSION
 from claude_agent_sdk._cli_version import __cli_version__ as CLI_VERSION
 from claude_agent_sdk._internal.transport.subprocess_cli import SubprocessCLITransport
 
-__all__ = ["CLI_VERSION", "SDK_VERSION", "build_argv", "bundled_cli", "control", "frames", "usage"]
+__all__ = ["CLI_VERSION", "SDK_VERSION", "build_argv", "bundled_cli", "control", "frames", "project_folder", "usage"]
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,11 @@ def build_argv(options: ClaudeAgentOptions) -> list[str]:
 def bundled_cli() -> str:
     """Path of the CLI that comes with the SDK. Raises CLINotFoundError."""
     return SubprocessCLITransport(prompt="", options=ClaudeAgentOptions())._find_cli()
+
+
+def project_folder(cwd: str | Path) -> str:
+    """Name of the folder under CLAUDE_CONFIG_DIR/projects with the transcripts of conversations begun in `cwd`."""
+    return project_key_for_directory(cwd)
 
 
 def frames(client: ClaudeSDKClient) -> AsyncIterator[dict[str, Any]]:

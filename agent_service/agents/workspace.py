@@ -18,15 +18,31 @@ import hashlib
 import logging
 import mmap
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
 from agentpb import agent_pb2 as pb
 
 from agent_service.agents import trees
-from agent_service.agents.agent import project_folder
+from agent_service.agents.sdk import project_folder
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Directories:
+    """The directories of one agent process. They exist."""
+
+    cwd: Path
+    """The directory it works in: the session's own, or the caller's."""
+    home: Path
+    config: Path
+    """The CLI's own files (CLAUDE_CONFIG_DIR)."""
+    scratch: Path
+    """The files that the CLI reads at its start, secrets among them; emptied once it has."""
+    tmp: Path
+    """Temporary files and sockets of this process, removed with it."""
 
 
 class Workspaces:
@@ -60,10 +76,24 @@ class Workspaces:
         """The directory the session works in: its own unless its options name one."""
         return Path(session.options.cwd or self._own(_workspace_id(session)) / "work")
 
+    def cwd_of(self, session: pb.Session) -> str:
+        """Return the working directory for the session's record; empty until the session has one."""
+        return str(self.cwd(session)) if session.options.cwd or _workspace_id(session) else ""
+
     def make_cwd(self, session: pb.Session) -> Path:
         """The directory the session works in, made when it is its own."""
         cwd = self.cwd(session)
         return cwd if session.options.cwd else self._private(cwd)
+
+    def make(self, session: pb.Session) -> Directories:
+        """Make the directories of a new process of the session's agent."""
+        return Directories(
+            cwd=self.make_cwd(session),
+            home=self.home(session.owner),
+            config=self.config_dir(session.owner),
+            scratch=self.scratch(session),
+            tmp=self.new_tmp(),
+        )
 
     def new_tmp(self) -> Path:
         """A short-named directory for one process's temporary files and sockets."""

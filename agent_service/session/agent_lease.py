@@ -11,7 +11,8 @@ from typing import NamedTuple
 from agentpb import agent_pb2 as pb
 
 from agent_service.agents.agent import Agent, AgentFailed, AgentSpec, Ended, Sink
-from agent_service.agents.pool import TERM_GRACE, AgentPool, Resume
+from agent_service.agents.launch import Resume
+from agent_service.agents.pool import TERM_GRACE, AgentPool
 from agent_service.agents.workspace import holds_message, holds_messages
 from agent_service.events import RunningTotals, restored_totals
 from agent_service.ledger import Journal
@@ -67,7 +68,7 @@ class AgentLease:
     async def obtain(self, queued: QueuedTurn, sink: Sink, *, given_up: Callable[[], bool]) -> Obtained:
         """Have a connected agent for the turn; no process is started once `given_up`. Raises AgentFailed."""
         agree(self._journal, queued.request.options, queued.options)
-        options, key = queued.options, self.pool.key(queued.options)
+        options, key = queued.options, self.pool.launch.key(queued.options)
         begun = time.monotonic()
         serves = key == self._key and not options.resume_at_message_uuid and CLEAR not in queued.request.clear_options
         kept = self.agent if self.alive and serves else None
@@ -88,7 +89,7 @@ class AgentLease:
             return
         with self._journal.update() as record:
             record.agent_session_id = record.workspace_id = self.pool.reserve(options, record.owner)
-            record.cwd = self.pool.cwd(record)
+            record.cwd = self.pool.workspaces.cwd_of(record)
 
     async def _take_warm(self, options: pb.AgentOptions, sink: Sink, given_up: Callable[[], bool]) -> Obtained | None:
         """Take the agent reserved for the session; None if there is none, or if it does not serve."""
@@ -96,7 +97,7 @@ class AgentLease:
         if warm is None:
             return None
         connected = warm.connected.done()
-        self._have(warm.agent, self.pool.key(options), RunningTotals())
+        self._have(warm.agent, self.pool.launch.key(options), RunningTotals())
         if warm.serves is not None and await warm.serves and await self._adjust(warm.agent, options) and self.alive:
             warm.agent.attach(sink)
             return Obtained(warm=connected)
@@ -136,7 +137,7 @@ class AgentLease:
         """
         now = agent.in_force
         for setting, wanted, tell in (
-            (now.model, self.pool.model(options), agent.set_model),
+            (now.model, self.pool.launch.model(options), agent.set_model),
             (now.permission_mode, PERMISSION_MODES.get(options.permission_mode), agent.set_permission_mode),
             (now.effort, EFFORTS.get(options.effort), agent.set_effort),
         ):
@@ -148,14 +149,14 @@ class AgentLease:
         """Prepare the start parameters, and read the conversation to continue. Reads and writes files."""
         transcript, resume = self._resume(record, queued)
         if transcript is None:
-            return _Prepared(self.pool.spec(record, queued.options, resume), RunningTotals(), False)
+            return _Prepared(self.pool.launch.spec(record, queued.options, resume), RunningTotals(), False)
         totals, knows_prompt = restored_totals(transcript), holds_message(transcript, queued.turn.turn_id)
-        return _Prepared(self.pool.spec(record, queued.options, resume), totals, knows_prompt)
+        return _Prepared(self.pool.launch.spec(record, queued.options, resume), totals, knows_prompt)
 
     def _resume(self, record: pb.Session, queued: QueuedTurn) -> tuple[Path | None, Resume | None]:
         """The conversation the turn continues; without, it begins one. Raises AgentFailed when it should and cannot."""
         resume_at = queued.options.resume_at_message_uuid
-        transcript = self.pool.transcript(record)
+        transcript = self.pool.workspaces.transcript(record)
         if transcript is not None and not record.model and not holds_messages(transcript):
             transcript.unlink()  # of an agent that was killed before it wrote more than its name; no other could begin
             transcript = None
@@ -165,7 +166,7 @@ class AgentLease:
             raise AgentFailed("RESUME_REJECTED", "the conversation's transcript is missing; start a new session")
         if queued.fork_of is None:
             return None, None
-        transcript = self.pool.transcript_to_fork(record, queued.fork_of)
+        transcript = self.pool.workspaces.find_transcript(record.owner, queued.fork_of)
         if transcript is None:
             raise AgentFailed(
                 "RESUME_REJECTED", "the transcript of the session to fork is missing; start a new session"
@@ -181,7 +182,7 @@ class AgentLease:
         if not is_uuid(named) or named == record.agent_session_id:
             return
         # Noted first: whatever happens in between, deletion finds the transcript.
-        await self.pool.note_conversation(record, named)
+        await asyncio.to_thread(self.pool.workspaces.note_conversation, record, named)
         self.totals = RunningTotals()
         with self._journal.update() as record:
             record.agent_session_id = named

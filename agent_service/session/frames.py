@@ -130,7 +130,7 @@ class FrameHandler:
             return
         self._reported_model = model
         # `record.model` is set only once there is a transcript to resume; the agent speaks before it has written one.
-        if record.model or self._lease.pool.transcript(record) is not None:
+        if record.model or self._lease.pool.workspaces.transcript(record) is not None:
             self._set_model(model)
 
     def _had_a_result(self) -> None:

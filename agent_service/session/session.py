@@ -234,7 +234,7 @@ class Session:
         queued.options = options
         put_in_force(self.journal, queued.request, options)
         with self.journal.update() as record:
-            record.cwd = self._lease.pool.cwd(record)
+            record.cwd = self._lease.pool.workspaces.cwd_of(record)
             record.current_turn.CopyFrom(queued.turn)
         phase = pb.SESSION_PHASE_RECOVERING if queued.turn.restart_count else pb.SESSION_PHASE_QUEUED
         move(self.journal, phase, turn_id=queued.turn.turn_id)
