@@ -15,7 +15,7 @@ from agent_service.options.output_check import check_output
 from agent_service.options.remembered import CLEAR, effect, permissions, remember, takes_away
 from agent_service.options.strict_json import LOST_KEYS, parse_object
 from agent_service.options.translation import EFFORTS, NOT_EXPOSED, PERMISSION_MODES, PLACED_ELSEWHERE, to_sdk
-from agent_service.options.words import is_http_url, is_uuid
+from agent_service.options.words import is_http_url, is_one_rule, is_uuid
 
 __all__ = [
     "CLEAR",
@@ -35,6 +35,7 @@ __all__ = [
     "check_output",
     "effect",
     "is_http_url",
+    "is_one_rule",
     "is_uuid",
     "may_choose_mode",
     "merge",
