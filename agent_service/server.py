@@ -146,6 +146,7 @@ async def running(config: Config, *, signals: asyncio.Queue[int] | None = None) 
             execution=registry.execution,
             control=registry.control,
             cancellation=registry.cancellation,
+            mass_cancellation=registry.mass_cancellation,
             deletion=registry.deletion,
             retention=config.retention or 86400.0,
             server_info=lambda: _current_info(info, registry, pool),

@@ -37,11 +37,14 @@ async def measure(bench: Bench) -> None:
             grown = (big.rss() - small.rss()) / 2**20
             figures = await compare(bench, small, big, large)
             after = (big.rss() - small.rss()) / 2**20
+            counts = [await counted(big, group_by) for group_by in ("state", "labels.team")]
     report.add("start with 10 finished sessions", small_start, "s")
     report.add(f"start with {large:,} finished sessions", big_start, "s", at_most=2.0)
     report.add("RSS above that of 10, after the start", grown, "MiB", at_most=20)
     report.add("RSS above that of 10, after the calls below", after, "MiB")
     report.add("disk per finished session", size_of(many) / large / 2**10, "KiB")
+    for group_by, seconds in zip(("state", "a label"), counts, strict=True):
+        report.add(f"CountSessions of {large:,} by {group_by}", seconds * 1e3, "ms", at_most=50)
     for name, (of_few, of_many) in figures.items():
         report.add(f"{name}: with 10", of_few * 1e3, "ms")
         report.add(f"{name}: with {large:,}, times that", of_many / of_few, "x", at_most=1.2)
@@ -77,6 +80,18 @@ async def compare(bench: Bench, small: Program, big: Program, large: int) -> dic
                     into.append(time.perf_counter() - begun)
             found[name] = (median(seconds[0]), median(seconds[1]))
         return found
+
+
+async def counted(program: Program, group_by: str) -> float:
+    """The median seconds of counting all sessions by a property."""
+    async with grpc.aio.insecure_channel(program.address) as channel:
+        stub = agent_pb2_grpc.AgentServiceStub(channel)
+        seconds = []
+        for _ in range(9):
+            begun = time.perf_counter()
+            await stub.CountSessions(pb.CountSessionsRequest(group_by=group_by))
+            seconds.append(time.perf_counter() - begun)
+        return median(seconds)
 
 
 async def read_all(stub: Any, session: str) -> None:

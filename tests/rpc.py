@@ -18,6 +18,7 @@ UNARY = {
     "GetStatus": pb.GetStatusRequest,
     "Cancel": pb.CancelRequest,
     "ListSessions": pb.ListSessionsRequest,
+    "CountSessions": pb.CountSessionsRequest,
     "Cleanup": pb.CleanupRequest,
     "DeleteSession": pb.DeleteSessionRequest,
     "ListEvents": pb.ListEventsRequest,
@@ -26,7 +27,11 @@ UNARY = {
     "RespondToInteraction": pb.RespondToInteractionRequest,
     "GetServerInfo": pb.GetServerInfoRequest,
 }
-STREAMING = {"WatchSession": pb.WatchSessionRequest, "ReadField": pb.ReadFieldRequest}
+STREAMING = {
+    "WatchSession": pb.WatchSessionRequest,
+    "ReadField": pb.ReadFieldRequest,
+    "CancelSessions": pb.CancelSessionsRequest,
+}
 ALL = {**UNARY, **STREAMING}
 
 

@@ -13,6 +13,7 @@ from agent_service import events
 from agent_service import options as translate
 from agent_service.api import pages
 from agent_service.api.call import Call
+from agent_service.api.counts import MAX_COUNTED, counts_response, group_by
 from agent_service.api.shown import show, shown, shown_turn
 from agent_service.api.status import STATUS_TAILS, status_head, status_messages
 from agent_service.api.validation import check_host
@@ -24,6 +25,7 @@ from agent_service.registry import (
     Control,
     Deletion,
     Execution,
+    MassCancellation,
     Queries,
     Wanted,
     check_sequence,
@@ -48,6 +50,7 @@ class Handlers:
         execution: Execution,
         control: Control,
         cancellation: Cancellation,
+        mass_cancellation: MassCancellation,
         deletion: Deletion,
         retention: float,
         server_info: Callable[[], pb.GetServerInfoResponse],
@@ -57,6 +60,7 @@ class Handlers:
         self._execution = execution
         self._control = control
         self._cancellation = cancellation
+        self._mass_cancellation = mass_cancellation
         self._deletion = deletion
         self._retention = retention
         self._server_info = server_info
@@ -139,6 +143,16 @@ class Handlers:
             show(session)
         rows = events.response_bytes((session.SerializeToString() for session in sessions), field=SESSIONS_FIELD)
         return rows + pb.ListSessionsResponse(next_page_token=pages.make_token(request, cursor)).SerializeToString()
+
+    async def CountSessions(self, request: pb.CountSessionsRequest, call: Call) -> pb.CountSessionsResponse:
+        """Count sessions, in all or by a property."""
+        counted = await self._queries.counts(request.filter, call.owner, group_by(request.group_by), MAX_COUNTED)
+        return counts_response(request.group_by, counted)
+
+    async def CancelSessions(self, request: pb.CancelSessionsRequest, call: Call) -> None:
+        """Cancel all that a filter names; tell of each as it is done."""
+        async for response in self._mass_cancellation.cancel(request, call.owner):
+            await call.write(response)
 
     async def Cleanup(self, request: pb.CleanupRequest, call: Call) -> pb.CleanupResponse:
         """Delete what has been at rest for long enough."""

@@ -15,6 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from agent_service import options as translate
 from agent_service.api.attachments import check_attachments
+from agent_service.api.counts import ACCEPTED, is_groupable
 from agent_service.api.limits import (
     MAX_DURATION_SECONDS,
     MAX_FIELD_PATH,
@@ -141,6 +142,14 @@ def _check_execute(request: pb.ExecuteRequest) -> Iterable[FieldViolation]:
         yield FieldViolation("profile", "must name a profile of the operator's: there is none")
     if request.fork_from and request.fork_from == request.session_id:
         yield FieldViolation("fork_from", "must be another session than session_id")
+    if request.fork_at_turn_id and not request.fork_from:
+        yield FieldViolation("fork_at_turn_id", "must go with fork_from: it is a turn of that session")
+    if request.fork_at_turn_id and not translate.is_uuid(request.fork_at_turn_id):
+        yield FieldViolation("fork_at_turn_id", "must be the id of a turn, a UUID")
+    if request.fork_at_turn_id and request.options.resume_at_message_uuid:
+        yield FieldViolation(
+            "options.resume_at_message_uuid", "must be unset with fork_at_turn_id, which names a message too"
+        )
     if request.fork_from and request.mode == pb.EXECUTE_MODE_RESUME:
         yield FieldViolation("mode", "must not be EXECUTE_MODE_RESUME with fork_from: a fork is a new session")
     if request.HasField("execution_timeout") and not request.execution_timeout.ToNanoseconds():
@@ -228,6 +237,20 @@ def _check_cancel(request: pb.CancelRequest) -> Iterable[FieldViolation]:
         yield FieldViolation("grace", "must be at most 5 minutes")
 
 
+def _check_count_sessions(request: pb.CountSessionsRequest) -> Iterable[FieldViolation]:
+    yield from _check_filter(request.filter)
+    yield from _check_length("group_by", request.group_by, MAX_LABEL_KEY + len("labels."))
+    if not is_groupable(request.group_by):
+        yield FieldViolation("group_by", f"must be {ACCEPTED}")
+
+
+def _check_cancel_sessions(request: pb.CancelSessionsRequest) -> Iterable[FieldViolation]:
+    yield from _check_filter(request.filter)
+    yield from _check_length("reason", request.reason, MAX_REASON)
+    if not request.filter.ListFields():
+        yield FieldViolation("filter", "must have a condition, such as labels: what has none would name every session")
+
+
 def _check_cleanup(request: pb.CleanupRequest) -> Iterable[FieldViolation]:
     yield from _check_filter(request.filter)
     if request.limit < 0:
@@ -264,6 +287,8 @@ _CHECKERS: dict[type[Message], Callable[[Any], Iterable[FieldViolation]]] = {
     pb.ListEventsRequest: _check_list_events,
     pb.ListSessionsRequest: _check_list_sessions,
     pb.CancelRequest: _check_cancel,
+    pb.CountSessionsRequest: _check_count_sessions,
+    pb.CancelSessionsRequest: _check_cancel_sessions,
     pb.CleanupRequest: _check_cleanup,
     pb.SendMessageRequest: _check_send,
     pb.RespondToInteractionRequest: _check_respond,

@@ -16,7 +16,7 @@ from agent_service.ledger.journal import AT_REST, Journal, is_at_rest, now_us
 from agent_service.ledger.ledger import Ledger, Messages
 from agent_service.ledger.sqlite.check import fsck, stored_sessions
 from agent_service.ledger.sqlite.file import copy_ledger
-from agent_service.ledger.store import LedgerUnusable, PageCursor, StoredStatus
+from agent_service.ledger.store import Counted, GroupBy, LedgerUnusable, PageCursor, StoredStatus
 from agent_service.ledger.tail import BATCH_EVENTS, Event, Position, Tail
 
 __all__ = [
@@ -24,7 +24,9 @@ __all__ = [
     "BATCH_EVENTS",
     "REQUEST_ID_SECONDS",
     "Commit",
+    "Counted",
     "Event",
+    "GroupBy",
     "Journal",
     "Ledger",
     "LedgerUnusable",

@@ -16,7 +16,16 @@ from agentpb import agent_pb2 as pb
 from agent_service.ledger.commits import MESSAGES, REQUEST_ID_SECONDS, Append, Commit, Job, RequestId, fail
 from agent_service.ledger.feed import Feed
 from agent_service.ledger.sqlite.store import SqliteStore
-from agent_service.ledger.store import EventQuery, PageCursor, Store, StoredStatus, Stretch, unavailable
+from agent_service.ledger.store import (
+    Counted,
+    EventQuery,
+    GroupBy,
+    PageCursor,
+    Store,
+    StoredStatus,
+    Stretch,
+    unavailable,
+)
 from agent_service.ledger.tail import BATCH_BYTES, BATCH_EVENTS, Event, Position, Tail
 
 NO_LIMIT = 2**62
@@ -254,6 +263,13 @@ class Ledger:
         update leave out what moves to the front meanwhile.
         """
         return await self._store.page(wanted, order, owner=owner, after=after, limit=limit, max_bytes=max_bytes)
+
+    async def counts(self, wanted: pb.SessionFilter, owner: str, group_by: GroupBy, limit: int) -> Counted:
+        """How many sessions meet a filter, and how many of them have each value of a property, at most `limit` values.
+
+        Columns have their numbers as text. Sessions without the label are in the total alone.
+        """
+        return await self._store.counts(wanted, owner, group_by, limit)
 
     async def at_rest_since(
         self, cutoff: int, wanted: pb.SessionFilter, owner: str | None, limit: int | None = None

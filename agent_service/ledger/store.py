@@ -48,6 +48,21 @@ class EventQuery(NamedTuple):
     with_raw: bool = False
 
 
+class GroupBy(NamedTuple):
+    """A property of sessions: a column ("state", "phase") or a label's value. Neither: all in one."""
+
+    column: str = ""
+    label: str = ""
+
+
+class Counted(NamedTuple):
+    """Values and how many sessions have each, most first; how many there are in all; whether values were left out."""
+
+    counts: list[tuple[str, int]]
+    total: int
+    truncated: bool
+
+
 class Stretch(NamedTuple):
     """Part of a log to replay: events behind `after` up to `last`, of some types, with the agent's JSON or without."""
 
@@ -152,6 +167,12 @@ class Store(Protocol):
         max_bytes: int,
     ) -> tuple[list[pb.Session], PageCursor | None]:
         """A page of sessions and where the next one begins; of every owner when `owner` is None."""
+
+    async def counts(self, wanted: pb.SessionFilter, owner: str, group_by: GroupBy, limit: int) -> Counted:
+        """How many sessions meet a filter, and how many of them have each value of a property, at most `limit` values.
+
+        Columns have their numbers as text. Sessions without the label are in the total alone.
+        """
 
     async def at_rest_since(self, cutoff: int, wanted: pb.SessionFilter, owner: str | None, limit: int) -> list[str]:
         """Ids of sessions at rest since `cutoff` (microseconds) or longer, longest first."""

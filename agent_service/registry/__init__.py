@@ -1,6 +1,7 @@
 """All sessions: `SessionRegistry` is made of parts, and each part answers some of the RPCs."""
 
 from agent_service.registry.cancel import Cancellation
+from agent_service.registry.cancel_many import MassCancellation
 from agent_service.registry.control import Control
 from agent_service.registry.deletion import Deletion
 from agent_service.registry.execute import MAX_LABELS, MAX_PENDING_TURNS, Checked, Execution
@@ -20,6 +21,7 @@ __all__ = [
     "Control",
     "Deletion",
     "Execution",
+    "MassCancellation",
     "Queries",
     "SessionRegistry",
     "Wanted",

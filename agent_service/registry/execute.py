@@ -16,6 +16,7 @@ from agent_service.agents.workspace import Workspaces
 from agent_service.ledger import Journal, Ledger, RequestId, now_us
 from agent_service.options import missing_directories
 from agent_service.registry import refusals
+from agent_service.registry.branching import branched
 from agent_service.registry.drain import Drain
 from agent_service.registry.idempotency import InFlightRequests, RequestKey
 from agent_service.registry.live import LiveSessions
@@ -103,6 +104,7 @@ class Execution:
         )
 
     async def _start(self, request: pb.ExecuteRequest, owner: str, key: RequestKey | None) -> Started:
+        request = await self._branched(request, owner)
         return await self._submit(await self._admit(request, owner), request, key)
 
     async def _admit(self, request: pb.ExecuteRequest, owner: str) -> _Admitted:
@@ -128,8 +130,14 @@ class Execution:
                 if earlier is not None:
                     session = await self._live.get(earlier.session_id, owner)
                     return Checked(session, resolve_options(session, request))
-        admitted = await self._admit(request, owner)
+        admitted = await self._admit(await self._branched(request, owner), owner)
         return Checked(admitted.session.journal.snapshot(), admitted.options)
+
+    async def _branched(self, request: pb.ExecuteRequest, owner: str) -> pb.ExecuteRequest:
+        """The request, with the message that a fork at a turn ends with."""
+        if not request.fork_at_turn_id:
+            return request
+        return await branched(request, await self._parent(request, owner), self._ledger, self._workspaces)
 
     async def _parent(self, request: pb.ExecuteRequest, owner: str) -> pb.Session:
         parent = await self._live.get(request.fork_from, owner)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from agentpb import agent_pb2 as pb
 
-from agent_service.ledger import Event, Ledger, PageCursor
+from agent_service.ledger import Counted, Event, GroupBy, Ledger, PageCursor
 from agent_service.registry.drain import Drain
 from agent_service.registry.fields import FieldReader
 from agent_service.registry.live import LiveSessions
@@ -46,6 +46,10 @@ class Queries:
             request.filter, request.order_by, owner=owner, after=after, limit=limit, max_bytes=PAGE_BYTES
         )
         return [row for row in rows if row.session_id not in self._live.deleting], cursor
+
+    async def counts(self, wanted: pb.SessionFilter, owner: str, group_by: GroupBy, limit: int) -> Counted:
+        """How many sessions meet a filter, and how many of them have each value of a property."""
+        return await self._ledger.counts(wanted, owner, group_by, limit)
 
     async def count(self) -> int:
         """Return how many sessions are stored."""

@@ -17,6 +17,7 @@ from agent_service.agents.pool import AgentPool
 from agent_service.agents.workspace import Workspaces
 from agent_service.ledger import Ledger
 from agent_service.registry.cancel import Cancellation
+from agent_service.registry.cancel_many import MassCancellation
 from agent_service.registry.control import Control
 from agent_service.registry.deletion import Deletion
 from agent_service.registry.drain import Drain
@@ -73,6 +74,7 @@ class SessionRegistry:
         self.queries = Queries(self.live_sessions, ledger, self._drain)
         self.control = Control(self.live_sessions, ledger, in_flight)
         self.cancellation = Cancellation(self.live_sessions, ledger, in_flight)
+        self.mass_cancellation = MassCancellation(ledger, self.cancellation)
         self.deletion = Deletion(self.live_sessions, ledger, workspaces, in_flight, self.cancellation)
 
     @property
@@ -122,6 +124,7 @@ class SessionRegistry:
             session.halt(grace=1.0)
         held = list(self.live_sessions.sessions.values())
         await asyncio.gather(*(session.finished() for session in held))
+        await self.mass_cancellation.finished()
         await self.cancellation.finished()
         # Watches end next, and must have seen the last word; where it cannot be written, the service goes down anyway.
         await asyncio.gather(*(session.journal.flushed() for session in held), return_exceptions=True)

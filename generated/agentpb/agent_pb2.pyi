@@ -1081,6 +1081,7 @@ class ExecuteRequest(_message.Message):
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     CLEAR_OPTIONS_FIELD_NUMBER: _builtins.int
     PROFILE_FIELD_NUMBER: _builtins.int
+    FORK_AT_TURN_ID_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     """What the agent is to do: at most 2 MiB of UTF-8. Must hold something besides white space, unless there are attachments."""
     session_id: _builtins.str
@@ -1106,6 +1107,10 @@ class ExecuteRequest(_message.Message):
     profile: _builtins.str
     """The operator's profile that a new session begins with. `options` go over it, except for what it locks. On resume, another
     one takes the place of the session's. Empty: none, or the session's.
+    """
+    fork_at_turn_id: _builtins.str
+    """With `fork_from`: the conversation of the new session ends after this turn, which must have ended with an answer. Empty: with
+    the newest.
     """
     @_builtins.property
     def options(self) -> Global___AgentOptions:
@@ -1164,10 +1169,11 @@ class ExecuteRequest(_message.Message):
         validate_only: _builtins.bool = ...,
         clear_options: _abc.Iterable[_builtins.str] | None = ...,
         profile: _builtins.str = ...,
+        fork_at_turn_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["execution_timeout", b"execution_timeout", "options", b"options", "queue_timeout", b"queue_timeout", "ttl", b"ttl", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachments", b"attachments", "clear_options", b"clear_options", "execution_timeout", b"execution_timeout", "fork_from", b"fork_from", "labels", b"labels", "mode", b"mode", "on_busy", b"on_busy", "options", b"options", "profile", b"profile", "prompt", b"prompt", "queue_timeout", b"queue_timeout", "request_id", b"request_id", "restart_policy", b"restart_policy", "session_id", b"session_id", "title", b"title", "ttl", b"ttl", "validate_only", b"validate_only", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachments", b"attachments", "clear_options", b"clear_options", "execution_timeout", b"execution_timeout", "fork_at_turn_id", b"fork_at_turn_id", "fork_from", b"fork_from", "labels", b"labels", "mode", b"mode", "on_busy", b"on_busy", "options", b"options", "profile", b"profile", "prompt", b"prompt", "queue_timeout", b"queue_timeout", "request_id", b"request_id", "restart_policy", b"restart_policy", "session_id", b"session_id", "title", b"title", "ttl", b"ttl", "validate_only", b"validate_only", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1860,6 +1866,92 @@ class SessionFilter(_message.Message):
 Global___SessionFilter: _TypeAlias = SessionFilter  # noqa: Y015
 
 @_typing.final
+class CountSessionsRequest(_message.Message):
+    """Which sessions to count."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILTER_FIELD_NUMBER: _builtins.int
+    GROUP_BY_FIELD_NUMBER: _builtins.int
+    group_by: _builtins.str
+    """By what: "state", "phase", or "labels.KEY". Empty: the total alone."""
+    @_builtins.property
+    def filter(self) -> Global___SessionFilter:
+        """Which ones. Unset: all the caller may see."""
+
+    def __init__(
+        self,
+        *,
+        filter: Global___SessionFilter | None = ...,
+        group_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "group_by", b"group_by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountSessionsRequest: _TypeAlias = CountSessionsRequest  # noqa: Y015
+
+@_typing.final
+class CountSessionsResponse(_message.Message):
+    """How many there are."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNTS_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
+    total: _builtins.int
+    """How many meet the filter, also those whose value is not among `counts`."""
+    truncated: _builtins.bool
+    """True when there are more than 1,000 values."""
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionCount]:
+        """The largest first, at most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        counts: _abc.Iterable[Global___SessionCount] | None = ...,
+        total: _builtins.int = ...,
+        truncated: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "total", b"total", "truncated", b"truncated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountSessionsResponse: _TypeAlias = CountSessionsResponse  # noqa: Y015
+
+@_typing.final
+class SessionCount(_message.Message):
+    """How many sessions have one value."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    value: _builtins.str
+    """The value, such as "SESSION_STATE_RUNNING". Sessions without the label are not listed."""
+    count: _builtins.int
+    """How many have it."""
+    def __init__(
+        self,
+        *,
+        value: _builtins.str = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionCount: _TypeAlias = SessionCount  # noqa: Y015
+
+@_typing.final
 class CancelRequest(_message.Message):
     """---------------------------------------------------------------------------------------------------------------------
     Ending and deleting
@@ -1980,6 +2072,168 @@ class CancelReceipt(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelReceipt: _TypeAlias = CancelReceipt  # noqa: Y015
+
+@_typing.final
+class CancelSessionsRequest(_message.Message):
+    """Which sessions to cancel."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILTER_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Why, for the log and for people; at most 1024 characters."""
+    dry_run: _builtins.bool
+    """Tell which ones would be cancelled, and cancel none."""
+    force: _builtins.bool
+    """Kill at once, without asking the agents to stop."""
+    @_builtins.property
+    def filter(self) -> Global___SessionFilter:
+        """Those at work that meet this filter, which must have at least one condition."""
+
+    def __init__(
+        self,
+        *,
+        filter: Global___SessionFilter | None = ...,
+        reason: _builtins.str = ...,
+        dry_run: _builtins.bool = ...,
+        force: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "filter", b"filter", "force", b"force", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelSessionsRequest: _TypeAlias = CancelSessionsRequest  # noqa: Y015
+
+@_typing.final
+class CancelSessionsResponse(_message.Message):
+    """One message of CancelSessions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CANCELLED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def cancelled(self) -> Global___SessionCancelled:
+        """A session was cancelled, or with `dry_run` would be."""
+
+    @_builtins.property
+    def failed(self) -> Global___SessionCancelFailed:
+        """A session could not be cancelled."""
+
+    @_builtins.property
+    def summary(self) -> Global___CancelSessionsSummary:
+        """All are done; the last message."""
+
+    def __init__(
+        self,
+        *,
+        cancelled: Global___SessionCancelled | None = ...,
+        failed: Global___SessionCancelFailed | None = ...,
+        summary: Global___CancelSessionsSummary | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "failed", b"failed", "result", b"result", "summary", b"summary"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "failed", b"failed", "result", b"result", "summary", b"summary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["cancelled", "failed", "summary"]  # noqa: Y015
+    _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
+
+Global___CancelSessionsResponse: _TypeAlias = CancelSessionsResponse  # noqa: Y015
+
+@_typing.final
+class SessionCancelled(_message.Message):
+    """A session that was cancelled."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """The session."""
+    @_builtins.property
+    def receipt(self) -> Global___CancelReceipt:
+        """How its work ended, as in CancelResponse. Unset with `dry_run`, and when it had come to rest by itself meanwhile."""
+
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        receipt: Global___CancelReceipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt", "session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionCancelled: _TypeAlias = SessionCancelled  # noqa: Y015
+
+@_typing.final
+class SessionCancelFailed(_message.Message):
+    """A session that could not be cancelled."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """The session."""
+    reason: _builtins.str
+    """The name of a value of ErrorReason without its prefix."""
+    message: _builtins.str
+    """Why, for people to read."""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "reason", b"reason", "session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionCancelFailed: _TypeAlias = SessionCancelFailed  # noqa: Y015
+
+@_typing.final
+class CancelSessionsSummary(_message.Message):
+    """What became of all of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MATCHED_FIELD_NUMBER: _builtins.int
+    CANCELLED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    matched: _builtins.int
+    """Sessions at work that met the filter."""
+    cancelled: _builtins.int
+    """Of these, those that were cancelled or had come to rest by themselves meanwhile."""
+    failed: _builtins.int
+    """Of these, those that could not be cancelled."""
+    def __init__(
+        self,
+        *,
+        matched: _builtins.int = ...,
+        cancelled: _builtins.int = ...,
+        failed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "failed", b"failed", "matched", b"matched"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelSessionsSummary: _TypeAlias = CancelSessionsSummary  # noqa: Y015
 
 @_typing.final
 class InterruptRequest(_message.Message):

@@ -95,6 +95,16 @@ class AgentServiceStub:
                 request_serializer=agentpb_dot_agent__pb2.ReadFieldRequest.SerializeToString,
                 response_deserializer=agentpb_dot_agent__pb2.ReadFieldResponse.FromString,
                 _registered_method=True)
+        self.CountSessions = channel.unary_unary(
+                '/agentservice.v1.AgentService/CountSessions',
+                request_serializer=agentpb_dot_agent__pb2.CountSessionsRequest.SerializeToString,
+                response_deserializer=agentpb_dot_agent__pb2.CountSessionsResponse.FromString,
+                _registered_method=True)
+        self.CancelSessions = channel.unary_stream(
+                '/agentservice.v1.AgentService/CancelSessions',
+                request_serializer=agentpb_dot_agent__pb2.CancelSessionsRequest.SerializeToString,
+                response_deserializer=agentpb_dot_agent__pb2.CancelSessionsResponse.FromString,
+                _registered_method=True)
         self.GetServerInfo = channel.unary_unary(
                 '/agentservice.v1.AgentService/GetServerInfo',
                 request_serializer=agentpb_dot_agent__pb2.GetServerInfoRequest.SerializeToString,
@@ -193,6 +203,21 @@ class AgentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CountSessions(self, request, context):
+        """Counts the sessions that meet a filter, in all or by a property.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelSessions(self, request, context):
+        """Cancels every session at work that meets a filter; a response for each, as it is done, then a summary. Sessions at rest are
+        skipped, so a repeat is safe. All of them are cancelled even if the caller leaves.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetServerInfo(self, request, context):
         """Tells what runs here: versions, limits, load, model backend, whether it drains.
         """
@@ -262,6 +287,16 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.ReadField,
                     request_deserializer=agentpb_dot_agent__pb2.ReadFieldRequest.FromString,
                     response_serializer=agentpb_dot_agent__pb2.ReadFieldResponse.SerializeToString,
+            ),
+            'CountSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountSessions,
+                    request_deserializer=agentpb_dot_agent__pb2.CountSessionsRequest.FromString,
+                    response_serializer=agentpb_dot_agent__pb2.CountSessionsResponse.SerializeToString,
+            ),
+            'CancelSessions': grpc.unary_stream_rpc_method_handler(
+                    servicer.CancelSessions,
+                    request_deserializer=agentpb_dot_agent__pb2.CancelSessionsRequest.FromString,
+                    response_serializer=agentpb_dot_agent__pb2.CancelSessionsResponse.SerializeToString,
             ),
             'GetServerInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServerInfo,
@@ -594,6 +629,60 @@ class AgentService:
             '/agentservice.v1.AgentService/ReadField',
             agentpb_dot_agent__pb2.ReadFieldRequest.SerializeToString,
             agentpb_dot_agent__pb2.ReadFieldResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentservice.v1.AgentService/CountSessions',
+            agentpb_dot_agent__pb2.CountSessionsRequest.SerializeToString,
+            agentpb_dot_agent__pb2.CountSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/agentservice.v1.AgentService/CancelSessions',
+            agentpb_dot_agent__pb2.CancelSessionsRequest.SerializeToString,
+            agentpb_dot_agent__pb2.CancelSessionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -72,6 +72,12 @@ class AgentServiceStub:
     """Answers a permission prompt or a question of the agent. The first answer wins."""
     ReadField: _grpc.UnaryStreamMultiCallable[_agent_pb2.ReadFieldRequest, _agent_pb2.ReadFieldResponse]
     """Reads the whole of a field that was cut in a record or event, in pieces."""
+    CountSessions: _grpc.UnaryUnaryMultiCallable[_agent_pb2.CountSessionsRequest, _agent_pb2.CountSessionsResponse]
+    """Counts the sessions that meet a filter, in all or by a property."""
+    CancelSessions: _grpc.UnaryStreamMultiCallable[_agent_pb2.CancelSessionsRequest, _agent_pb2.CancelSessionsResponse]
+    """Cancels every session at work that meets a filter; a response for each, as it is done, then a summary. Sessions at rest are
+    skipped, so a repeat is safe. All of them are cancelled even if the caller leaves.
+    """
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_agent_pb2.GetServerInfoRequest, _agent_pb2.GetServerInfoResponse]
     """Tells what runs here: versions, limits, load, model backend, whether it drains."""
 
@@ -110,6 +116,12 @@ class AgentServiceAsyncStub(AgentServiceStub):
     """Answers a permission prompt or a question of the agent. The first answer wins."""
     ReadField: _aio.UnaryStreamMultiCallable[_agent_pb2.ReadFieldRequest, _agent_pb2.ReadFieldResponse]  # type: ignore[assignment]
     """Reads the whole of a field that was cut in a record or event, in pieces."""
+    CountSessions: _aio.UnaryUnaryMultiCallable[_agent_pb2.CountSessionsRequest, _agent_pb2.CountSessionsResponse]  # type: ignore[assignment]
+    """Counts the sessions that meet a filter, in all or by a property."""
+    CancelSessions: _aio.UnaryStreamMultiCallable[_agent_pb2.CancelSessionsRequest, _agent_pb2.CancelSessionsResponse]  # type: ignore[assignment]
+    """Cancels every session at work that meets a filter; a response for each, as it is done, then a summary. Sessions at rest are
+    skipped, so a repeat is safe. All of them are cancelled even if the caller leaves.
+    """
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_agent_pb2.GetServerInfoRequest, _agent_pb2.GetServerInfoResponse]  # type: ignore[assignment]
     """Tells what runs here: versions, limits, load, model backend, whether it drains."""
 
@@ -217,6 +229,24 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_agent_pb2.ReadFieldResponse], _abc.AsyncIterator[_agent_pb2.ReadFieldResponse]]:
         """Reads the whole of a field that was cut in a record or event, in pieces."""
+
+    @_abc_1.abstractmethod
+    def CountSessions(
+        self,
+        request: _agent_pb2.CountSessionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.CountSessionsResponse, _abc.Awaitable[_agent_pb2.CountSessionsResponse]]:
+        """Counts the sessions that meet a filter, in all or by a property."""
+
+    @_abc_1.abstractmethod
+    def CancelSessions(
+        self,
+        request: _agent_pb2.CancelSessionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_agent_pb2.CancelSessionsResponse], _abc.AsyncIterator[_agent_pb2.CancelSessionsResponse]]:
+        """Cancels every session at work that meets a filter; a response for each, as it is done, then a summary. Sessions at rest are
+        skipped, so a repeat is safe. All of them are cancelled even if the caller leaves.
+        """
 
     @_abc_1.abstractmethod
     def GetServerInfo(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import sqlite3
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from agentpb import agent_pb2 as pb
 
-from agent_service.ledger import Commit, Ledger
+from agent_service.ledger import Commit, GroupBy, Ledger
 from agent_service.ledger.sqlite import reader
 from agent_service.ledger.sqlite.listing import Listing
 from tests.ledger.logs import DORMANT, START_US, WORKING, begin, session
@@ -69,8 +70,8 @@ def ids(condition: Any) -> list[str]:
     return [f"{number:04}" for number in range(200) if condition(number)]
 
 
-@pytest.mark.parametrize("owner", [None, "alice"])
-async def test_every_field_filters(many: Ledger, owner: str | None) -> None:
+def filters() -> list[tuple[pb.SessionFilter, Any]]:
+    """A filter for every field, and the condition that says the same of numbers."""
     cases: list[tuple[pb.SessionFilter, Any]] = [
         (pb.SessionFilter(), lambda n: True),
         (pb.SessionFilter(states=[pb.SESSION_STATE_RUNNING]), lambda n: n % 4 in (0, 3)),
@@ -90,10 +91,39 @@ async def test_every_field_filters(many: Ledger, owner: str | None) -> None:
     changed.update_time_min.FromMicroseconds(START_US + 1050)
     changed.update_time_max.FromMicroseconds(START_US + 1100)
     cases.append((changed, lambda n: 50 <= n * 7 % 200 < 100 and n % 4 in (0, 3)))
-    for wanted, condition in cases:
+    return cases
+
+
+@pytest.mark.parametrize("owner", [None, "alice"])
+async def test_every_field_filters(many: Ledger, owner: str | None) -> None:
+    for wanted, condition in filters():
         expected = ids(lambda n, condition=condition: condition(n) and (owner is None or n % 2 == 0))
         for order in (ASC, DESC, UPDATED):
             assert sorted(await pages(many, wanted, order, owner=owner)) == expected, (wanted, order)
+
+
+async def test_counts_are_those_of_the_listing_by_every_property(many: Ledger) -> None:
+    properties: dict[GroupBy, Any] = {
+        GroupBy(): lambda n: "",
+        GroupBy(column="state"): lambda n: str((WORKING, DORMANT, ERROR, AWAITING)[n % 4][0]),
+        GroupBy(column="phase"): lambda n: str((WORKING, DORMANT, ERROR, AWAITING)[n % 4][1]),
+        GroupBy(label="app"): lambda n: f"app{n % 3}",
+        GroupBy(label="none"): None,
+    }
+    for wanted, condition in filters():
+        meets = [number for number in range(0, 200, 2) if condition(number)]
+        for group_by, value in properties.items():
+            counted = await many.counts(wanted, "alice", group_by, 1000)
+            expected = Counter(map(value, meets)) if value else {}
+            assert dict(counted.counts) == expected, (wanted, group_by)
+            assert (counted.total, counted.truncated) == (len(meets), False)
+            assert [count for _, count in counted.counts] == sorted((n for _, n in counted.counts), reverse=True)
+
+
+async def test_a_count_lists_as_many_values_as_asked_for_and_says_that_there_are_more(many: Ledger) -> None:
+    counted = await many.counts(pb.SessionFilter(), "bob", GroupBy(label="app"), 2)
+    assert len(counted.counts) == 2
+    assert (counted.total, counted.truncated) == (100, True)
 
 
 async def test_pages_are_in_order(many: Ledger) -> None:

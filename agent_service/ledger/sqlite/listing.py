@@ -21,7 +21,7 @@ class Condition:
 
     def keys(self) -> Query:
         """Make the query for the keys of all that meet it."""
-        return _union(
+        return union(
             [
                 Query(f"SELECT n.session_key FROM {self.table} AS n WHERE {test.sql}", test.parameters)
                 for test in self.tests
@@ -41,7 +41,7 @@ class Listing:
     ) -> None:
         """Take what is asked for apart; without an owner there is no condition that an index answers."""
         self._wanted = wanted
-        self._owner = owner
+        self.owner = owner
         self._column = "update_time" if order == pb.SESSION_ORDER_UPDATE_TIME_DESC else "create_time"
         self._order = "ASC" if order == pb.SESSION_ORDER_CREATE_TIME_ASC else "DESC"
 
@@ -51,9 +51,9 @@ class Listing:
 
     def conditions(self) -> list[Condition]:
         """Take the filter's parts that an index answers."""
-        if self._owner is None:
+        if self.owner is None:
             return []
-        wanted, owner = self._wanted, Query("n.owner = ?", (self._owner,))
+        wanted, owner = self._wanted, Query("n.owner = ?", (self.owner,))
         found = [
             Condition("labels", [all_of([owner, Query("n.label = ? AND n.value = ?", label)])])
             for label in sorted(wanted.labels.items())
@@ -73,7 +73,7 @@ class Listing:
         It begins with those that meet a condition, or with all. Keys come first, of `limit` sessions and one more: what
         else is told of a session would be read of each that is looked at.
         """
-        keys = _union([Query(f"SELECT * FROM ({sql})", its) for sql, its in self.arms(condition, after, limit)])
+        keys = union([Query(f"SELECT * FROM ({sql})", its) for sql, its in self.arms(condition, after, limit)])
         order = f"ORDER BY k.time {self._order}, k.session_key {self._order}"
         source = f"FROM ({keys.sql}) AS k CROSS JOIN sessions AS s WHERE s.session_key = k.session_key {order}"
         notes = ("k.time", "k.session_key", *COUNTS)
@@ -94,7 +94,7 @@ class Listing:
     def _source(self, condition: Condition | None) -> tuple[str, str, list[list[Query]]]:
         """The tables of rows `n`, the name of the session there, and the first conditions of each arm."""
         if condition is None:
-            return "sessions AS n", "n", [[Query("n.owner = ?", (self._owner,))] if self._owner is not None else []]
+            return "sessions AS n", "n", [[Query("n.owner = ?", (self.owner,))] if self.owner is not None else []]
         if not self.follows(condition):
             sql, parameters = condition.keys()
             return f"({sql}) AS c CROSS JOIN sessions AS n", "n", [[Query("n.session_key = c.session_key", parameters)]]
@@ -103,13 +103,23 @@ class Listing:
         joined = Query("s.session_key = n.session_key", ())
         return "labels AS n CROSS JOIN sessions AS s", "s", [[test, joined] for test in condition.tests]
 
+    def unordered(self, condition: Condition | None) -> list[tuple[str, str, Query]]:
+        """Take the tables, the name of the session there, and the condition of each arm; arms share no session."""
+        source, session, tests = self._source(condition)
+        others = [*self._times(self._column, f"n.{self._column}"), *self._admits(session)]
+        return [(source, session, all_of([*each, *others])) for each in tests]
+
+    def admits(self, session: str) -> list[Query]:
+        """The filter's conditions on a session."""
+        return [*self._times(self._column, f"+{session}.{self._column}"), *self._admits(session)]
+
     def _behind(self, after: tuple[int, int] | None) -> list[Query]:
         sign = ">" if self._order == "ASC" else "<"
         return [Query(f"(n.{self._column}, n.session_key) {sign} (?, ?)", after)] if after is not None else []
 
     def at_rest(self, cutoff: int, limit: int) -> Query:
         """Make the query for the ids of those at rest since `cutoff` or longer, longest first."""
-        owned = [Query("+s.owner = ?", (self._owner,))] if self._owner is not None else []
+        owned = [Query("+s.owner = ?", (self.owner,))] if self.owner is not None else []
         rested = Query("s.rest_time IS NOT NULL AND s.rest_time <= ?", (cutoff,))
         where, parameters = all_of([rested, *owned, *self._times("create_time", "+s.create_time"), *self._admits("s")])
         sql = f"SELECT s.session_id FROM sessions AS s WHERE {where} ORDER BY s.rest_time, s.session_key LIMIT ?"
@@ -142,7 +152,8 @@ class Listing:
         ]
 
 
-def _union(queries: Sequence[Query]) -> Query:
+def union(queries: Sequence[Query]) -> Query:
+    """Make one query for the rows of all."""
     parameters = tuple(value for query in queries for value in query.parameters)
     return Query(" UNION ALL ".join(query.sql for query in queries), parameters)
 

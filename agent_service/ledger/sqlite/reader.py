@@ -150,13 +150,13 @@ def read_page(
     db: sqlite3.Connection, listing: Listing, after: tuple[int, int] | None, limit: int, max_bytes: int
 ) -> tuple[list[pb.Session], PageCursor | None]:
     """Read a page of sessions, and where the next one begins."""
-    query = listing.page(_narrowest(db, listing), after, limit)
+    query = listing.page(narrowest(db, listing), after, limit)
     (times, keys, *counts), bodies, _, whole = _batch(db, query, limit, max_bytes)
     sessions = _sessions(bodies, counts)
     return sessions, None if whole else (int(times[-1]), keys[-1])
 
 
-def _narrowest(db: sqlite3.Connection, listing: Listing) -> Condition | None:
+def narrowest(db: sqlite3.Connection, listing: Listing) -> Condition | None:
     """The condition to begin with: the one that fewest sessions meet, or whose index has them in order."""
     conditions = listing.conditions()
     in_order = next((each for each in conditions if listing.follows(each)), None)

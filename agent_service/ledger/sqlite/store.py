@@ -15,6 +15,7 @@ from agent_service.ledger import directory as directories
 from agent_service.ledger.commits import Append, Job, RequestId, fail
 from agent_service.ledger.sqlite import schema
 from agent_service.ledger.sqlite.check import fsck
+from agent_service.ledger.sqlite.counting import read_counts
 from agent_service.ledger.sqlite.file import FILE, backup, open_file, unusable, value
 from agent_service.ledger.sqlite.listing import Listing
 from agent_service.ledger.sqlite.reader import (
@@ -27,7 +28,16 @@ from agent_service.ledger.sqlite.reader import (
 )
 from agent_service.ledger.sqlite.status_reader import StatusReader, read_turn_at
 from agent_service.ledger.sqlite.writer import Writer
-from agent_service.ledger.store import EventQuery, OnGroup, PageCursor, StoredStatus, Stretch, unavailable
+from agent_service.ledger.store import (
+    Counted,
+    EventQuery,
+    GroupBy,
+    OnGroup,
+    PageCursor,
+    StoredStatus,
+    Stretch,
+    unavailable,
+)
 from agent_service.ledger.tail import Event, Tail
 
 T = TypeVar("T")
@@ -201,6 +211,11 @@ class SqliteStore:
         listing = Listing(wanted, owner, order)
         place = (after[0], int(after[1])) if after is not None else None
         return await self._readers.run(lambda db: read_page(db, listing, place, limit, max_bytes))
+
+    async def counts(self, wanted: pb.SessionFilter, owner: str, group_by: GroupBy, limit: int) -> Counted:
+        """How many sessions meet a filter, and how many of them have each value of a property."""
+        listing = Listing(wanted, owner)
+        return await self._readers.run(lambda db: read_counts(db, listing, group_by, limit))
 
     async def at_rest_since(self, cutoff: int, wanted: pb.SessionFilter, owner: str | None, limit: int) -> list[str]:
         """Ids of sessions at rest since `cutoff` (microseconds) or longer, longest first."""
