@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -12,11 +13,12 @@ from uuid import uuid4
 import grpc
 import grpc.aio
 from agentpb import agent_pb2 as pb
-from agentpb import agent_pb2_grpc
 
-from agent_client import errors, failures, forks, options, retry, whole
+from agent_client import options, retry, whole
 from agent_client.arguments import ExecuteArguments, FilterArguments, Seconds
-from agent_client.channel import ChannelOptions, open_channel, proxy_of
+from agent_client.channel import ChannelOptions
+from agent_client.connection import Access, Connection, Metadata
+from agent_client.credentials import TokenWanted
 from agent_client.handle import SessionHandle
 from agent_client.results import RunResult
 from agent_client.watching import SessionWatch
@@ -40,6 +42,13 @@ class AgentClient:
         self,
         target: str = DEFAULT_TARGET,
         *,
+        token: str | None = None,
+        token_file: str | os.PathLike[str] | None = None,
+        ca: str | os.PathLike[str] | None = None,
+        cert: str | os.PathLike[str] | None = None,
+        key: str | os.PathLike[str] | None = None,
+        tenant: str | None = None,
+        insecure: bool = False,
         credentials: grpc.ChannelCredentials | None = None,
         metadata: Mapping[str, str] | Sequence[tuple[str, str]] = (),
         timeout: float = 30.0,
@@ -49,19 +58,30 @@ class AgentClient:
     ) -> None:
         """Describe the connection; it opens with the first call.
 
-        `credentials` encrypt (without, the connection is in the clear); `metadata` goes with every call, such as an
-        authorization; `timeout` is the deadline of each try, beside what the call itself is told to wait; `retry_for`
-        is how many seconds a call, or a cut watch, keeps trying to reach the service, and `first_contact_for` the same
-        until the service has answered for the first time.
+        `token`, or what `token_file` holds, tells the service who calls. Without both, the variables AGENT_TOKEN and
+        AGENT_TOKEN_FILE do, then the file that a service on this host leaves for its callers; "" sends no token.
+        `ca` encrypts and names the authorities to trust, `cert` and `key` are a client certificate, `tenant` is for
+        principals of several (AGENT_CA, AGENT_CERT, AGENT_KEY, AGENT_TENANT). A target may be written `tls:HOST:PORT`
+        for the system's authorities. Beyond this host a token is sent over TLS only, unless `insecure` says otherwise.
+        With `credentials`, made by the caller, no variable is looked at.
+
+        `metadata` goes with every call; `timeout` is the deadline of each try, beside what the call itself is told to
+        wait; `retry_for` is how many seconds a call, or a cut watch, keeps trying to reach the service, and
+        `first_contact_for` the same until the service has answered for the first time.
         """
+        access = Access(
+            token=TokenWanted(token, token_file),
+            ca=ca,
+            cert=cert,
+            key=key,
+            tenant=tenant,
+            insecure=insecure,
+            ready=credentials,
+        )
+        self._connection = Connection(target, access, metadata, channel_options)
         self.target = target
         self.timeout = timeout
         self._patience = retry.Patience(retry_for, first_contact_for)
-        self._credentials = credentials
-        self._metadata = [*(metadata.items() if isinstance(metadata, Mapping) else metadata)]
-        self._channel_options = channel_options
-        self._channel: grpc.aio.Channel | None = None
-        self._stub: Any = None
 
     async def __aenter__(self) -> Self:
         """Return itself."""
@@ -75,9 +95,7 @@ class AgentClient:
 
     async def close(self) -> None:
         """Close the connection; runs go on. The next call opens another."""
-        channel, self._channel = self._channel, None
-        if channel is not None and not forks.broken():
-            await channel.close(None)
+        await self._connection.close()
 
     # --- running ------------------------------------------------------------------------------------------------------
 
@@ -118,7 +136,7 @@ class AgentClient:
             skip_partials=not partials,
             include_raw=include_raw,
         )
-        return SessionWatch(self._open_stream, request, failure=self._failure, patience=self._patience)
+        return SessionWatch(self._connection, request, patience=self._patience)
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -195,7 +213,7 @@ class AgentClient:
             request.turn_id = turn_id
         elif interaction_id:
             request.interaction_id = interaction_id
-        return bytes(await self._retried(lambda: self._pieces(request))).decode()
+        return bytes(await self._retried(lambda sent: self._pieces(request, sent))).decode()
 
     async def complete(self, session_id: str, record: R) -> R:
         """Return an event, a turn or an interaction with nothing cut in it, however long its texts are."""
@@ -319,28 +337,31 @@ class AgentClient:
     async def _call(self, method: str, request: Any, *, extra: float = 0.0) -> Any:
         if "request_id" in request.DESCRIPTOR.fields_by_name and not request.request_id:
             request.request_id = str(uuid4())  # one for all attempts of a call: it takes effect once
-        return await self._retried(lambda: self._try(method, request, self.timeout + extra))
+        return await self._retried(lambda sent: self._try(method, request, self.timeout + extra, sent))
 
-    async def _retried(self, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def _retried(self, attempt: Callable[[Metadata], Awaitable[T]]) -> T:
         backoff = retry.Backoff(self._patience)
         while True:
+            sent = self._connection.metadata()
             try:
-                return await attempt()
+                return await attempt(sent)
             except grpc.aio.AioRpcError as error:
+                if self._connection.renewed(error, sent):
+                    continue  # it has read another token: a restarted service has another
                 delay = retry.delay_after(error, backoff)
                 if delay is None:
-                    raise self._failure(error) from error
+                    raise self._connection.failure(error) from error
             await asyncio.sleep(delay)
 
-    async def _try(self, method: str, request: Any, deadline: float) -> Any:
-        response = await getattr(self._connected(), method)(request, timeout=deadline, metadata=self._metadata)
+    async def _try(self, method: str, request: Any, deadline: float, metadata: Metadata) -> Any:
+        response = await getattr(self._connection.stub(), method)(request, timeout=deadline, metadata=metadata)
         self._patience.answered = True
         return response
 
-    async def _pieces(self, request: pb.ReadFieldRequest) -> bytearray:
+    async def _pieces(self, request: pb.ReadFieldRequest, metadata: Metadata) -> bytearray:
         found = bytearray()
         deadline = self.timeout * SLOW_READ
-        async for response in self._connected().ReadField(request, timeout=deadline, metadata=self._metadata):
+        async for response in self._connection.stub().ReadField(request, timeout=deadline, metadata=metadata):
             self._patience.answered = True
             found += response.data
         return found
@@ -357,19 +378,6 @@ class AgentClient:
             if not response.next_page_token or (limit is not None and sent >= limit):
                 return
             request.page_token = response.next_page_token
-
-    def _open_stream(self, request: pb.WatchSessionRequest) -> Any:
-        return self._connected().WatchSession(request, metadata=self._metadata)
-
-    def _failure(self, error: grpc.aio.AioRpcError) -> errors.AgentServiceError:
-        return failures.from_rpc_error(error, self.target, proxy_of(self.target, self._channel_options))
-
-    def _connected(self) -> Any:
-        forks.use_grpc()
-        if self._channel is None:
-            self._channel = open_channel(self.target, self._credentials, self._channel_options)
-            self._stub = agent_pb2_grpc.AgentServiceStub(self._channel)
-        return self._stub
 
 
 def _seconds(value: Any) -> float:

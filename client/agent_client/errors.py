@@ -48,10 +48,16 @@ class AgentServiceError(Exception):
         """Keep what the service said; code and reason default to those of the class."""
         super().__init__(message)
         self.message = message
+        self.advice = ""
+        """What to do about it, where the client can tell; "" where it cannot."""
         self.code = code or self.code
         self.reason = reason or self.reason
         self.details = tuple(details)
         self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        """Return the message with the advice."""
+        return f"{self.message}; {self.advice}" if self.advice else self.message
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -168,6 +174,12 @@ class InteractionNotFound(NotFound):
     reason = "INTERACTION_NOT_FOUND"
 
 
+class ProfileNotFound(NotFound):
+    """There is no such profile, or none that the caller may use."""
+
+    reason = "PROFILE_NOT_FOUND"
+
+
 class AlreadyExists(AgentServiceError):
     """It exists already."""
 
@@ -226,6 +238,12 @@ class ResumeRejected(FailedPrecondition):
     """The conversation cannot be continued."""
 
     reason = "RESUME_REJECTED"
+
+
+class SandboxUnavailable(FailedPrecondition):
+    """The sandbox that the operator's policy asks for does not work on the service's host."""
+
+    reason = "SANDBOX_UNAVAILABLE"
 
 
 class OutOfRange(AgentServiceError):
@@ -297,6 +315,12 @@ class StoreUnavailable(Unavailable):
     """The service's ledger cannot be read or written; nothing of the request was kept."""
 
     reason = "STORE_UNAVAILABLE"
+
+
+class IdentityUnavailable(Unavailable):
+    """The keys of the token's issuer could not be read for too long; no token of it can be checked."""
+
+    reason = "IDENTITY_UNAVAILABLE"
 
 
 class Internal(AgentServiceError):

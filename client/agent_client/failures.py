@@ -12,21 +12,60 @@ from google.rpc import code_pb2, error_details_pb2  # type: ignore[import-untype
 from grpc_status import rpc_status
 
 from agent_client.errors import BY_CODE, BY_REASON, DOMAIN, AgentServiceError, first_of
-from agent_client.proxies import Proxy, host_of
+from agent_client.proxies import Proxy
+from agent_client.targets import host_of
 
 PUSHBACK = "grpc-retry-pushback-ms"
 
 
-def from_rpc_error(error: grpc.aio.AioRpcError, target: str, proxy: Proxy | None = None) -> AgentServiceError:
-    """Make the exception that fits a failed call to `target`; without a known reason, that of its code."""
+def from_rpc_error(
+    error: grpc.aio.AioRpcError,
+    target: str,
+    proxy: Proxy | None = None,
+    *,
+    encrypted: bool = False,
+    certified: bool = False,
+) -> AgentServiceError:
+    """Make the exception that fits a failed call to `target`; without a known reason, that of its code.
+
+    `encrypted` tells that the connection uses TLS, `certified` that the client shows a certificate.
+    """
     details = details_of(error)
     info = first_of(details, error_details_pb2.ErrorInfo)
     reason = info.reason if info and info.domain == DOMAIN else ""
     kind = BY_REASON.get(reason) or BY_CODE.get(error.code(), AgentServiceError)
     text = error.details() or error.code().name
     if error.code() is grpc.StatusCode.UNAVAILABLE and not reason:
-        text = _unreachable(target, text.rpartition(": ")[2], proxy)
+        text = _handshake(target, text, encrypted, certified) or _unreachable(target, text.rpartition(": ")[2], proxy)
     return kind(text, code=error.code(), reason=reason, details=details, retry_after=retry_after(error, details))
+
+
+def _handshake(target: str, text: str, encrypted: bool, certified: bool) -> str:
+    """Guess aloud why a handshake failed: gRPC has no reason for one that the server refused."""
+    cut = "Socket closed" in text or "Connection reset by peer" in text or "recvmsg" in text
+    if not encrypted and cut:
+        return (
+            f"{target} closed the connection: does the server want TLS? Then name its certificate authority (ca=, "
+            "agentctl --ca, AGENT_CA)"
+        )
+    if encrypted and "WRONG_VERSION_NUMBER" in text:
+        return f"{target} does not speak TLS: leave out the certificate authority, or name the server's TLS address"
+    if encrypted and "CERTIFICATE_VERIFY_FAILED" in text:
+        return f"the certificate of {target} is not signed by a trusted authority, or has expired ({_reason(text)})"
+    if encrypted and "ostname" in text and "erif" in text:
+        return f"the certificate of {target} names other hosts: use one of their names ({_reason(text)})"
+    if encrypted and cut and certified:
+        return f"{target} closed the connection: is the client's certificate expired, or of another authority?"
+    if encrypted and cut:
+        return (
+            f"{target} closed the connection: does the server want a client certificate? Then name it with its key "
+            "(cert= and key=, agentctl --cert and --key, AGENT_CERT and AGENT_KEY)"
+        )
+    return ""
+
+
+def _reason(text: str) -> str:
+    return text.rpartition("Handshake failed")[2].strip(" :()") or text
 
 
 def _unreachable(target: str, why: str, proxy: Proxy | None) -> str:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import re
 from collections.abc import Mapping
 from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
+
+from agent_client.targets import address_of, host_of, is_local
 
 VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
 EXEMPTIONS = ("no_grpc_proxy", "no_proxy", "NO_PROXY")
@@ -27,30 +28,10 @@ class Proxy(NamedTuple):
 def proxy_for(target: str, environment: Mapping[str, str] = os.environ) -> Proxy | None:
     """Return the proxy that a connection to `target` takes; None for this host and for what `no_proxy` names."""
     variable = next((name for name in VARIABLES if environment.get(name)), "")
-    if not variable or _is_local(target) or _is_exempt(host_of(target), environment):
+    if not variable or is_local(target) or _is_exempt(host_of(target), environment):
         return None
     parts = urlsplit(environment[variable] if "://" in environment[variable] else f"//{environment[variable]}")
     return Proxy(variable, parts.netloc.rpartition("@")[2])
-
-
-def host_of(target: str) -> str:
-    """Return the host of a gRPC target, such as `dns:///HOST:PORT`, `ipv6:[HOST]:PORT` or `HOST:PORT`."""
-    rest = re.sub(r"^(?:dns|ipv4|ipv6):(?://[^/]*/)?", "", target)
-    bracketed = re.match(r"\[([^\]]*)\]", unquote(rest))
-    if bracketed:
-        return bracketed[1]
-    return rest if rest.count(":") > 1 else rest.partition(":")[0]
-
-
-def _is_local(target: str) -> bool:
-    if target.startswith(("unix:", "unix-abstract:", "vsock:")):
-        return True
-    host = host_of(target).rstrip(".").lower()
-    address = _address(host)
-    if address is None:
-        return host == "localhost" or host.endswith(".localhost")
-    mapped = getattr(address, "ipv4_mapped", None) or address
-    return bool(mapped.is_loopback or mapped.is_unspecified)
 
 
 def _is_exempt(host: str, environment: Mapping[str, str]) -> bool:
@@ -62,17 +43,10 @@ def _matches(host: str, entry: str) -> bool:
     """Compare as gRPC does, by suffix or network; `*`, a leading dot and a port are understood besides."""
     if entry == "*":
         return True
-    address = _address(host)
+    address = address_of(host)
     if address is not None and "/" in entry:
         try:
             return address in ipaddress.ip_network(entry, strict=False)
         except ValueError:
             return False
     return host.endswith(host_of(entry).removeprefix("*").removeprefix("."))
-
-
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return None

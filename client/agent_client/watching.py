@@ -14,14 +14,13 @@ import grpc.aio
 from agentpb import agent_pb2 as pb
 
 from agent_client import errors, forks, retry
+from agent_client.connection import Connection, Metadata
 
 # The service sends a heartbeat every 15 s at least. After three times that in silence the stream is taken for dead.
 SILENCE = 50.0
 # A stream that lived this long was worth having: its cut begins a new count.
 STEADY = 5.0
 
-OpenStream = Callable[[pb.WatchSessionRequest], Any]
-MakeError = Callable[[grpc.aio.AioRpcError], errors.AgentServiceError]
 Sleep = Callable[[float], Coroutine[Any, Any, None]]
 
 
@@ -34,25 +33,24 @@ class SessionWatch:
 
     def __init__(
         self,
-        open_stream: OpenStream,
+        connection: Connection,
         request: pb.WatchSessionRequest,
         *,
-        failure: MakeError,
         patience: retry.Patience,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         """Prepare to watch; the first stream opens with the first event asked for."""
         self.last_sequence = request.after_sequence
         self.end: pb.WatchEnd | None = None
-        self._open_stream = open_stream
+        self._connection = connection
         self._request = request
-        self._failure = failure
         self._patience = patience
         self._backoff = retry.Backoff(patience)
         self._sleep = sleep
         self._started: pb.WatchStarted | None = None
         self._events: deque[pb.SessionEvent] = deque()
         self._stream: Any = None
+        self._sent: Metadata = []
         self._opened_at = 0.0
         self._closed = False
 
@@ -114,7 +112,8 @@ class SessionWatch:
     async def _read(self) -> Any:
         if self._stream is None:
             self._request.after_sequence = self.last_sequence
-            self._stream = self._open_stream(self._request)
+            self._sent = self._connection.metadata()
+            self._stream = self._connection.stub().WatchSession(self._request, metadata=self._sent)
             self._opened_at = time.monotonic()
         async with asyncio.timeout(SILENCE):
             return await self._stream.read()
@@ -139,13 +138,15 @@ class SessionWatch:
     async def _recover(self, error: grpc.aio.AioRpcError | None) -> None:
         """Wait for the next try, or raise what cannot be mended. Without `error` the stream was merely cut."""
         self._drop_stream()
+        if error is not None and self._connection.renewed(error, self._sent):
+            return  # there is another token: a restarted service has another
         if time.monotonic() - self._opened_at > STEADY:
             self._backoff.reset()
         delay = self._backoff.next_delay() if error is None else retry.delay_after(error, self._backoff)
         if delay is not None:
             await self._sleep(delay)
         elif error is not None:
-            raise self._failure(error) from error
+            raise self._connection.failure(error) from error
         else:
             raise errors.Unavailable("the service keeps ending the watch before the session is at rest")
 

@@ -12,7 +12,8 @@ from agentpb import agent_pb2 as pb
 from agent_client import errors
 from agent_client.asking import chosen, effect, has_rule, question
 from agent_client.cli.answers import labels, matched
-from agent_client.cli.app import Exit, Json, Server, SessionId, command, connect, print_json, read_line, say
+from agent_client.cli.app import Exit, Json, SessionId, command, print_json, read_line, say
+from agent_client.cli.connecting import connect
 from agent_client.cli.values import json_object
 from agent_client.client import AgentClient
 from agent_client.handle import SessionHandle
@@ -28,19 +29,18 @@ InteractionId = Annotated[
 async def send(
     session_id: SessionId,
     text: Annotated[str, typer.Argument(help="What to tell the agent.")],
-    server: Server = None,
     as_json: Json = False,
 ) -> None:
     """Send a message into the running turn."""
-    async with connect(server) as client:
+    async with connect() as client:
         response = await client.send_message(session_id, text)
     print_json(response) if as_json else console().print("sent")
 
 
 @command("interrupt")
-async def interrupt(session_id: SessionId, server: Server = None, as_json: Json = False) -> None:
+async def interrupt(session_id: SessionId, as_json: Json = False) -> None:
     """Stop the running turn; keep the session and its queue."""
-    async with connect(server) as client:
+    async with connect() as client:
         response = await client.interrupt(session_id)
     print_json(response) if as_json else console().print(
         "interrupted" if response.interrupted else "nothing was running"
@@ -50,11 +50,10 @@ async def interrupt(session_id: SessionId, server: Server = None, as_json: Json 
 @command("pending")
 async def pending(
     full: Annotated[bool, typer.Option("--full", help="Show long inputs whole.")] = False,
-    server: Server = None,
     as_json: Json = False,
 ) -> None:
     """List what agents ask, over all sessions."""
-    async with connect(server) as client:
+    async with connect() as client:
         async for session in client.list_sessions(phases=["awaiting_permission", "awaiting_input"]):
             for interaction in session.pending_interactions:
                 whole = await client.complete(session.session_id, interaction)
@@ -73,12 +72,11 @@ async def approve(
             help="What not to ask again in this session: see `agentctl pending` for the numbers.",
         ),
     ] = "",
-    server: Server = None,
     as_json: Json = False,
 ) -> None:
     """Allow the use of a tool that the agent asks for."""
     changed = json_object(updated) if updated else None
-    async with connect(server) as client:
+    async with connect() as client:
         interaction = await _find(client, session_id, interaction_id, look=bool(remember))
         rules = chosen(interaction.suggestions, remember) if remember else []
         response = await client.allow(
@@ -93,11 +91,10 @@ async def deny(
     interaction_id: InteractionId = "",
     message: Annotated[str, typer.Option(help="What the agent is told.")] = "",
     stop: Annotated[bool, typer.Option("--interrupt", help="Stop the turn as well.")] = False,
-    server: Server = None,
     as_json: Json = False,
 ) -> None:
     """Refuse what the agent asks."""
-    async with connect(server) as client:
+    async with connect() as client:
         interaction = await _find(client, session_id, interaction_id)
         response = await client.deny(session_id, interaction.interaction_id, message=message, interrupt=stop)
     print_json(response) if as_json else console().print("denied")
@@ -113,7 +110,6 @@ async def answer(
             "--answer", metavar="QUESTION=LABEL", help="An answer, by the question's number, header or text. *"
         ),
     ] = None,
-    server: Server = None,
     as_json: Json = False,
 ) -> None:
     """Answer an agent's questions, all of them.
@@ -121,7 +117,7 @@ async def answer(
     LABEL is the number or the text of an option, or a text of your own; where several may be chosen, with commas.
     With a single question LABEL alone will do. Options marked * may be given several times.
     """
-    async with connect(server) as client:
+    async with connect() as client:
         interaction = await _find(client, session_id, interaction_id, look=True)
         answers = matched(interaction, given or [])
         response = await client.allow(session_id, interaction.interaction_id, answers=answers)

@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine
 from enum import IntEnum
-from typing import Annotated, Any, ParamSpec
+from typing import Annotated, Any
 
 import grpc
 import typer
@@ -17,14 +17,15 @@ from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 
 from agent_client import errors
+from agent_client.cli import connecting
 from agent_client.cli.streams import write_data
-from agent_client.client import DEFAULT_TARGET, AgentClient
 from agent_client.render import console
 from agent_client.visible import visible_line
 
-P = ParamSpec("P")
-
 HELP = """Run agents through an agent service, watch them, answer them, end them.
+
+Options of the connection stand before or after the command. Without a token, agentctl takes the one that a service on
+this host leaves for its callers.
 
 \b
 Exit codes:
@@ -54,9 +55,6 @@ class Exit(IntEnum):
     INTERRUPTED = 130
 
 
-# A service that has never answered is probably not there: the channel's own retries, 3 s, are patience enough.
-FIRST_CONTACT = 0.0
-
 _CODES = {
     grpc.StatusCode.INVALID_ARGUMENT: Exit.USAGE,
     grpc.StatusCode.OUT_OF_RANGE: Exit.USAGE,
@@ -75,43 +73,30 @@ _ADVICE = {
     "SESSION_NOT_FOUND": "see those there are with: agentctl ls",
 }
 
-Server = Annotated[
-    str | None,
-    typer.Option("--server", metavar="HOST:PORT", help=f"The service (AGENT_SERVER; default {DEFAULT_TARGET})."),
-]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 SessionId = Annotated[str, typer.Argument(metavar="SESSION", help="The session's id.")]
+
+Body = Callable[..., Coroutine[Any, Any, Exit | None]]
 
 app = typer.Typer(
     help=HELP, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True, add_completion=False
 )
 
-_server: str | None = None
+app.callback(help=HELP)(connecting.options)
 
 
-@app.callback()
-def _common(server: Server = None) -> None:
-    global _server  # the one place for an option that may stand before or after the command
-    _server = server
-
-
-def connect(server: str | None) -> AgentClient:
-    """Make the client of a command, with the address that was named nearest to it."""
-    target = server or _server or os.environ.get("AGENT_SERVER") or DEFAULT_TARGET
-    return AgentClient(target, first_contact_for=FIRST_CONTACT)
-
-
-def command(name: str) -> Callable[[Callable[P, Coroutine[Any, Any, Exit | None]]], Callable[P, None]]:
+def command(name: str) -> Callable[[Body], Callable[..., None]]:
     """Add a coroutine as a command; what it returns is the exit code, what it raises one line on stderr."""
 
-    def add(body: Callable[P, Coroutine[Any, Any, Exit | None]]) -> Callable[P, None]:
-        @app.command(name)
-        @functools.wraps(body)
-        def call(*args: P.args, **kwargs: P.kwargs) -> None:
-            code = _run(body(*args, **kwargs))
+    def add(body: Body) -> Callable[..., None]:
+        def call(**arguments: Any) -> None:
+            code = _run(body(**connecting.take(arguments)))
             if code:
                 raise typer.Exit(int(code))
 
+        functools.update_wrapper(call, body)
+        connecting.with_options(body, call)
+        app.command(name)(call)
         return call
 
     return add
@@ -166,7 +151,7 @@ def _run(body: Coroutine[Any, Any, Exit | None]) -> Exit | None:
 
 
 def _one_line(error: errors.AgentServiceError) -> str:
-    ways_out, what = [_ADVICE.get(error.reason, "")], visible_line(error.message)
+    ways_out, what = [visible_line(error.advice), _ADVICE.get(error.reason, "")], visible_line(error.message)
     if error.reason == "SESSION_BUSY":
         # What follows in the message are the same ways out in the words of the contract.
         ways_out, what = [_out_of_busy(error)], what.partition(";")[0]

@@ -17,15 +17,14 @@ from agent_client.cli.answering import StillOpen, ask
 from agent_client.cli.app import (
     Exit,
     Json,
-    Server,
     SessionId,
     command,
-    connect,
     on_terminal,
     print_json,
     read_line,
     say,
 )
+from agent_client.cli.connecting import connect
 from agent_client.cli.streams import argument, read_data
 from agent_client.cli.values import duration, json_options, pairs
 from agent_client.handle import SessionHandle
@@ -73,7 +72,6 @@ async def run(
     ask_me: Annotated[bool, typer.Option("--ask", help="Let the agent ask for permission, and ask questions.")] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Print the session's id and leave.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the agent's words only.")] = False,
-    server: Server = None,
     as_json: Json = False,
 ) -> Exit | None:
     """Run an agent and follow it. Options marked * may be given several times."""
@@ -99,7 +97,7 @@ async def run(
         "clear_options": clear or (),
     }
     text = read_data() if prompt == "-" else argument(prompt, "the prompt")
-    async with connect(server) as client:
+    async with connect() as client:
         handle = await client.execute(text, **(arguments | json_options(option or ())))
         for warning in handle.started.warnings:
             say(f"warning: {visible_line(warning)}")
@@ -116,11 +114,10 @@ async def watch(
     after: Annotated[int, typer.Option(metavar="N", help="Only events past this sequence.")] = 0,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Stay for the session's next turns.")] = False,
     ask_me: Annotated[bool, typer.Option("--ask", help="Answer what the agent asks.")] = False,
-    server: Server = None,
     as_json: Json = False,
 ) -> Exit | None:
     """Show a session from its beginning, and follow it."""
-    async with connect(server) as client:
+    async with connect() as client:
         handle = client.session(session_id)
         printer = None if as_json else EventPrinter(console(), prompts=True)
         stream = handle.watch(after, follow=follow)

@@ -15,7 +15,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from rich.text import Text
 
 from agent_client.asking import effect, question
-from agent_client.cli.app import Exit, Json, Server, SessionId, command, connect, json_line, print_json, say
+from agent_client.cli.app import Exit, Json, SessionId, command, json_line, print_json, say
+from agent_client.cli.connecting import connect
 from agent_client.cli.streams import write_data
 from agent_client.cli.values import duration, pairs
 from agent_client.render import console, state_word, word
@@ -30,11 +31,10 @@ async def status(
         timedelta | None,
         typer.Option(parser=duration, metavar="DURATION", help="Wait this long for the session to come to rest."),
     ] = None,
-    server: Server = None,
     as_json: Json = False,
 ) -> Exit | None:
     """Show where a session stands."""
-    async with connect(server) as client:
+    async with connect() as client:
         response = await client.status(session_id, wait=wait)
     print_json(response) if as_json else _print_status(response)
     return Exit.TIMEOUT if response.wait_expired else None
@@ -45,11 +45,10 @@ async def ls(
     state: Annotated[list[str] | None, typer.Option(help="Only in this state, such as running. *")] = None,
     label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only with this label. *")] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 50,
-    server: Server = None,
     as_json: Json = False,
 ) -> None:
     """List sessions, newest first. Options marked * may be given several times."""
-    async with connect(server) as client:
+    async with connect() as client:
         listing = client.list_sessions(
             states=state or (), labels=pairs(label or ()), limit=limit, page_size=min(limit, 1000)
         )
@@ -70,11 +69,10 @@ async def cancel(
         typer.Option(parser=duration, metavar="DURATION", help="How long it may take to stop by itself."),
     ] = None,
     reason: Annotated[str, typer.Option(help="Why, for the log.")] = "",
-    server: Server = None,
     as_json: Json = False,
 ) -> None:
     """End a session's work for good, and show the receipt."""
-    async with connect(server) as client:
+    async with connect() as client:
         response = await client.cancel(session_id, force=force, grace=grace, reason=reason)
     print_json(response) if as_json else console().print(receipt(response))
 
@@ -83,11 +81,10 @@ async def cancel(
 async def rm(
     session_id: SessionId,
     force: Annotated[bool, typer.Option("--force", help="Cancel it first if it is at work.")] = False,
-    server: Server = None,
     as_json: Json = False,
 ) -> None:
     """Delete a session with its log."""
-    async with connect(server) as client:
+    async with connect() as client:
         response = await client.delete(session_id, force=force)
     print_json(response) if as_json else console().print(f"deleted {visible_line(session_id)}")
 
@@ -99,11 +96,10 @@ async def cleanup(
         typer.Option(parser=duration, metavar="DURATION", help="Those at rest this long; default: the operator's."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell, and delete nothing.")] = False,
-    server: Server = None,
     as_json: Json = False,
 ) -> Exit | None:
     """Delete sessions that have been at rest for some time."""
-    async with connect(server) as client:
+    async with connect() as client:
         response = await client.cleanup(older_than=older_than, dry_run=dry_run)
     if as_json:
         print_json(response)
@@ -117,9 +113,9 @@ async def cleanup(
 
 
 @command("info")
-async def info(server: Server = None, as_json: Json = False) -> None:
+async def info(as_json: Json = False) -> None:
     """Show what runs there: versions, limits, load, model backend."""
-    async with connect(server) as client:
+    async with connect() as client:
         response = await client.server_info()
     if as_json:
         print_json(response)
@@ -154,11 +150,10 @@ async def export(
     session_id: SessionId,
     as_format: Annotated[ExportFormat, typer.Option("--format", help="What to write.")] = ExportFormat.MARKDOWN,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The file to write; default: stdout.")] = None,
-    server: Server = None,
 ) -> None:
     """Write a session's conversation: Markdown or JSON lines."""
     markdown = as_format is ExportFormat.MARKDOWN
-    async with connect(server) as client:
+    async with connect() as client:
         session = (await client.status(session_id, history_limit=0)).session
         with output.open("w", encoding="utf-8", newline="") if output else nullcontext() as file:
             write = file.write if file else write_data
