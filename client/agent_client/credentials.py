@@ -91,7 +91,7 @@ class Token:
         self._origin = self._source.name if self._source else ""
 
     def text(self) -> Hidden:
-        """Return the token; empty when none was found. Raises OSError and ValueError for a named one that is unusable."""
+        """Return the token; empty when none was found. Raises OSError, ValueError for a named one that is unusable."""
         if self._read is None:
             self._read = self._from_source() if self._source else self._discovered()
         return self._read
