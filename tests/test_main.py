@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -275,3 +278,23 @@ def test_a_command_imports_nothing_before_it_knows_what_it_is_to_do() -> None:
     code = "import sys, agent_service.__main__; print({'grpc', 'claude_agent_sdk', 'rich'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_token_is_printed_alone_and_its_table_beside_it():
+    done = CliRunner().invoke(main.cli, ["token", "ci.payments", "--tenant", "payments"])
+    token = done.stdout.strip()
+    assert re.fullmatch(r"ast_[A-Za-z0-9_-]{43}", token)
+    assert token not in done.stderr
+    table = "".join(line for line in done.stderr.splitlines(keepends=True) if line.startswith("    "))
+    digest = "sha256:" + hashlib.sha256(token.encode()).hexdigest()
+    assert tomllib.loads(table) == {"principal": {"ci.payments": {"token": digest, "tenant": "payments"}}}
+
+
+def test_every_token_is_another():
+    assert len({CliRunner().invoke(main.cli, ["token", "ci"]).stdout for _ in range(3)}) == 3
+
+
+@pytest.mark.parametrize("arguments", [["a b"], ["-x"], [""], ["a", "--tenant", "[b]"], ["x" * 129]])
+def test_a_name_that_the_access_file_cannot_have_is_refused(arguments):
+    done = CliRunner().invoke(main.cli, ["token", *arguments])
+    assert (done.exit_code, done.stdout) == (2, "")
