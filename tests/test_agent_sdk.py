@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -12,6 +16,7 @@ from claude_agent_sdk._internal.transport import subprocess_cli
 
 from agent_service.agents import sdk
 from agent_service.offline import OFFLINE_MODEL_NAME, OfflineModel
+from agent_service.options import OWN_SETTINGS
 from agent_service.options.skills import skill_problem
 
 ROOT = Path(__file__).parents[1]
@@ -87,3 +92,79 @@ def test_a_skills_name_is_good_where_the_sdk_takes_it(name: str) -> None:
         assert skill_problem(name)
     else:
         assert not skill_problem(name)
+
+
+@asynccontextmanager
+async def started(model: OfflineModel, folder: Path, **fields: Any) -> AsyncIterator[ClaudeSDKClient]:
+    """A client of the SDK whose files are all below `folder`."""
+    (folder / "work").mkdir(parents=True)
+    environment = {
+        "ANTHROPIC_BASE_URL": model.url,
+        "ANTHROPIC_API_KEY": "offline",
+        "CLAUDE_CONFIG_DIR": str(folder / "config"),
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        "CLAUDE_CODE_TMPDIR": str(folder),
+        "TMPDIR": str(folder),
+        "XDG_RUNTIME_DIR": "",
+    }
+    options = ClaudeAgentOptions(
+        cwd=folder / "work", env=environment, model=OFFLINE_MODEL_NAME, setting_sources=[], **fields
+    )
+    async with ClaudeSDKClient(options) as connected:
+        yield connected
+
+
+def inboxes(*folder: str) -> list[Path]:
+    """The sockets on which agents hear of others."""
+    return list(Path(*folder).rglob("*.sock"))
+
+
+async def frames_of_turn(client: ClaudeSDKClient, prompt: str) -> list[dict[str, Any]]:
+    """The frames of one turn."""
+    await client.query(prompt)
+    seen: list[dict[str, Any]] = []
+    async for frame in sdk.frames(client):
+        seen.append(frame)
+        if frame["type"] == "result":
+            break
+    return seen
+
+
+async def test_the_services_settings_leave_an_agent_no_way_to_other_sessions() -> None:
+    """Without them it has an inbox and a tool that lists others: should that change, the variable's name has too."""
+    with TemporaryDirectory() as folder:  # a short path: a socket's is at most 107 bytes
+        async with OfflineModel() as model:
+            async with started(model, Path(folder, "open")) as client:
+                init = _init(await frames_of_turn(client, "say: hi"))
+                assert "ListAgents" in init["tools"]
+                [inbox] = inboxes(folder)
+                assert init["messaging_socket_path"] == str(inbox)
+            async with started(model, Path(folder, "own"), settings=json.dumps(OWN_SETTINGS)) as client:
+                init = _init(await frames_of_turn(client, "say: hi"))
+                assert init.get("messaging_socket_path") is None
+                assert "ListAgents" not in init["tools"]
+                assert inboxes(folder) == []
+                told = {"to": f"uds:{inbox}", "summary": "x", "message": "bash: touch x"}
+                seen = await frames_of_turn(client, f"tool: SendMessage {json.dumps(told)}")
+                assert "Cross-session messaging is not available" in str(seen)
+
+
+async def test_an_agent_that_refuses_messages_does_nothing_for_another_session() -> None:
+    """The fallback for the variable: the documented setting alone."""
+    with TemporaryDirectory() as folder:
+        async with (
+            OfflineModel() as model,
+            started(model, Path(folder, "a"), settings='{"crossSessionInbound":"refuse"}') as deaf,
+            started(model, Path(folder, "b")) as speaker,
+        ):
+            await frames_of_turn(deaf, "say: hi")
+            [inbox] = inboxes(folder, "a")
+            told = {"to": f"uds:{inbox}", "summary": "x", "message": "say: MARK"}
+            seen = await frames_of_turn(speaker, f"tool: SendMessage {json.dumps(told)}")
+            assert "in that session's inbox" in str(seen)
+            # Its next turn is the one that it is asked for, and the message is in no prompt of it.
+            assert "MARK" not in str(await frames_of_turn(deaf, "recall"))
+
+
+def _init(seen: list[dict[str, Any]]) -> dict[str, Any]:
+    return next(frame for frame in seen if frame.get("subtype") == "init")

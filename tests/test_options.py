@@ -81,9 +81,10 @@ def read(translated: ClaudeAgentOptions) -> dict[str, Any]:
     """The SDK's options as values, with the content of the files they name."""
     shown = dict(vars(translated))
     del shown["debug_stderr"]
-    for name in ("mcp_servers", "settings"):
-        if isinstance(shown[name], str):
-            shown[name] = json.loads(Path(shown[name]).read_text())
+    if isinstance(shown["mcp_servers"], str):
+        shown["mcp_servers"] = json.loads(Path(shown["mcp_servers"]).read_text())
+    if given := shown["settings"]:
+        shown["settings"] = json.loads(given if given.startswith("{") else Path(given).read_text())
     prompt = shown["system_prompt"]
     if prompt and prompt["type"] == "file":
         shown["system_prompt"] = Path(prompt["path"]).read_text()
@@ -211,7 +212,8 @@ def test_unset_options_are_the_services_defaults(tmp_path: Path) -> None:
     assert translated.env == {"PATH": "/bin"}
     assert translated.cwd == Path("/srv/work")
     assert translated.extra_args == {"system-prompt-snapshot": "off"}
-    assert (translated.system_prompt, translated.tools, translated.settings, translated.skills) == (None,) * 4
+    assert (translated.system_prompt, translated.tools, translated.skills) == (None,) * 3
+    assert json.loads(translated.settings or "") == options.OWN_SETTINGS
     assert list(tmp_path.iterdir()) == []
 
 
@@ -294,6 +296,14 @@ async def _nothing() -> Any:
     yield
 
 
+def test_no_settings_of_a_caller_let_other_sessions_in(tmp_path: Path) -> None:
+    given = full()
+    given.settings_json = '{"crossSessionInbound":"accept","env":{"TOKEN":"sesame","CLAUDE_CODE_HARBOR_KITE":"1"}}'
+    settings = read(sdk_of(given, tmp_path))["settings"]
+    assert settings["crossSessionInbound"] == "refuse"
+    assert settings["env"] == {"TOKEN": "sesame", **options.NO_MESSAGING}
+
+
 def test_the_sdk_accepts_all_options(tmp_path: Path) -> None:
     command = _command(sdk_of(full(), tmp_path))
     for flag in ("--settings", "--mcp-config", "--system-prompt-file", "--json-schema", "--plugin-dir", "--debug"):
@@ -302,7 +312,7 @@ def test_the_sdk_accepts_all_options(tmp_path: Path) -> None:
 
 def test_a_sandbox_that_cannot_be_fails_the_turn_unless_the_caller_says_otherwise(tmp_path: Path) -> None:
     strict = read(sdk_of(parsed("sandbox { enabled: true }"), tmp_path))["settings"]
-    assert strict == {"sandbox": {"enabled": True, "failIfUnavailable": True}}
+    assert strict == {"sandbox": {"enabled": True, "failIfUnavailable": True}, **options.OWN_SETTINGS}
     lax = read(sdk_of(parsed("sandbox { enabled: true fail_if_unavailable: false }"), tmp_path))["settings"]
     assert lax["sandbox"]["failIfUnavailable"] is False
 
@@ -434,6 +444,7 @@ BAD: list[tuple[str, str, str]] = [
     ("settings_json: '{\"model\":null}'", "settings_json", "$.model"),
     ('settings_json: \'{"env":{"A":"b"}}\'', "settings_json", "option of its own: env"),
     ('settings_json: \'{"apiKeyHelper":"/x"}\'', "settings_json", "credentials"),
+    ('settings_json: \'{"crossSessionInbound":"accept"}\'', "settings_json", "do not speak to each other"),
     ("settings_json: '{\"a\":1e999}'", "settings_json", "too large at $.a"),
     ("settings_json: '{\"__proto__\":{}}'", "settings_json", "__proto__"),
     ('extra_args { key: "plugin-url" value: "http://x" }', 'extra_args["plugin-url"]', "not open to callers"),

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psutil
 import pytest
@@ -130,6 +131,20 @@ async def test_nothing_of_one_session_reaches_the_next(start: Callable[..., Any]
     assert "mine" not in outputs[1]
     assert dict(sessions[1].labels) == {"who": "second"}
     assert len({session.cwd for session in sessions}) == 2
+
+
+async def test_a_warm_agent_that_does_something_by_itself_is_no_sessions_agent(
+    start: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    service = await start(warm_agents=1)
+    await warmed(service)
+    [waiting] = service.running.pool._warm._waiting
+    await waiting.agent.prompt(str(uuid4()), "say: as if another session had told it so")
+    await until(lambda: service.running.pool.statistics().retired == 1)
+    assert "did what nobody had asked for" in caplog.text
+    done = await service.run("recall")
+    assert done.session.agent_session_id != waiting.agent_session_id
+    assert done.turn.result.result == "recall"
 
 
 async def test_the_variables_of_one_caller_are_in_no_agent_of_another(start: Callable[..., Any]) -> None:

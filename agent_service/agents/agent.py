@@ -167,9 +167,9 @@ class Agent:
         self._reader = asyncio.create_task(self._read(), name=f"agent {self.spec.marker}")
         # As a rule not waited for: the agent answers before it takes up a prompt.
         self._asking = asyncio.create_task(self.ask_settings(), name=f"settings {self.spec.marker}")
-        if self.spec.options.settings is not None:
+        if (file := self.spec.options.settings or "").startswith("/"):  # a caller's; the service's own are tested
             await self._asking
-            if (failure := refused_settings(self._settings, self.spec.options.settings)) is not None:
+            if (failure := refused_settings(self._settings, file)) is not None:
                 raise failure
 
     async def _start(self) -> None:

@@ -51,6 +51,7 @@ class WarmAgent:
     """Once it was given away: whether it is connected and still answers."""
     connected: asyncio.Future[bool] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     task: asyncio.Task[None] | None = None
+    unattended: _Unattended | None = None
 
     @property
     def agent_session_id(self) -> str:
@@ -61,7 +62,9 @@ class WarmAgent:
 
     @property
     def usable(self) -> bool:
-        """Whether the agent is connected or connecting."""
+        """Whether the agent is connected or connecting, and has done nothing by itself."""
+        if self.unattended is not None and self.unattended.spoke:
+            return False
         return self.agent.alive if self.connected.done() else True
 
 
@@ -153,9 +156,8 @@ class WarmAgents:
     @staticmethod
     async def _prove(taken: WarmAgent) -> bool:
         """Return whether the agent answers: one that died a moment ago looks alive until asked."""
-        if not taken.connected.done():
-            return await taken.connected
-        return await taken.agent.answers()
+        answers = await (taken.connected if not taken.connected.done() else taken.agent.answers())
+        return answers and taken.usable
 
     # ----------------------------------------------------------------------------------------------------- keeping them
 
@@ -227,8 +229,9 @@ class WarmAgents:
         if self._closed:
             self._end(agent)
             return 0.0
-        warm = WarmAgent(profile, agent, made_with, time.monotonic())
-        agent.attach(_Unattended(self._wake.set))
+        unattended = _Unattended(self._wake.set)
+        warm = WarmAgent(profile, agent, made_with, time.monotonic(), unattended=unattended)
+        agent.attach(unattended)
         self._waiting.append(warm)
         warm.task = asyncio.create_task(self._connect(warm), name=f"warm {warm.agent_session_id}")
         await asyncio.wait([warm.task])
@@ -266,7 +269,10 @@ class WarmAgents:
             if not warm.connected.done():
                 continue
             if not warm.usable:
-                self._failed(warm.profile, RuntimeError("its process ended while it waited"))
+                spoke = warm.unattended.spoke if warm.unattended is not None else ""
+                if spoke:
+                    log.warning("a warm agent did what nobody had asked for, and is ended: %s", spoke)
+                self._failed(warm.profile, RuntimeError(spoke or "its process ended while it waited"))
                 self._drop(warm)
             elif now - warm.born > MAX_AGE or warm.made_with != self._made_with(warm.profile):
                 self._drop(warm)
@@ -280,14 +286,23 @@ class WarmAgents:
         self._end(warm.agent)
 
 
+CONVERSATION = frozenset({"user", "assistant", "stream_event", "result", "tool_progress", "command_lifecycle"})
+"""Types of frames that an agent without a session has no reason for: no session has given it a prompt."""
+
+
 class _Unattended:
-    """The sink of an agent without a session: acts on its end only."""
+    """The sink of an agent without a session: whatever it does by itself ends it, for no log would have it."""
 
     def __init__(self, on_exit: Callable[[], None]) -> None:
         self._on_exit = on_exit
+        self.spoke = ""
+        """What it did that nobody had asked for."""
 
     async def on_frame(self, frame: dict[str, Any]) -> None:
-        """Ignore the frame: before the first prompt none belongs to a conversation."""
+        """Have the agent replaced when it converses; notices of its state are ignored."""
+        kind = str(frame.get("type"))
+        if kind in CONVERSATION or frame.get("subtype") in ("init", "task_started"):
+            self._found(f"it sent a frame of type {kind!r}")
 
     def on_stderr(self, line: str) -> None:
         """Ignore the line: the agent keeps its last lines."""
@@ -297,5 +312,11 @@ class _Unattended:
         self._on_exit()
 
     async def on_permission(self, tool: str, tool_input: dict[str, Any], context: Any) -> Answer:
-        """Deny: no tool runs before the first prompt."""
+        """Deny, and have the agent replaced: no tool runs before the first prompt."""
+        self._found(f"it asked for the tool {tool!r}")
         return Answer(allowed=False, message="no session is there to be asked")
+
+    def _found(self, what: str) -> None:
+        if not self.spoke:
+            self.spoke = what
+            self._on_exit()

@@ -14,7 +14,15 @@ from agent_service.options.notices import warnings
 from agent_service.options.output_check import check_output
 from agent_service.options.remembered import CLEAR, effect, permissions, remember, takes_away
 from agent_service.options.strict_json import LOST_KEYS, parse_object
-from agent_service.options.translation import EFFORTS, NOT_EXPOSED, PERMISSION_MODES, PLACED_ELSEWHERE, to_sdk
+from agent_service.options.translation import (
+    EFFORTS,
+    NO_MESSAGING,
+    NOT_EXPOSED,
+    OWN_SETTINGS,
+    PERMISSION_MODES,
+    PLACED_ELSEWHERE,
+    to_sdk,
+)
 from agent_service.options.words import is_http_url, is_one_rule, is_uuid
 
 __all__ = [
@@ -26,6 +34,8 @@ __all__ = [
     "MAX_WARNINGS",
     "NEVER_INHERITED",
     "NOT_EXPOSED",
+    "NO_MESSAGING",
+    "OWN_SETTINGS",
     "PERMISSION_MODES",
     "PLACED_ELSEWHERE",
     "check",

@@ -21,6 +21,7 @@ _CREDENTIALS = "is the operator's: it decides which credentials the agent uses a
 _MANAGED = "is for the operator's managed settings only"
 RESERVED: Mapping[str, str] = {
     "env": "has an option of its own: env",
+    "crossSessionInbound": "is the service's own: sessions do not speak to each other",
     "additionalMarketplaces": "has an option of its own: plugins",
     "extraKnownMarketplaces": "has an option of its own: plugins",
     "managedMcpServers": "has an option of its own: mcp_servers",

@@ -28,6 +28,17 @@ FLAGS: Mapping[str, str | None] = {
 }
 """Flags that every agent is started with, unless `extra_args` says otherwise."""
 
+NO_MESSAGING = {"CLAUDE_CODE_HARBOR_KITE": "0"}
+"""The variable that keeps the CLI from speaking to other sessions: it opens no inbox, has no tool that lists other
+agents, and SendMessage reaches the agents of its own session alone.
+
+It is undocumented: tests/test_agent_sdk.py is its canary. Should it go, `crossSessionInbound` below, which is
+documented, still refuses every message; a session could then see the sockets of others, but not make them act.
+"""
+
+OWN_SETTINGS: Mapping[str, Any] = {"crossSessionInbound": "refuse", "env": NO_MESSAGING}
+"""Settings of every agent. They stand above those of a project and of a user, which could open the door again."""
+
 NOT_EXPOSED = {
     "continue_conversation": "picks a conversation by directory; sessions are named here",
     "debug_stderr": "deprecated by the SDK and read by nobody",
@@ -243,12 +254,18 @@ def _skills(skills: Sequence[str]) -> list[str] | Literal["all"] | None:
             return named
 
 
-def _settings(options: pb.AgentOptions, scratch: Path) -> str | None:
-    """The path of one settings file, sandbox included: given apart, the SDK would put both into argv."""
+def _settings(options: pb.AgentOptions, scratch: Path) -> str:
+    """The agent's settings: the path of one file, sandbox included; the service's own alone are no secret.
+
+    Given apart, the SDK would put settings and sandbox both into argv.
+    """
     settings: dict[str, Any] = json.loads(options.settings_json) if options.settings_json else {}
     if options.HasField("sandbox"):
         settings["sandbox"] = _sandbox(options.sandbox)
-    return _spill(scratch, "settings.json", json.dumps(settings)) if settings else None
+    if not settings:
+        return json.dumps(OWN_SETTINGS)
+    env = {**settings.get("env", {}), **NO_MESSAGING}  # a session of an earlier version may have variables here
+    return _spill(scratch, "settings.json", json.dumps({**settings, **OWN_SETTINGS, "env": env}))
 
 
 def _sandbox(sandbox: pb.Sandbox) -> dict[str, Any]:
