@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
-from uuid import uuid4
+from typing import Any, Self, Unpack
 
 import grpc
 import grpc.aio
@@ -16,8 +14,9 @@ from agentpb import agent_pb2 as pb
 
 from agent_client import options, retry, whole
 from agent_client.arguments import ExecuteArguments, FilterArguments, Seconds
+from agent_client.calls import Calls
 from agent_client.channel import ChannelOptions
-from agent_client.connection import Access, Connection, Metadata
+from agent_client.connection import Access, Connection
 from agent_client.credentials import TokenWanted
 from agent_client.handle import SessionHandle
 from agent_client.results import RunResult
@@ -26,10 +25,6 @@ from agent_client.whole import R
 
 DEFAULT_TARGET = "127.0.0.1:50051"
 DEFAULT_GRACE = 5.0
-# A field of many megabytes may take this many times as long as a call.
-SLOW_READ = 10
-
-T = TypeVar("T")
 
 
 class AgentClient:
@@ -82,6 +77,7 @@ class AgentClient:
         self.target = target
         self.timeout = timeout
         self._patience = retry.Patience(retry_for, first_contact_for)
+        self._calls = Calls(self._connection, self._patience, timeout)
 
     async def __aenter__(self) -> Self:
         """Return itself."""
@@ -105,7 +101,7 @@ class AgentClient:
         Takes every field of ExecuteRequest, and every agent option, by name: see `ExecuteArguments`.
         """
         request = options.execute_request(prompt, **arguments)
-        response = await self._call("Execute", request, extra=_seconds(request.wait))
+        response = await self._calls.unary("Execute", request, extra=_seconds(request.wait))
         return SessionHandle(self, response.session_id, response)
 
     async def run(self, prompt: str, *, check: bool = True, **arguments: Unpack[ExecuteArguments]) -> RunResult:
@@ -155,7 +151,7 @@ class AgentClient:
         """
         fields = {"history_limit": history_limit, "wait": wait, "wait_for": wait_for, "after_sequence": after_sequence}
         request = options.build(pb.GetStatusRequest, {"session_id": session_id, **fields})
-        response: pb.GetStatusResponse = await self._call("GetStatus", request, extra=_seconds(request.wait))
+        response: pb.GetStatusResponse = await self._calls.unary("GetStatus", request, extra=_seconds(request.wait))
         if response.result.truncated_fields:
             turn = await self.complete(session_id, response.turn)
             response.result.CopyFrom(turn.result)
@@ -173,8 +169,17 @@ class AgentClient:
         """Iterate over all sessions that meet the conditions, page by page; `limit` ends it sooner."""
         request = options.build(pb.ListSessionsRequest, {"order_by": order_by, "page_size": page_size})
         request.filter.CopyFrom(options.session_filter(**conditions))
-        async for session in self._pages("ListSessions", request, "sessions", limit):
+        async for session in self._calls.pages("ListSessions", request, "sessions", limit):
             yield session
+
+    async def count_sessions(
+        self, group_by: str = "", **conditions: Unpack[FilterArguments]
+    ) -> pb.CountSessionsResponse:
+        """Count the sessions that meet the conditions, in all and by "state", "phase" or "labels.KEY"."""
+        wanted = options.session_filter(**conditions)
+        request = pb.CountSessionsRequest(filter=wanted, group_by=group_by)
+        response: pb.CountSessionsResponse = await self._calls.unary("CountSessions", request)
+        return response
 
     async def list_events(
         self,
@@ -196,7 +201,7 @@ class AgentClient:
             include_raw=include_raw,
             page_size=page_size,
         )
-        async for event in self._pages("ListEvents", request, "events", limit):
+        async for event in self._calls.pages("ListEvents", request, "events", limit):
             yield event
 
     async def read_field(
@@ -213,7 +218,8 @@ class AgentClient:
             request.turn_id = turn_id
         elif interaction_id:
             request.interaction_id = interaction_id
-        return bytes(await self._retried(lambda sent: self._pieces(request, sent))).decode()
+        responses = await self._calls.stream("ReadField", request)
+        return b"".join(response.data for response in responses).decode()
 
     async def complete(self, session_id: str, record: R) -> R:
         """Return an event, a turn or an interaction with nothing cut in it, however long its texts are."""
@@ -221,7 +227,7 @@ class AgentClient:
 
     async def server_info(self) -> pb.GetServerInfoResponse:
         """Tell what runs there: versions, limits, load, model backend."""
-        response: pb.GetServerInfoResponse = await self._call("GetServerInfo", pb.GetServerInfoRequest())
+        response: pb.GetServerInfoResponse = await self._calls.unary("GetServerInfo", pb.GetServerInfoRequest())
         return response
 
     # --- ending and deleting ------------------------------------------------------------------------------------------
@@ -239,8 +245,20 @@ class AgentClient:
         fields = {"session_id": session_id, "reason": reason, "grace": grace, "force": force, "wait": wait}
         request = options.build(pb.CancelRequest, fields)
         patience = _seconds(request.grace) if request.HasField("grace") else DEFAULT_GRACE
-        response: pb.CancelResponse = await self._call("Cancel", request, extra=patience + _seconds(request.wait))
+        patience += _seconds(request.wait)
+        response: pb.CancelResponse = await self._calls.unary("Cancel", request, extra=patience)
         return response
+
+    async def cancel_sessions(
+        self, *, reason: str = "", force: bool = False, dry_run: bool = False, **conditions: Unpack[FilterArguments]
+    ) -> list[pb.CancelSessionsResponse]:
+        """Cancel all sessions at work that meet the conditions; one response for each, the last is the summary.
+
+        `dry_run` tells which ones and cancels none. After a cut connection, the summary is of those that were left.
+        """
+        wanted = options.session_filter(**conditions)
+        request = pb.CancelSessionsRequest(filter=wanted, reason=reason, force=force, dry_run=dry_run)
+        return await self._calls.stream("CancelSessions", request, resumes=True)
 
     async def cleanup(
         self,
@@ -256,7 +274,7 @@ class AgentClient:
         request = options.build(pb.CleanupRequest, fields)
         if conditions:
             request.filter.CopyFrom(options.session_filter(**conditions))
-        response: pb.CleanupResponse = await self._call("Cleanup", request)
+        response: pb.CleanupResponse = await self._calls.unary("Cleanup", request)
         return response
 
     async def delete(
@@ -266,7 +284,7 @@ class AgentClient:
         request = pb.DeleteSessionRequest(
             session_id=session_id, force=force, allow_missing=allow_missing, keep_transcript=keep_transcript
         )
-        response: pb.DeleteSessionResponse = await self._call("DeleteSession", request)
+        response: pb.DeleteSessionResponse = await self._calls.unary("DeleteSession", request)
         return response
 
     # --- steering -----------------------------------------------------------------------------------------------------
@@ -277,12 +295,12 @@ class AgentClient:
         """Send a message into the running turn."""
         fields = {"session_id": session_id, "text": text, "attachments": attachments, "request_id": request_id}
         request = options.build(pb.SendMessageRequest, fields)
-        response: pb.SendMessageResponse = await self._call("SendMessage", request)
+        response: pb.SendMessageResponse = await self._calls.unary("SendMessage", request)
         return response
 
     async def interrupt(self, session_id: str, *, turn_id: str = "") -> pb.InterruptResponse:
         """Stop the running turn; keep the session and its queue."""
-        response: pb.InterruptResponse = await self._call(
+        response: pb.InterruptResponse = await self._calls.unary(
             "Interrupt", pb.InterruptRequest(session_id=session_id, turn_id=turn_id)
         )
         return response
@@ -299,7 +317,7 @@ class AgentClient:
         if (allow is None) == (deny is None):
             raise TypeError("respond takes exactly one of allow= and deny=")
         fields = {"session_id": session_id, "interaction_id": interaction_id, "allow": allow, "deny": deny}
-        response: pb.RespondToInteractionResponse = await self._call(
+        response: pb.RespondToInteractionResponse = await self._calls.unary(
             "RespondToInteraction", options.build(pb.RespondToInteractionRequest, fields)
         )
         return response
@@ -331,53 +349,6 @@ class AgentClient:
     ) -> pb.RespondToInteractionResponse:
         """Refuse what the agent asks; `interrupt` stops the turn as well."""
         return await self.respond(session_id, interaction_id, deny={"message": message, "interrupt": interrupt})
-
-    # --- the connection -----------------------------------------------------------------------------------------------
-
-    async def _call(self, method: str, request: Any, *, extra: float = 0.0) -> Any:
-        if "request_id" in request.DESCRIPTOR.fields_by_name and not request.request_id:
-            request.request_id = str(uuid4())  # one for all attempts of a call: it takes effect once
-        return await self._retried(lambda sent: self._try(method, request, self.timeout + extra, sent))
-
-    async def _retried(self, attempt: Callable[[Metadata], Awaitable[T]]) -> T:
-        backoff = retry.Backoff(self._patience)
-        while True:
-            sent = self._connection.metadata()
-            try:
-                return await attempt(sent)
-            except grpc.aio.AioRpcError as error:
-                if self._connection.renewed(error, sent):
-                    continue  # it has read another token: a restarted service has another
-                delay = retry.delay_after(error, backoff)
-                if delay is None:
-                    raise self._connection.failure(error) from error
-            await asyncio.sleep(delay)
-
-    async def _try(self, method: str, request: Any, deadline: float, metadata: Metadata) -> Any:
-        response = await getattr(self._connection.stub(), method)(request, timeout=deadline, metadata=metadata)
-        self._patience.answered = True
-        return response
-
-    async def _pieces(self, request: pb.ReadFieldRequest, metadata: Metadata) -> bytearray:
-        found = bytearray()
-        deadline = self.timeout * SLOW_READ
-        async for response in self._connection.stub().ReadField(request, timeout=deadline, metadata=metadata):
-            self._patience.answered = True
-            found += response.data
-        return found
-
-    async def _pages(self, method: str, request: Any, items: str, limit: int | None) -> AsyncIterator[Any]:
-        sent = 0
-        while True:
-            response = await self._call(method, request)
-            for item in getattr(response, items):
-                if limit is not None and sent >= limit:
-                    return
-                sent += 1
-                yield item
-            if not response.next_page_token or (limit is not None and sent >= limit):
-                return
-            request.page_token = response.next_page_token
 
 
 def _seconds(value: Any) -> float:

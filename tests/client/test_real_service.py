@@ -87,6 +87,29 @@ async def test_what_the_agents_own_rule_denies_is_asked_where_people_can_be(agen
     assert not (await handle.result()).turn.result.permission_denials
 
 
+async def test_many_sessions_are_counted_and_cancelled_by_their_label(agent):
+    await agent.run("say: done", labels={"job": "nightly"})
+    running = [await agent.execute("wait: 60", labels={"job": "nightly"}) for _ in range(2)]
+    assert (await _agentctl(agent, "count", "--label", "job=nightly")).stdout.split() == [
+        *("2", "running", "1", "completed", "3", "in", "all")
+    ]
+    assert "3  nightly" in (await _agentctl(agent, "count", "--by", "labels.job")).stdout
+    listed = await _agentctl(agent, "cancel-all", "--label", "job=nightly", "--dry-run")
+    assert listed.stdout.splitlines()[-1] == "would cancel 2"
+    done = await _agentctl(agent, "cancel-all", "--label", "job=nightly", "--force")
+    assert done.stdout.splitlines()[-1] == "cancelled 2 of 2"
+    for handle in running:
+        assert handle.session_id in done.stdout
+        assert (await handle.status()).session.state == pb.SESSION_STATE_CANCELLED
+    assert (await _agentctl(agent, "cancel-all")).exit_code == 2
+    assert [each.summary.matched for each in await agent.cancel_sessions(labels={"job": "nightly"})] == [0]
+    counted = await agent.count_sessions("state", labels={"job": "nightly"})
+    assert {each.value: each.count for each in counted.counts} == {
+        "SESSION_STATE_CANCELLED": 2,
+        "SESSION_STATE_COMPLETED": 1,
+    }
+
+
 async def _until_asked(handle):
     status = await handle.status(wait=60, wait_for="settled")
     assert status.session.pending_interactions, status
