@@ -90,9 +90,10 @@ async def test_what_the_agents_own_rule_denies_is_asked_where_people_can_be(agen
 async def test_many_sessions_are_counted_and_cancelled_by_their_label(agent):
     await agent.run("say: done", labels={"job": "nightly"})
     running = [await agent.execute("wait: 60", labels={"job": "nightly"}) for _ in range(2)]
-    assert (await _agentctl(agent, "count", "--label", "job=nightly")).stdout.split() == [
-        *("2", "running", "1", "completed", "3", "in", "all")
-    ]
+    for handle in running:
+        assert (await anext(handle.watch(event_types=["turn.started"]))).type == "turn.started"
+    counted = (await _agentctl(agent, "count", "--label", "job=nightly")).stdout
+    assert counted.split() == [*"2 running 1 completed 3 in all".split()]
     assert "3  nightly" in (await _agentctl(agent, "count", "--by", "labels.job")).stdout
     listed = await _agentctl(agent, "cancel-all", "--label", "job=nightly", "--dry-run")
     assert listed.stdout.splitlines()[-1] == "would cancel 2"
