@@ -261,18 +261,25 @@ def _toml_key(name: str) -> str:
 @click.option(
     "--listen", default="127.0.0.1:0", show_default=True, help="HOST:PORT to serve on; port 0 picks a free one"
 )
-def offline_model_command(listen: str) -> None:
+@click.option(
+    "--key",
+    default="",
+    envvar=PREFIX + "OFFLINE_KEY",
+    show_envvar=True,
+    help="API key to ask for; without one, every process that reaches the port is answered",
+)
+def offline_model_command(listen: str, key: str) -> None:
     """Run the offline model alone: a scripted stand-in for the Claude API, for anybody's tests.
 
-    Point ANTHROPIC_BASE_URL at it, and ANTHROPIC_API_KEY at any text. When ready, prints one line: offline model
-    listening on http://HOST:PORT.
+    Point ANTHROPIC_BASE_URL at it, and ANTHROPIC_API_KEY at its key, or at any text when it has none. When ready,
+    prints one line: offline model listening on http://HOST:PORT.
     """
     host, _, port = listen.rpartition(":")
     if not port.isdecimal():
         raise click.BadParameter(f"{listen!r} is not HOST:PORT", param_hint="--listen")
     from agent_service import offline
 
-    asyncio.run(offline.serve_forever(host.strip("[]") or "127.0.0.1", int(port)))
+    asyncio.run(offline.serve_forever(host.strip("[]") or "127.0.0.1", int(port), key=key))
 
 
 def agent_environment(environment: Mapping[str, str]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -53,9 +54,10 @@ async def open_backend(wanted: str, environment: Mapping[str, str]) -> AsyncIter
         return
     from agent_service.offline import OFFLINE_MODEL_NAME, OfflineModel  # imports a web server, which Claude needs not
 
-    async with OfflineModel() as offline:
+    key = f"offline-{secrets.token_urlsafe(32)}"  # every process of the host reaches the port
+    async with OfflineModel(key=key) as offline:
         kept = {key: value for key, value in environment.items() if not key.startswith(_LEFT_OUT_OFFLINE)}
-        access = {"ANTHROPIC_BASE_URL": offline.url, "ANTHROPIC_API_KEY": "offline"}
+        access = {"ANTHROPIC_BASE_URL": offline.url, "ANTHROPIC_API_KEY": key}
         yield Backend("offline", {**kept, **access}, offline.url, OFFLINE_MODEL_NAME)
 
 

@@ -1,7 +1,9 @@
 """The offline model: a scripted stand-in for the Claude API, which serves the Messages API on loopback.
 
-    async with OfflineModel() as model:     # ANTHROPIC_BASE_URL=model.url, ANTHROPIC_API_KEY=anything
+    async with OfflineModel(key=key) as model:     # ANTHROPIC_BASE_URL=model.url, ANTHROPIC_API_KEY=key
         ...
+
+Without a key it answers every process that reaches its port.
 
 The real SDK and the real CLI run whole sessions against it, tools and all, with no key and no network. It does what the
 prompt says, one directive a line, in the order of the lines:

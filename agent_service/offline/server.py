@@ -22,9 +22,10 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from .conversation import InvalidRequest, read
+from .door import Door
 from .script import Reply, next_reply
 from .steps import Fail
-from .wire import Drop, Part, Pause, error_body, failure_text, new_id, stream, whole
+from .wire import Drop, Part, Pause, failure_text, new_id, refusal, stream, whole
 
 OFFLINE_MODEL_NAME = "offline"
 KEEP_ALIVE = 300  # seconds; longer than a CLI keeps an idle connection for its next turn
@@ -34,20 +35,24 @@ REMEMBERED = 1024  # messages whose first attempt has gone wrong as it should
 class OfflineModel:
     """Serves the Messages API on `url` while the block lasts; drops open streams at its end."""
 
-    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(self, host: str = "127.0.0.1", port: int = 0, *, key: str = "") -> None:
+        """Answer requests whose API key is `key`; "" answers everybody who reaches the port."""
         self.requests = 0
         self.url = ""
         self._address = (host, port)
         self._answering = 0
         self._attempted: OrderedDict[str, None] = OrderedDict()
         self._state = ServerState()
+        self._door = Door(key)
         self._server: asyncio.Server
 
     async def __aenter__(self) -> Self:
         host, port = self._address
         config = self._config()
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _connection(config, self._state), host, port, backlog=2048)
+        self._server = await loop.create_server(
+            lambda: self._door.connection(config, self._state), host, port, backlog=2048
+        )
         port = self._server.sockets[0].getsockname()[1]
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         return self
@@ -68,10 +73,11 @@ class OfflineModel:
 
     def _config(self) -> uvicorn.Config:
         config = uvicorn.Config(
-            self._app(),
+            self._door.guard(self._app()),
             lifespan="off",
             ws="none",
             log_config=None,
+            log_level="error",  # a line for each request that is no HTTP would be any process's to write
             access_log=False,
             server_header=False,
             date_header=False,
@@ -97,12 +103,12 @@ class OfflineModel:
         reply = self._reply(body)
         if reply.failure is not None:
             wait = reply.failure.retry_after
-            return _error(reply.failure.status, failure_text(reply.failure), {"retry-after": wait} if wait else {})
+            return refusal(reply.failure.status, failure_text(reply.failure), {"retry-after": wait} if wait else {})
         if body.get("stream") is True:
             return Played(stream(reply), "text/event-stream", self._counted())
         failed = [step for step in reply.steps if isinstance(step, Fail)]
         if failed:
-            return _error(failed[0].status, failure_text(failed[0]))
+            return refusal(failed[0].status, failure_text(failed[0]))
         return Played(whole(reply), "application/json", self._counted())
 
     def _reply(self, body: dict[str, Any]) -> Reply:
@@ -164,28 +170,20 @@ class Played(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def serve_forever(host: str, port: int) -> None:
+async def serve_forever(host: str, port: int, *, key: str = "") -> None:
     """Serve until SIGINT or SIGTERM; writes one line with the address to stdout."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     try:
-        async with OfflineModel(host, port) as model:
+        async with OfflineModel(host, port, key=key) as model:
             sys.stdout.write(f"offline model listening on {model.url}\n")
             sys.stdout.flush()
             await stop.wait()
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
-
-
-def _connection(config: uvicorn.Config, state: ServerState) -> asyncio.Protocol:
-    """A connection in the request's scope, so that a handler can drop it."""
-    shared: dict[str, Any] = {}
-    protocol: asyncio.Protocol = config.http_protocol_class(config=config, server_state=state, app_state=shared)  # type: ignore[call-arg]
-    shared["connection"] = protocol
-    return protocol
 
 
 async def _disconnected(receive: Receive) -> None:
@@ -220,17 +218,12 @@ async def _health(request: Request) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
-    return _error(status, f"{request.method} {request.url.path}: not served by the offline model")
+    return refusal(status, f"{request.method} {request.url.path}: not served by the offline model")
 
 
 async def _left(request: Request, error: Exception) -> Response:
-    return _error(400, "The caller left before its request was complete.")  # seen by nobody
+    return refusal(400, "The caller left before its request was complete.")  # seen by nobody
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
-    return _error(400, str(error))
-
-
-def _error(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    body = error_body(status, message)
-    return JSONResponse(body, status, {"request-id": body["request_id"], **(headers or {})})
+    return refusal(400, str(error))

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from starlette.responses import JSONResponse, Response
+
 from .script import PARTIAL, TOKEN, Reply, tick_text
 from .steps import Cut, Fail, Say, Silence, Think, Tick, Tokens, UseTool
 
@@ -54,6 +56,12 @@ def error_body(status: int, message: str) -> dict[str, Any]:
     """Return an error in the API's form."""
     kind = ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
     return {"type": "error", "error": {"type": kind, "message": message}, "request_id": new_id("req")}
+
+
+def refusal(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+    """Return an error as a response."""
+    body = error_body(status, message)
+    return JSONResponse(body, status, {"request-id": body["request_id"], **(headers or {})})
 
 
 def failure_text(failure: Fail) -> str:
