@@ -153,7 +153,7 @@ class Launch:
 
         A warm agent of another fingerprint is retired.
         """
-        config = self.workspaces.config_dir(profile.owner)
+        config = self.workspaces.tenant_config(profile.owner)
         named = [self._environment[name] for name in CREDENTIAL_FILES if name in self._environment]
         files: list[str | Path] = [_cli(), config / ".credentials.json", config / "settings.json", *named]
         return self._grant(profile.owner), tuple(_version(file) for file in files)

@@ -1,22 +1,26 @@
 """Workspaces: where a session's files are. All of them lie under the data directory, so that a backup is one folder.
 
-tenants/TENANT/config    the CLI's own files, transcripts included (CLAUDE_CONFIG_DIR)
-tenants/TENANT/home      the agent's HOME
-sessions/AGENT/work      the directory a session works in when it names none; AGENT is its agent_session_id
-sessions/AGENT/conversations   ids of the conversations that the session's agent began after the first, one a line
-sessions/AGENT/scratch   files handed to the CLI: prompts, settings, MCP configuration
-warm/AGENT               says that no session has that agent yet
+sessions/NAME/           all of one session; NAME is the id of its agent's first conversation (Session.workspace_id)
+sessions/NAME/home       its agent's HOME
+sessions/NAME/config     the CLI's own files, transcripts included (CLAUDE_CONFIG_DIR)
+sessions/NAME/work       the directory it works in when it names none
+sessions/NAME/scratch    files handed to the CLI: prompts, settings, MCP configuration
+sessions/NAME/conversations   ids of the conversations that its agent began after the first, one a line
+tenants/TENANT/config    what an operator gives all sessions of a tenant (shared.py); no agent has it
+tenants/TENANT/kept      transcripts that outlive their sessions
+warm/NAME                says that no session has that agent yet
 tmp/XXXXXXXX             TMPDIR of one agent process, removed with it
 
 A session's directory bears the name of its agent's conversation, because an agent may be started before its session is
-known.
+known. Until 2026-11 the sessions of a tenant had one HOME and one CLAUDE_CONFIG_DIR, tenants/TENANT/home and config: a
+conversation moves from there to its session at the session's next start (`adopt`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import mmap
+import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +28,8 @@ from uuid import uuid4
 
 from agentpb import agent_pb2 as pb
 
-from agent_service.agents import trees
-from agent_service.agents.sdk import project_folder
+from agent_service.agents import conversations, shared, trees
+from agent_service.agents.conversations import Conversation, transcript_anywhere, transcript_begun_in
 
 log = logging.getLogger(__name__)
 
@@ -52,25 +56,20 @@ class Workspaces:
         """Lay them under `data_dir`, which exists."""
         self._root = data_dir.resolve()
 
-    def config_dir(self, owner: str) -> Path:
-        """The tenant's CLAUDE_CONFIG_DIR."""
-        return self._private(self._config(owner))
+    def tenant_config(self, owner: str) -> Path:
+        """The directory with what an operator gives all sessions of a tenant; it need not be there."""
+        return self._tenant(owner) / "config"
 
-    def _config(self, owner: str) -> Path:
-        return self._root / "tenants" / _folder(owner) / "config"
-
-    def home(self, owner: str) -> Path:
-        """The tenant's HOME."""
-        return self._private(self._root / "tenants" / _folder(owner) / "home")
+    def _tenant(self, owner: str) -> Path:
+        return self._root / "tenants" / _folder(owner)
 
     def _own(self, workspace_id: str) -> Path:
         if not workspace_id:
             raise ValueError("the session has no agent yet, and so no directory")
         return self._root / "sessions" / workspace_id
 
-    def scratch(self, session: pb.Session) -> Path:
-        """Return the directory of the files handed to the session's CLI."""
-        return self._private(self._own(_workspace_id(session)) / "scratch")
+    def _config(self, session: pb.Session) -> Path:
+        return self._own(_workspace_id(session)) / "config"
 
     def cwd(self, session: pb.Session) -> Path:
         """The directory the session works in: its own unless its options name one."""
@@ -86,12 +85,15 @@ class Workspaces:
         return cwd if session.options.cwd else self._private(cwd)
 
     def make(self, session: pb.Session) -> Directories:
-        """Make the directories of a new process of the session's agent."""
+        """Make the directories of a new process of the session's agent, with what its tenant shares. Raises OSError."""
+        own = self._private(self._own(_workspace_id(session)))
+        config = self._private(own / "config")
+        shared.give(self.tenant_config(session.owner), config)
         return Directories(
             cwd=self.make_cwd(session),
-            home=self.home(session.owner),
-            config=self.config_dir(session.owner),
-            scratch=self.scratch(session),
+            home=self._private(own / "home"),
+            config=config,
+            scratch=self._private(own / "scratch"),
             tmp=self.new_tmp(),
         )
 
@@ -120,7 +122,8 @@ class Workspaces:
     def forget(self, agent_session_id: str) -> None:
         """Remove the directory of an agent that no session has had; one with work in it stays, whatever is noted."""
         own = self._own(agent_session_id)
-        _try_to_remove(own / "scratch")
+        for name in ("scratch", "config", "home"):
+            _try_to_remove(own / name)
         with suppress(OSError):
             (own / "work").rmdir()
         with suppress(OSError):
@@ -136,72 +139,93 @@ class Workspaces:
         """The CLI's file of the session's conversation; None when there is none."""
         if not session.agent_session_id:
             return None
-        projects = self._config(session.owner) / "projects"
-        name = f"{session.agent_session_id}.jsonl"
-        cwd = self.cwd(session)
-        for folder in (project_folder(cwd), project_folder(cwd.resolve())):
-            if (projects / folder / name).exists():
-                return projects / folder / name
+        cwd, tenant = self.cwd(session), self.tenant_config(session.owner)
+        for config in (self._config(session), tenant):
+            if found := transcript_begun_in(config, session.agent_session_id, cwd):
+                return found
+        # The session changed its cwd: the CLI goes on with the file where it began.
+        if found := transcript_anywhere(self._config(session), session.agent_session_id):
+            return found
         if session.turn_count <= 1 and not session.model:
             return None  # it has had no time to change its cwd, and a search takes longer the more sessions there are
-        # The session changed its cwd: the CLI goes on with the file where it began.
-        return self.find_transcript(session.owner, session.agent_session_id)
+        return transcript_anywhere(tenant, session.agent_session_id)
 
-    def find_transcript(self, owner: str, agent_session_id: str) -> Path | None:
-        """The CLI's file of a conversation, wherever it was begun; slower the more conversations there are."""
-        return next((self._config(owner) / "projects").glob(f"*/{agent_session_id}.jsonl"), None)
+    def adopt(self, session: pb.Session) -> None:
+        """Move the session's conversations to its own directory, if they are still with its tenant. Raises OSError.
+
+        Call it while the session has no process, and before `transcript` is what an agent is started with.
+        """
+        tenant, current = self.tenant_config(session.owner), self.transcript(session)
+        if current is None or not current.is_relative_to(tenant):
+            return
+        config = self._private(self._private(self._own(_workspace_id(session))) / "config")
+        for transcript in (*self._with_tenant(session, but=session.agent_session_id), current):
+            conversations.move(transcript, transcript.stem, tenant, config)
+
+    def fork(self, session: pb.Session, parent: Conversation) -> Path | None:
+        """Copy the conversation that a session is forked from to the session; None when it is gone. Raises OSError."""
+        of_parent = pb.Session(owner=session.owner, **parent._asdict(), turn_count=2)
+        found = self.transcript(of_parent)
+        if found is None:
+            return None
+        return conversations.copy(found, self._private(self._private(self._own(_workspace_id(session))) / "config"))
 
     def note_conversation(self, session: pb.Session, agent_session_id: str) -> None:
-        """Note that the session's agent has begun another conversation, so that its transcript can be removed."""
+        """Note that the session's agent has begun another conversation, so that its transcript can be found."""
         own = self._private(self._own(_workspace_id(session)))
         with (own / "conversations").open("a", encoding="ascii") as file:
             file.write(f"{agent_session_id}\n")
 
-    def _transcripts(self, session: pb.Session) -> list[Path]:
-        """The CLI's files of all conversations that the session's agent has had."""
-        workspace_id, current = _workspace_id(session), self.transcript(session)
-        ids = {workspace_id, *_lines(self._own(workspace_id) / "conversations")} if workspace_id else set()
-        earlier = sorted(ids - {session.agent_session_id})
-        found = [current, *(self.find_transcript(session.owner, agent_session_id) for agent_session_id in earlier)]
+    def _conversations(self, session: pb.Session) -> set[str]:
+        """The ids of all conversations that the session's agent has had."""
+        workspace_id = _workspace_id(session)
+        noted = _lines(self._own(workspace_id) / "conversations") if workspace_id else ()
+        return {each for each in (workspace_id, session.agent_session_id, *noted) if each}
+
+    def _with_tenant(self, session: pb.Session, *, but: str = "") -> list[Path]:
+        """The transcripts of the session that are still with its tenant."""
+        config = self.tenant_config(session.owner)
+        if not (config / "projects").is_dir():
+            return []
+        found = (transcript_anywhere(config, each) for each in sorted(self._conversations(session) - {but}))
         return [transcript for transcript in found if transcript is not None]
 
     def remove(self, session: pb.Session, *, keep_transcript: bool) -> int:
-        """Remove the session's directories, and its transcripts unless kept; bytes freed. The caller's `cwd` stays.
+        """Remove all that is on disk of the session, but its transcripts if they are kept; bytes freed.
 
-        Raises OSError for what the host does not let go; a second attempt removes the rest.
+        The caller's `cwd` stays. Raises OSError for what the host does not let go; a second attempt removes the rest.
         """
-        freed = 0
-        for transcript in [] if keep_transcript else self._transcripts(session):
-            freed += trees.remove(transcript.with_suffix(""))
-            freed += trees.remove(transcript)
-            with suppress(OSError):  # other sessions have transcripts there, or are about to
-                transcript.parent.rmdir()
-        return freed + (trees.remove(self._own(_workspace_id(session))) if _workspace_id(session) else 0)
+        if not _workspace_id(session):
+            return 0
+        if keep_transcript:
+            self._keep(session)
+        tenant = self.tenant_config(session.owner)
+        freed = sum(conversations.remove(file, file.stem, tenant) for file in self._with_tenant(session))
+        return freed + trees.remove(self._own(_workspace_id(session)))
+
+    def _keep(self, session: pb.Session) -> None:
+        """Move the session's transcripts to where they outlive it: a CLAUDE_CONFIG_DIR that the CLI can resume from."""
+        kept = self._tenant(session.owner) / "kept"
+        own = self._config(session)
+        for each in sorted(self._conversations(session)):
+            if found := transcript_anywhere(own, each):
+                conversations.move(found, each, own, kept)
+        for transcript in self._with_tenant(session):
+            conversations.move(transcript, transcript.stem, self.tenant_config(session.owner), kept)
 
     @staticmethod
     def _private(path: Path) -> Path:
+        """Make a directory that only this user can read; what an agent put in its place is removed."""
+        with suppress(OSError):
+            if not stat.S_ISDIR(path.lstat().st_mode):
+                path.unlink()
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         return path
 
 
-def holds_message(transcript: Path, uuid: str) -> bool:
-    """Return whether a conversation has the user message `uuid`; blocks for a few milliseconds."""
-    return _holds(transcript, f'"uuid":"{uuid}"')
-
-
-def holds_messages(transcript: Path) -> bool:
-    """Return whether a conversation has any message of a user."""
-    return _holds(transcript, '"type":"user"')
-
-
-def _holds(transcript: Path, text: str) -> bool:
-    with (
-        suppress(OSError, ValueError),
-        transcript.open("rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as lines,
-    ):
-        return lines.rfind(text.encode()) >= 0
-    return False
+def conversation_of(session: pb.Session) -> Conversation:
+    """The conversation that the session's agent is in."""
+    return Conversation(_workspace_id(session), session.agent_session_id)
 
 
 def _workspace_id(session: pb.Session) -> str:

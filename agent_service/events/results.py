@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -97,11 +98,16 @@ def restored_totals(transcript: Path) -> RunningTotals:
     """
     with (
         suppress(OSError, ValueError),
-        transcript.open("rb") as file,
+        open(transcript, "rb", opener=_regular) as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as lines,
     ):
         return _last_cost_state(lines)
     return RunningTotals()
+
+
+def _regular(path: str, flags: int) -> int:
+    """Open without following a link and without waiting for a writer: agents can put a link or a pipe in its place."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _last_cost_state(lines: mmap.mmap) -> RunningTotals:

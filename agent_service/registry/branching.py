@@ -7,7 +7,8 @@ import asyncio
 from agentpb import agent_pb2 as pb
 
 from agent_service import errors
-from agent_service.agents.workspace import Workspaces, holds_message
+from agent_service.agents.conversations import holds_message
+from agent_service.agents.workspace import Workspaces
 from agent_service.ledger import Ledger
 
 

@@ -12,7 +12,7 @@ from agentpb import agent_pb2 as pb
 from agent_service import errors
 from agent_service import options as translate
 from agent_service.agents.pool import AgentPool
-from agent_service.agents.workspace import Workspaces
+from agent_service.agents.workspace import Workspaces, conversation_of
 from agent_service.ledger import Journal, Ledger, RequestId, now_us
 from agent_service.options import missing_directories
 from agent_service.registry import refusals
@@ -203,7 +203,7 @@ class Execution:
         interrupting = request.on_busy == pb.ON_BUSY_INTERRUPT and not session.journal.at_rest
         response = pb.ExecuteResponse(session_id=session.session_id, turn=turn, watch_after_sequence=after)
         kept = key.kept(session.session_id, turn.turn_id, response) if key is not None else None
-        queued = QueuedTurn(turn, request, fork_of=parent.agent_session_id if parent is not None else None)
+        queued = QueuedTurn(turn, request, fork_of=conversation_of(parent) if parent is not None else None)
         running = session.running_turn
         self.note_open(queued)
         durable = session.submit(queued, options, request_id=kept, next_up=interrupting)

@@ -13,6 +13,8 @@ from collections.abc import AsyncIterator
 from agentpb import agent_pb2 as pb
 
 from agent_service import events
+from agent_service.agents.conversations import Conversation
+from agent_service.agents.workspace import conversation_of
 from agent_service.ledger import Journal, Ledger
 from agent_service.session import outcomes
 from agent_service.session.states import move
@@ -124,6 +126,6 @@ async def _request_of(ledger: Ledger, turn: pb.Turn) -> pb.ExecuteRequest:
     return request if request is not None else pb.ExecuteRequest(prompt=turn.prompt)
 
 
-async def _fork_of(ledger: Ledger, record: pb.Session) -> str | None:
+async def _fork_of(ledger: Ledger, record: pb.Session) -> Conversation | None:
     parent = await ledger.session(record.parent_session_id) if record.parent_session_id else None
-    return parent.agent_session_id if parent is not None else None
+    return conversation_of(parent) if parent is not None else None

@@ -11,9 +11,9 @@ from typing import NamedTuple
 from agentpb import agent_pb2 as pb
 
 from agent_service.agents.agent import Agent, AgentFailed, AgentSpec, Ended, Sink
+from agent_service.agents.conversations import holds_message, holds_messages
 from agent_service.agents.launch import Resume
 from agent_service.agents.pool import TERM_GRACE, AgentPool
-from agent_service.agents.workspace import holds_message, holds_messages
 from agent_service.events import RunningTotals, restored_totals
 from agent_service.ledger import Journal
 from agent_service.options import CLEAR, EFFORTS, PERMISSION_MODES, is_uuid, permissions
@@ -108,7 +108,12 @@ class AgentLease:
 
     async def _start_cold(self, queued: QueuedTurn, sink: Sink, given_up: Callable[[], bool]) -> Obtained:
         """Start an agent, in the conversation that the turn continues or in a new one."""
-        prepared = await asyncio.to_thread(self._prepare, self._journal.record, queued)
+        try:
+            prepared = await asyncio.to_thread(self._prepare, self._journal.record, queued)
+        except OSError as error:
+            raise AgentFailed(
+                "AGENT_UNAVAILABLE", f"the session's directories cannot be prepared: {error}", retryable=True
+            ) from error
         _check(given_up)
         agent = self.pool.new_agent(prepared.spec)
         self._have(agent, prepared.spec.key, prepared.totals)
@@ -156,6 +161,7 @@ class AgentLease:
     def _resume(self, record: pb.Session, queued: QueuedTurn) -> tuple[Path | None, Resume | None]:
         """The conversation the turn continues; without, it begins one. Raises AgentFailed when it should and cannot."""
         resume_at = queued.options.resume_at_message_uuid
+        self.pool.workspaces.adopt(record)
         transcript = self.pool.workspaces.transcript(record)
         if transcript is not None and not record.model and not holds_messages(transcript):
             transcript.unlink()  # of an agent that was killed before it wrote more than its name; no other could begin
@@ -166,12 +172,12 @@ class AgentLease:
             raise AgentFailed("RESUME_REJECTED", "the conversation's transcript is missing; start a new session")
         if queued.fork_of is None:
             return None, None
-        transcript = self.pool.workspaces.find_transcript(record.owner, queued.fork_of)
+        transcript = self.pool.workspaces.fork(record, queued.fork_of)
         if transcript is None:
             raise AgentFailed(
                 "RESUME_REJECTED", "the transcript of the session to fork is missing; start a new session"
             )
-        return transcript, Resume(queued.fork_of, fork=True, at_message_uuid=resume_at)
+        return transcript, Resume(queued.fork_of.agent_session_id, fork=True, at_message_uuid=resume_at)
 
     async def follow_conversation(self, agent_session_id: object) -> None:
         """Let the session stand for the conversation that its agent is in: /clear begins another one.

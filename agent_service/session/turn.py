@@ -10,6 +10,7 @@ from typing import Any, Literal
 from agentpb import agent_pb2 as pb
 
 from agent_service import events
+from agent_service.agents.conversations import Conversation
 from agent_service.ledger import Journal, now_us
 from agent_service.session.outcomes import Outcome
 from agent_service.session.states import move
@@ -30,7 +31,7 @@ class QueuedTurn:
     request: pb.ExecuteRequest
     options: pb.AgentOptions = field(default_factory=pb.AgentOptions)
     """The options it runs with; unset while it waits behind another turn (see session.resolve_options)."""
-    fork_of: str | None = None
+    fork_of: Conversation | None = None
     recorded: bool = False
     """Whether the log has the prompt already: a restart of the service cut the turn short."""
     done: asyncio.Future[None] = field(default_factory=_new_future)

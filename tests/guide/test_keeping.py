@@ -158,7 +158,7 @@ async def test_cleanup_counts_what_it_frees_and_may_keep_the_transcripts(service
     kept, lost = await service.run("say: kept"), await service.run("say: lost")
 
     def files() -> set[str]:
-        return {path.name for path in (service.data_dir / "tenants").rglob("*.jsonl")}
+        return {path.name for path in service.data_dir.rglob("*.jsonl")}
 
     def file_of(session: pb.Session) -> str:
         return f"{session.agent_session_id}.jsonl"
@@ -213,7 +213,8 @@ async def test_a_kept_transcript_outlives_its_session(service: Service) -> None:
     done = await service.run("say: hi")
     request = pb.DeleteSessionRequest(session_id=done.session_id, keep_transcript=True)
     await service.stub.DeleteSession(request)
-    assert next((service.data_dir / "tenants").rglob(f"{done.session.agent_session_id}.jsonl"))
+    assert next((service.data_dir / "tenants/default/kept").rglob(f"{done.session.agent_session_id}.jsonl"))
+    assert not list((service.data_dir / "sessions").iterdir())
 
 
 async def test_a_session_says_when_its_time_is_over(service: Service) -> None:

@@ -470,7 +470,7 @@ async def test_a_conversation_without_its_files_is_not_resumed(service: Service,
     gone = await refusal_of(service, "Execute", execute(session_id=done.session_id))
     assert (gone.code, gone.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "WORKSPACE_MISSING")
     cwd.mkdir()
-    shutil.rmtree(next((service.data_dir / "tenants").glob("*/config/projects")))
+    shutil.rmtree(service.data_dir / "sessions" / done.session.workspace_id / "config" / "projects")
     for request in (execute(session_id=done.session_id), execute(fork_from=done.session_id)):
         lost = await refusal_of(service, "Execute", request)
         assert (lost.code, lost.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "RESUME_REJECTED")

@@ -389,7 +389,7 @@ async def _enable_file_checkpointing(lab: Lab) -> None:
         )
         assert (lab.folder / "a.txt").read_text() == "new"
         session = run.response.session.agent_session_id
-        copies = [each.read_text() for each in lab.service.data_dir.glob(f"tenants/*/config/file-history/{session}/*")]
+        copies = [each.read_text() for each in lab.service.data_dir.glob(f"sessions/*/config/file-history/{session}/*")]
         assert copies == (["KEPT MARK"] if wanted else [])
 
 

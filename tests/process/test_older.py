@@ -66,6 +66,7 @@ async def test_sessions_of_an_older_version_are_listed_resumed_forked_and_delete
             await live.stub.DeleteSession(pb.DeleteSessionRequest(session_id=name))
         assert await listed(live) == {}
         assert list((older / "sessions").iterdir()) == []
+        assert list((older / "tenants").rglob("*.jsonl")) == []
         await live.terminate()
     assert maintenance.check(older).problems == ()
 
