@@ -49,21 +49,47 @@ class RequestError(Exception):
         self.retry_after = retry_after
 
 
-class InvalidField(RequestError):
-    """Fields of the request are not acceptable; lists every violation found, not just the first."""
+class FieldError(RequestError):
+    """Fields of the request are refused; lists every violation found, not just the first."""
+
+    def __init__(self, violations: Sequence[FieldViolation], *, metadata: Mapping[str, str] | None = None) -> None:
+        """Make one readable text of all violations."""
+        text = "; ".join(f"{field}: {description}" for field, description in violations)
+        super().__init__(text, metadata=metadata)
+        self.violations = tuple(violations)
+
+
+class InvalidField(FieldError):
+    """Fields of the request are not acceptable from anybody."""
 
     code = StatusCode.INVALID_ARGUMENT
     reason = "INVALID_FIELD"
-
-    def __init__(self, violations: Sequence[FieldViolation]) -> None:
-        """Make one readable text of all violations."""
-        super().__init__("; ".join(f"{field}: {description}" for field, description in violations))
-        self.violations = tuple(violations)
 
     @classmethod
     def of(cls, field: str, description: str) -> InvalidField:
         """Say that a single field is bad."""
         return cls([FieldViolation(field, description)])
+
+
+class OptionNotAllowed(FieldError):
+    """The tenant's policy, or a profile, forbids what the request sets; metadata has `tenant`, `rule`, `policy`."""
+
+    code = StatusCode.PERMISSION_DENIED
+    reason = "OPTION_NOT_ALLOWED"
+
+
+class PathNotAllowed(FieldError):
+    """The tenant's policy forbids directories that the request names; metadata has `tenant`, `rule`, `policy`."""
+
+    code = StatusCode.PERMISSION_DENIED
+    reason = "PATH_NOT_ALLOWED"
+
+
+class ProfileNotFound(RequestError):
+    """There is no such profile, or none that the caller may use; metadata has `profile`."""
+
+    code = StatusCode.NOT_FOUND
+    reason = "PROFILE_NOT_FOUND"
 
 
 class MalformedRequest(RequestError):

@@ -17,6 +17,7 @@ from uuid import uuid4
 
 from agentpb import agent_pb2 as pb
 
+from agent_service.access import Access
 from agent_service.agents.launch import Launch
 from agent_service.agents.pool import AgentPool
 from agent_service.agents.sdk import CLI_VERSION, SDK_VERSION
@@ -29,6 +30,7 @@ from agent_service.backends import cli_bounds, open_backend
 from agent_service.config import Config
 from agent_service.errors import CannotServe
 from agent_service.ledger import Ledger
+from agent_service.policy import Bounds, Policy, Profiles
 from agent_service.processes.choice import Choice, choose_guard
 from agent_service.processes.signals import is_ignored, let_children_start_afresh
 from agent_service.processes.tags import owner_id
@@ -114,11 +116,14 @@ async def running(config: Config, *, signals: asyncio.Queue[int] | None = None) 
         backend = await stack.enter_async_context(open_backend(config.model, config.agent_environment))
         instance = str(uuid4())
         workspaces = Workspaces(data_dir)
+        access, default_model = Access(), config.default_model or backend.default_model
+        policy = open_policy(config, access, default_model)
         launch = Launch(
             workspaces=workspaces,
             environment={**backend.environment, **_cli_bounds(config)},
             marker=f"{owner}:{instance[:8]}",
-            default_model=config.default_model or backend.default_model,
+            default_model=default_model,
+            grant=policy.grant,
         )
         pool = await stack.enter_async_context(
             AgentPool(
@@ -128,6 +133,7 @@ async def running(config: Config, *, signals: asyncio.Queue[int] | None = None) 
                 start_timeout=config.start_timeout,
                 warm_agents=config.warm_agents,
                 max_idle=config.max_idle,
+                policy=policy,
             )
         )
         registry = await stack.enter_async_context(
@@ -138,6 +144,7 @@ async def running(config: Config, *, signals: asyncio.Queue[int] | None = None) 
                 limits=_limits(config),
                 max_sessions=config.max_sessions,
                 max_queued=config.max_queued,
+                policy=policy,
             )
         )
         info = _server_info(config, backend.name, guard, instance)
@@ -149,6 +156,7 @@ async def running(config: Config, *, signals: asyncio.Queue[int] | None = None) 
             mass_cancellation=registry.mass_cancellation,
             deletion=registry.deletion,
             retention=config.retention or 86400.0,
+            policy=policy,
             server_info=lambda: _current_info(info, registry, pool),
         )
         listener = await listen(config.listen, Chain(handlers))
@@ -177,6 +185,17 @@ async def _drain(
         wait.cancel()
     await draining
     await listener.server.stop(2.0)
+
+
+def open_policy(config: Config, access: Access, default_model: str) -> Policy:
+    """Make the policy of a configuration. Raises CannotServe."""
+    return Policy(
+        access.grant,
+        version=lambda: access.version,
+        profiles=Profiles(Path(config.profiles) if config.profiles else None),
+        default_model=default_model,
+        bounds=Bounds(config.execution_timeout, config.queue_timeout, config.retention),
+    )
 
 
 def _data_directory(path: Path) -> Path:

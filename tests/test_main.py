@@ -31,6 +31,7 @@ from agent_service.output import JsonLines, LineWriter, Output
 
 OPTIONS = [field for field in dataclasses.fields(Config) if "help" in field.metadata]
 EXAMPLES: dict[str, tuple[Any, Any]] = {
+    "profiles": ("/etc/agents/profiles", "/etc/agents/profiles"),
     "listen": ("127.0.0.1:1", "127.0.0.1:1"),
     "data_dir": ("/tmp/somewhere", Path("/tmp/somewhere")),
     "model": ("offline", "offline"),

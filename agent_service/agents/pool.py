@@ -22,6 +22,7 @@ from agent_service.agents.demand import Profile
 from agent_service.agents.host_memory import memory
 from agent_service.agents.launch import Launch
 from agent_service.agents.warm import WarmAgent, WarmAgents
+from agent_service.policy import Policy
 from agent_service.processes.guards import ProcessGuard
 from agent_service.processes.tree import private_bytes
 
@@ -59,6 +60,7 @@ class AgentPool:
         start_timeout: float,
         warm_agents: int = 0,
         max_idle: int = 0,
+        policy: Policy | None = None,
     ) -> None:
         """Start at most `spawn_limit` agents at a moment, with what `launch` says, in process trees held by `guard`.
 
@@ -67,6 +69,7 @@ class AgentPool:
         """
         self._guard = guard
         self.launch = launch
+        self.policy = policy or Policy()
         self.workspaces = launch.workspaces
         self._start_slots = asyncio.Semaphore(spawn_limit)
         self._start_timeout = start_timeout
@@ -126,7 +129,7 @@ class AgentPool:
 
     def expect(self, options: pb.AgentOptions, owner: str) -> None:
         """Prepare for a session with these options; real requests weigh more."""
-        if (profile := self.launch.profile(options, owner)) is not None:
+        if (profile := self._profile(options, owner)) is not None:
             self._warm.expect(profile, EXPECTED)
 
     def reserve(self, options: pb.AgentOptions, owner: str) -> str:
@@ -134,7 +137,7 @@ class AgentPool:
 
         Each call counts as demand.
         """
-        profile = self.launch.profile(options, owner)
+        profile = self._profile(options, owner)
         warm = self._warm.take(profile) if profile is not None else None
         if profile is not None:
             self._warm.expect(profile)
@@ -154,6 +157,9 @@ class AgentPool:
         if (warm := self.take(agent_session_id)) is not None:
             self._retired += 1
             self.end(warm.agent, patience=0)
+
+    def _profile(self, options: pb.AgentOptions, owner: str) -> Profile | None:
+        return self.launch.profile(self.policy.in_force(options, owner), owner)
 
     async def _make(self, profile: Profile) -> Agent:
         """Prepare an agent without a session."""
@@ -231,7 +237,7 @@ class AgentPool:
         """Return the number of connected agents without a session: for these options, or in all."""
         if options is None:
             return self._warm.ready()
-        profile = self.launch.profile(options, owner)
+        profile = self._profile(options, owner)
         return self._warm.ready(profile) if profile is not None else 0
 
     def _resident_bytes(self) -> int:

@@ -18,6 +18,7 @@ from agent_service.api.shown import show, shown, shown_turn
 from agent_service.api.status import STATUS_TAILS, status_head, status_messages
 from agent_service.api.validation import check_host
 from agent_service.events import cut
+from agent_service.policy import Policy
 from agent_service.registry import (
     CachedStatus,
     Cancellation,
@@ -53,6 +54,7 @@ class Handlers:
         mass_cancellation: MassCancellation,
         deletion: Deletion,
         retention: float,
+        policy: Policy,
         server_info: Callable[[], pb.GetServerInfoResponse],
     ) -> None:
         """Sessions at rest are kept for `retention` seconds; `server_info` is all of it but the sessions stored."""
@@ -63,13 +65,16 @@ class Handlers:
         self._mass_cancellation = mass_cancellation
         self._deletion = deletion
         self._retention = retention
+        self._policy = policy
         self._server_info = server_info
 
     async def Execute(self, request: pb.ExecuteRequest, call: Call) -> pb.ExecuteResponse:
         """Start a session or its next turn; answer once it is durable, or once it is at rest, with `wait`."""
+        self._policy.check_given(request, call.owner)
         check_host(request)
         if request.validate_only:
-            return _checked(await self._execution.check_start(request, call.owner))
+            checked = await self._execution.check_start(request, call.owner)
+            return _checked(checked, self._warnings(request, checked.options, call.owner))
         started = await self._execution.start(request, call.owner)
         session, turn, expired = started.session, started.turn, False
         if request.HasField("wait") and request.wait.ToNanoseconds():
@@ -85,10 +90,15 @@ class Handlers:
             watch_after_sequence=started.watch_after_sequence,
             deduplicated=started.deduplicated,
             wait_expired=expired,
-            warnings=_warnings(started.options),
+            warnings=self._warnings(request, started.options, call.owner),
         )
         show(response.session)
         return response
+
+    def _warnings(self, request: pb.ExecuteRequest, options: pb.AgentOptions, tenant: str) -> list[str]:
+        """What was filled in, and what may surprise."""
+        texts = [*self._policy.notes(request, options, tenant), *translate.warnings(options)]
+        return [cut(text, MAX_WARNING) for text in texts[:MAX_WARNINGS]]
 
     async def GetStatus(self, request: pb.GetStatusRequest, call: Call) -> bytes:
         """Read a session, after a wait if asked to. What does not change is encoded once."""
@@ -193,6 +203,7 @@ class Handlers:
 
     async def SendMessage(self, request: pb.SendMessageRequest, call: Call) -> pb.SendMessageResponse:
         """Send a message into the running turn."""
+        self._policy.check_message(request, call.owner)
         sent = await self._control.send(request, call.owner)
         show(sent.session)
         return sent
@@ -207,6 +218,7 @@ class Handlers:
         self, request: pb.RespondToInteractionRequest, call: Call
     ) -> pb.RespondToInteractionResponse:
         """Answer what the agent asks; the first answer wins."""
+        self._policy.check_answer(request, call.owner)
         response = await self._control.respond(request, call.owner, by=call.peer)
         show(response.session)
         return response
@@ -215,20 +227,18 @@ class Handlers:
         """Say what runs here."""
         response = self._server_info()
         response.load.sessions = await self._queries.count()
+        response.policy_version = self._policy.version
+        response.caller.ceilings_json = self._policy.ceilings_json(call.owner)
         return response
 
 
-def _checked(checked: Checked) -> pb.ExecuteResponse:
-    response, session = pb.ExecuteResponse(warnings=_warnings(checked.options)), checked.session
+def _checked(checked: Checked, warnings: list[str]) -> pb.ExecuteResponse:
+    response, session = pb.ExecuteResponse(warnings=warnings), checked.session
     if session is not None:
         response.session_id, response.state = session.session_id, session.state
         response.session.CopyFrom(session)
         show(response.session)
     return response
-
-
-def _warnings(options: pb.AgentOptions) -> list[str]:
-    return [cut(text, MAX_WARNING) for text in translate.warnings(options)[:MAX_WARNINGS]]
 
 
 def _heartbeat(session: pb.Session) -> pb.WatchSessionResponse:

@@ -21,7 +21,7 @@ def rich_status(error: errors.RequestError) -> status_pb2.Status:
     info = error_details_pb2.ErrorInfo(domain=errors.DOMAIN, reason=error.reason, metadata=metadata)
     for detail in (info, *_details(error)):
         _add(status, detail)
-    if isinstance(error, errors.InvalidField):
+    if isinstance(error, errors.FieldError):
         _add(status, _bad_request(error, MAX_DETAILS - status.ByteSize()))
     return status
 
@@ -42,7 +42,7 @@ def _cut(text: str, most: int) -> str:
     return text
 
 
-def _bad_request(error: errors.InvalidField, room: int) -> error_details_pb2.BadRequest:
+def _bad_request(error: errors.FieldError, room: int) -> error_details_pb2.BadRequest:
     """The violations, as many as there is room for; at least the first."""
     details = error_details_pb2.BadRequest()
     room -= 100  # its wrapping

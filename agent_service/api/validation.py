@@ -138,8 +138,8 @@ def _check_execute(request: pb.ExecuteRequest) -> Iterable[FieldViolation]:
         value = getattr(request, name)
         if value and not SESSION_ID.fullmatch(value):
             yield FieldViolation(name, "must have 1 to 128 of A-Z a-z 0-9 _ . - and begin with a letter or digit")
-    if request.profile:
-        yield FieldViolation("profile", "must name a profile of the operator's: there is none")
+    if request.profile and not SESSION_ID.fullmatch(request.profile):
+        yield FieldViolation("profile", "must be the name of a profile of the operator's")
     if request.fork_from and request.fork_from == request.session_id:
         yield FieldViolation("fork_from", "must be another session than session_id")
     if request.fork_at_turn_id and not request.fork_from:

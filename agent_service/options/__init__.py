@@ -8,10 +8,11 @@ from __future__ import annotations
 from agent_service.options.answers import DESTINATION, check_allow
 from agent_service.options.checks import check, check_clear, check_directories
 from agent_service.options.live import may_choose_mode, missing_directories
-from agent_service.options.merging import MAX_OPTIONS_BYTES, NEVER_INHERITED, merge, redact, too_large
+from agent_service.options.merging import MAX_OPTIONS_BYTES, NEVER_INHERITED, lay_over, merge, redact, too_large
 from agent_service.options.missing import MAX_WARNINGS, missing
 from agent_service.options.notices import warnings
 from agent_service.options.output_check import check_output
+from agent_service.options.paths import quoted
 from agent_service.options.remembered import CLEAR, effect, permissions, remember, takes_away
 from agent_service.options.strict_json import LOST_KEYS, parse_object
 from agent_service.options.translation import (
@@ -47,12 +48,14 @@ __all__ = [
     "is_http_url",
     "is_one_rule",
     "is_uuid",
+    "lay_over",
     "may_choose_mode",
     "merge",
     "missing",
     "missing_directories",
     "parse_object",
     "permissions",
+    "quoted",
     "redact",
     "remember",
     "takes_away",

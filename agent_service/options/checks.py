@@ -217,7 +217,8 @@ def _check_mcp_server(name: str, server: pb.McpServer, say: Say) -> None:
         case "http":
             _check_http(server.http, f"{where}.http", say)
         case "configured":
-            say(f"{where}.configured", "must name an MCP server of the operator's: there is none")
+            if not is_word(server.configured) or not server.configured:
+                say(f"{where}.configured", "must name an MCP server of the operator's")
         case _:
             say(where, "must have one of stdio, sse, http and configured")
 

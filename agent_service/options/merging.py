@@ -22,6 +22,12 @@ def merge(inherited: pb.AgentOptions, given: pb.AgentOptions, clear: Sequence[st
     merged.CopyFrom(inherited)
     for name in NEVER_INHERITED | (set(clear) & set(merged.DESCRIPTOR.fields_by_name)):
         merged.ClearField(name)  # type: ignore[arg-type]
+    lay_over(merged, given)
+    return merged
+
+
+def lay_over(merged: pb.AgentOptions, given: pb.AgentOptions) -> None:
+    """Replace each field of `merged` that `given` sets, in place."""
     overriding = pb.AgentOptions()
     overriding.CopyFrom(given)
     if is_blank(overriding.system_prompt):
@@ -29,7 +35,6 @@ def merge(inherited: pb.AgentOptions, given: pb.AgentOptions, clear: Sequence[st
     for field, _ in overriding.ListFields():
         merged.ClearField(field.name)  # type: ignore[arg-type]
     merged.MergeFrom(overriding)
-    return merged
 
 
 def too_large(options: pb.AgentOptions) -> str:

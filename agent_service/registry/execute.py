@@ -15,6 +15,7 @@ from agent_service.agents.pool import AgentPool
 from agent_service.agents.workspace import Workspaces, conversation_of
 from agent_service.ledger import Journal, Ledger, RequestId, now_us
 from agent_service.options import missing_directories
+from agent_service.policy import Policy
 from agent_service.registry import refusals
 from agent_service.registry.branching import branched
 from agent_service.registry.drain import Drain
@@ -49,8 +50,15 @@ class Checked(NamedTuple):
     options: pb.AgentOptions
 
 
+class _Resolved(NamedTuple):
+    request: pb.ExecuteRequest
+    options: pb.AgentOptions
+
+
 class _Admitted(NamedTuple):
     session: Session
+    request: pb.ExecuteRequest
+    """As it will run: with its profile's options and what the tenant's policy fills in."""
     options: pb.AgentOptions
     parent: pb.Session | None
 
@@ -69,8 +77,9 @@ class Execution:
         in_flight: InFlightRequests,
         drain: Drain,
         max_queued: int,
+        policy: Policy,
     ) -> None:
-        """Let `max_queued` turns wait for the places of `admission`."""
+        """Let `max_queued` turns wait for the places of `admission`; hold what is asked for against `policy`."""
         self._live = live
         self._ledger = ledger
         self._pool = pool
@@ -79,6 +88,7 @@ class Execution:
         self._in_flight = in_flight
         self._drain = drain
         self._max_queued = max_queued
+        self._policy = policy
         self._open_turns = 0
 
     async def start(self, request: pb.ExecuteRequest, owner: str) -> Started:
@@ -105,21 +115,21 @@ class Execution:
 
     async def _start(self, request: pb.ExecuteRequest, owner: str, key: RequestKey | None) -> Started:
         request = await self._branched(request, owner)
-        return await self._submit(await self._admit(request, owner), request, key)
+        return await self._submit(await self._admit(request, owner), key)
 
     async def _admit(self, request: pb.ExecuteRequest, owner: str) -> _Admitted:
         """The session that gets the turn, and the turn's options, if it may. It holds as long as nobody pauses."""
         parent = await self._parent(request, owner) if request.fork_from else None
         session = await self._live.open(request.session_id, owner) if request.session_id else None
         if session is not None:
-            options = self._check_resumable(session, request)
+            request, options = self._check_resumable(session, request)
             self._drain.check()
         else:
             self._drain.check()
             session = self._new_session(request, owner, parent)
-            options = _resolve(session.journal.record, request)
+            request, options = self._resolve(session.journal.record, request)
         self._check_capacity(session, request)
-        return _Admitted(session, options, parent)
+        return _Admitted(session, request, options, parent)
 
     async def check_start(self, request: pb.ExecuteRequest, owner: str) -> Checked:
         """Raise what `start` would raise, and start nothing."""
@@ -161,28 +171,44 @@ class Execution:
         record.create_time.FromMicroseconds(now_us())
         if parent is not None:
             record.options.CopyFrom(parent.options)
+            record.profile = parent.profile
             record.permission_mode = parent.permission_mode
             record.remembered_permissions.extend(parent.remembered_permissions)
         return self._live.make(Journal(record, self._ledger, new=True))
 
-    def _check_resumable(self, session: Session, request: pb.ExecuteRequest) -> pb.AgentOptions:
+    def _check_resumable(self, session: Session, request: pb.ExecuteRequest) -> _Resolved:
         """Raise what speaks against a further turn of the session; the options it would have."""
         record = session.journal.record
         if request.mode == pb.EXECUTE_MODE_CREATE or request.fork_from:
             raise errors.SessionAlreadyExists(f"session {record.session_id} exists already", resource=record.session_id)
+        resolved = self._resolve(record, request)
         busy = not session.journal.at_rest
         if busy and request.on_busy in (pb.ON_BUSY_UNSPECIFIED, pb.ON_BUSY_REJECT):
             raise refusals.busy(record)
-        options = _resolve(record, request)
-        missing = missing_directories(options)
-        if missing:
-            raise errors.WorkspaceMissing(f"the session's {missing[0].field} is gone: {missing[0].description}")
+        _check_directories(resolved.options, "the session's")
         if not busy and record.model and self._workspaces.transcript(record) is None:
             raise errors.ResumeRejected(
                 f"the transcript of session {record.session_id} is missing; start a new session",
                 resource=record.session_id,
             )
-        return options
+        return resolved
+
+    def _resolve(self, record: pb.Session, request: pb.ExecuteRequest) -> _Resolved:
+        """The request as it will run, and the options of its turn, both within what the tenant may ask for.
+
+        Raises InvalidField when what was given and what is inherited are too much together, and what Policy raises.
+        """
+        prepared = self._policy.prepared(request, record, record.owner)
+        options = resolve_options(record, prepared)
+        if problem := translate.too_large(options):
+            raise errors.InvalidField.of("options", f"with what is inherited, they {problem}")
+        count = len(set(record.labels) | set(prepared.labels))
+        if count > MAX_LABELS:
+            raise errors.InvalidField.of("labels", f"with the session's own there would be {count} of {MAX_LABELS}")
+        self._policy.check_merged(options, record, record.owner)
+        if prepared.profile:
+            _check_directories(options, f"profile {prepared.profile}:")
+        return _Resolved(prepared, options)
 
     def _check_capacity(self, session: Session, request: pb.ExecuteRequest) -> None:
         # Places are taken a moment after a turn was accepted: whoever is on the way to one is counted too.
@@ -195,8 +221,8 @@ class Execution:
         if session.waiting >= MAX_PENDING_TURNS:
             raise refusals.session_queue_full(session.journal.record, session.waiting, MAX_PENDING_TURNS)
 
-    async def _submit(self, admitted: _Admitted, request: pb.ExecuteRequest, key: RequestKey | None) -> Started:
-        session, options, parent = admitted
+    async def _submit(self, admitted: _Admitted, key: RequestKey | None) -> Started:
+        session, request, options, parent = admitted
         after = session.journal.record.last_sequence
         turn = new_turn(str(uuid4()), request.prompt)
         self._describe(admitted, request)
@@ -258,12 +284,6 @@ class Execution:
         return shown
 
 
-def _resolve(session: pb.Session, request: pb.ExecuteRequest) -> pb.AgentOptions:
-    """The options of the turn. Raises InvalidField when what was given and what is inherited are too much together."""
-    options = resolve_options(session, request)
-    if problem := translate.too_large(options):
-        raise errors.InvalidField.of("options", f"with what is inherited, they {problem}")
-    count = len(set(session.labels) | set(request.labels))
-    if count > MAX_LABELS:
-        raise errors.InvalidField.of("labels", f"with the session's own there would be {count} of {MAX_LABELS}")
-    return options
+def _check_directories(options: pb.AgentOptions, whose: str) -> None:
+    if missing := missing_directories(options):
+        raise errors.WorkspaceMissing(f"{whose} {missing[0].field} is gone: {missing[0].description}")

@@ -16,6 +16,7 @@ from agentpb import agent_pb2 as pb
 from agent_service.agents.pool import AgentPool
 from agent_service.agents.workspace import Workspaces
 from agent_service.ledger import Ledger
+from agent_service.policy import Policy
 from agent_service.registry.cancel import Cancellation
 from agent_service.registry.cancel_many import MassCancellation
 from agent_service.registry.control import Control
@@ -48,6 +49,7 @@ class SessionRegistry:
         limits: Limits,
         max_sessions: int,
         max_queued: int,
+        policy: Policy | None = None,
     ) -> None:
         """Run at most `max_sessions` at once; let `max_queued` turns wait."""
         self.ledger = ledger
@@ -70,6 +72,7 @@ class SessionRegistry:
             in_flight=in_flight,
             drain=self._drain,
             max_queued=max_queued,
+            policy=policy or Policy(),
         )
         self.queries = Queries(self.live_sessions, ledger, self._drain)
         self.control = Control(self.live_sessions, ledger, in_flight)

@@ -52,6 +52,8 @@ class AgentLease:
         """The background tasks of the agent."""
         self.spending = Spending(journal)
         """What the session's agents have used so far."""
+        self.options = pb.AgentOptions()
+        """The options of the turn that the agent was last obtained for."""
         self._key = ""
         self._closing: asyncio.Task[Ended] | None = None
 
@@ -68,11 +70,12 @@ class AgentLease:
     async def obtain(self, queued: QueuedTurn, sink: Sink, *, given_up: Callable[[], bool]) -> Obtained:
         """Have a connected agent for the turn; no process is started once `given_up`. Raises AgentFailed."""
         agree(self._journal, queued.request.options, queued.options)
+        self._put_policy_in_force(queued)
         options, key = queued.options, self.pool.launch.key(queued.options)
         begun = time.monotonic()
         serves = key == self._key and not options.resume_at_message_uuid and CLEAR not in queued.request.clear_options
         kept = self.agent if self.alive and serves else None
-        if kept is not None and await self._adjust(kept, options):
+        if kept is not None and self._fits(kept) and await self._adjust(kept, options):
             self.pool.started("warm", time.monotonic() - begun)
             return Obtained(warm=True)
         self.close()
@@ -82,6 +85,18 @@ class AgentLease:
         obtained = await self._take_warm(options, sink, given_up) or await self._start_cold(queued, sink, given_up)
         self.pool.started("warm" if obtained.warm else "cold", time.monotonic() - begun)
         return obtained
+
+    def _put_policy_in_force(self, queued: QueuedTurn) -> None:
+        """Hold the turn against the policy as it is now, and give it what that fills in. Raises AgentFailed."""
+        policy, record = self.pool.policy, self._journal.record
+        if problem := policy.problem(queued.request, queued.options, record):
+            self.close()
+            raise AgentFailed("POLICY_DENIED", problem)
+        self.options = queued.options = policy.in_force(queued.options, record.owner)
+
+    def _fits(self, agent: Agent) -> bool:
+        """Whether the agent was started under what its tenant's policy says now."""
+        return agent.spec.grant == self.pool.policy.grant(self._journal.record.owner)
 
     def _name_conversation(self, options: pb.AgentOptions) -> None:
         """Give the session's conversation its id and directory, unless it has them."""
@@ -98,7 +113,8 @@ class AgentLease:
             return None
         connected = warm.connected.done()
         self._have(warm.agent, self.pool.launch.key(options), RunningTotals())
-        if warm.serves is not None and await warm.serves and await self._adjust(warm.agent, options) and self.alive:
+        serves = warm.serves is not None and await warm.serves and self._fits(warm.agent)
+        if serves and await self._adjust(warm.agent, options) and self.alive:
             warm.agent.attach(sink)
             return Obtained(warm=connected)
         self.close(at_once=True)

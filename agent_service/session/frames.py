@@ -243,7 +243,7 @@ class FrameHandler:
         """Ask people about a tool call when the session's policy lets them be asked; otherwise the answer is no."""
         if self._journal.at_rest:
             return Answer(False, message="The turn is over; nobody can be asked.")
-        policy = self._journal.record.options.interactions
+        policy = self._lease.options.interactions
         if not may_ask(policy, tool):
             return Answer(False, message="Nobody can be asked: this session takes no such interactions.")
         interaction = interaction_of(tool, tool_input, context, turn_id=self._turn_id)

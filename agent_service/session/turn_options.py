@@ -26,6 +26,7 @@ def put_in_force(journal: Journal, request: pb.ExecuteRequest, options: pb.Agent
         if CLEAR in request.clear_options:
             del record.remembered_permissions[:]
         record.options.CopyFrom(options)
+        record.profile = request.profile or record.profile
         for name in NEVER_INHERITED:
             record.options.ClearField(name)  # type: ignore[arg-type]
         record.permission_mode = options.permission_mode or pb.PERMISSION_MODE_DEFAULT

@@ -467,12 +467,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Code: INVALID_ARGUMENT. Metadata: none. Retry: no.
     """
     ERROR_REASON_OPTION_NOT_ALLOWED: _ErrorReason.ValueType  # 5
-    """The operator's policy forbids an option. Not sent yet: this version has no policies.
-    Code: PERMISSION_DENIED. Metadata: none. Retry: no.
+    """The operator's policy, or a profile, forbids an option: `rule` is the key of the access file that says so, for the first of
+    the violations, and `policy` the version of that file.
+    Code: PERMISSION_DENIED. Metadata: tenant, rule, policy. Retry: no.
     """
     ERROR_REASON_PATH_NOT_ALLOWED: _ErrorReason.ValueType  # 6
-    """The operator's policy forbids a directory. Not sent yet: this version has no policies.
-    Code: PERMISSION_DENIED. Metadata: none. Retry: no.
+    """The operator's policy forbids a directory.
+    Code: PERMISSION_DENIED. Metadata: tenant, rule, policy. Retry: no.
     """
     ERROR_REASON_SESSION_NOT_FOUND: _ErrorReason.ValueType  # 7
     """There is no such session, or none that the caller may know of.
@@ -575,8 +576,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Code: FAILED_PRECONDITION. Metadata: none. Retry: no.
     """
     ERROR_REASON_PROFILE_NOT_FOUND: _ErrorReason.ValueType  # 32
-    """There is no such profile, or none that the caller may use. Not sent yet.
-    Code: NOT_FOUND. Metadata: none. Retry: no.
+    """There is no such profile, or none that the caller may use.
+    Code: NOT_FOUND. Metadata: profile. Retry: no.
     """
     ERROR_REASON_AGENT_EXITED: _ErrorReason.ValueType  # 101
     """The agent's process ended in mid-turn. A retry helps when a signal ended it: `retryable` says so.
@@ -655,7 +656,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Code: none, a run's. Metadata: none. Retry: no.
     """
     ERROR_REASON_POLICY_DENIED: _ErrorReason.ValueType  # 120
-    """The operator's policy forbids at the turn's start what it allowed when the turn was queued. Not sent yet.
+    """The operator's policy forbids at the turn's start what it allowed when the turn was queued.
     Code: none, a run's. Metadata: none. Retry: no.
     """
 
@@ -684,12 +685,13 @@ ERROR_REASON_INTERACTION_KIND_MISMATCH: ErrorReason.ValueType  # 4
 Code: INVALID_ARGUMENT. Metadata: none. Retry: no.
 """
 ERROR_REASON_OPTION_NOT_ALLOWED: ErrorReason.ValueType  # 5
-"""The operator's policy forbids an option. Not sent yet: this version has no policies.
-Code: PERMISSION_DENIED. Metadata: none. Retry: no.
+"""The operator's policy, or a profile, forbids an option: `rule` is the key of the access file that says so, for the first of
+the violations, and `policy` the version of that file.
+Code: PERMISSION_DENIED. Metadata: tenant, rule, policy. Retry: no.
 """
 ERROR_REASON_PATH_NOT_ALLOWED: ErrorReason.ValueType  # 6
-"""The operator's policy forbids a directory. Not sent yet: this version has no policies.
-Code: PERMISSION_DENIED. Metadata: none. Retry: no.
+"""The operator's policy forbids a directory.
+Code: PERMISSION_DENIED. Metadata: tenant, rule, policy. Retry: no.
 """
 ERROR_REASON_SESSION_NOT_FOUND: ErrorReason.ValueType  # 7
 """There is no such session, or none that the caller may know of.
@@ -792,8 +794,8 @@ ERROR_REASON_SANDBOX_UNAVAILABLE: ErrorReason.ValueType  # 31
 Code: FAILED_PRECONDITION. Metadata: none. Retry: no.
 """
 ERROR_REASON_PROFILE_NOT_FOUND: ErrorReason.ValueType  # 32
-"""There is no such profile, or none that the caller may use. Not sent yet.
-Code: NOT_FOUND. Metadata: none. Retry: no.
+"""There is no such profile, or none that the caller may use.
+Code: NOT_FOUND. Metadata: profile. Retry: no.
 """
 ERROR_REASON_AGENT_EXITED: ErrorReason.ValueType  # 101
 """The agent's process ended in mid-turn. A retry helps when a signal ended it: `retryable` says so.
@@ -872,7 +874,7 @@ ERROR_REASON_STOPPED: ErrorReason.ValueType  # 119
 Code: none, a run's. Metadata: none. Retry: no.
 """
 ERROR_REASON_POLICY_DENIED: ErrorReason.ValueType  # 120
-"""The operator's policy forbids at the turn's start what it allowed when the turn was queued. Not sent yet.
+"""The operator's policy forbids at the turn's start what it allowed when the turn was queued.
 Code: none, a run's. Metadata: none. Retry: no.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

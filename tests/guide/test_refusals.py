@@ -42,6 +42,9 @@ WHERE = {
     "SERVER_DRAINING": "guide/test_refusals.py::test_a_service_that_shuts_down_starts_nothing_and_says_so",
     "SEQUENCE_IN_FUTURE": "guide/test_watching.py::test_a_cursor_past_the_end_is_refused",
     "QUEUE_FULL": "guide/test_queueing.py::test_beyond_the_queue_a_turn_is_refused_with_when_to_come_again",
+    "OPTION_NOT_ALLOWED": "policy/test_refusing.py::test_all_violations_are_told_at_once_with_what_is_allowed",
+    "PATH_NOT_ALLOWED": "policy/test_refusing.py::test_a_refusal_of_directories_tells_nothing_of_the_host",
+    "PROFILE_NOT_FOUND": "policy/test_profiles.py::test_a_change_of_a_file_reaches_new_sessions_only",
     "SEQUENCE_COMPACTED": "test_watcher.py::test_a_cursor_before_what_is_stored_is_refused",
 }
 """Each reason the table of the contract names, and the test that meets it."""

@@ -1,0 +1,193 @@
+"""Policy: asks the grants in force about requests, at each of the places where a request may be refused.
+
+The order is: what was given (`check_given`, nothing of the host is looked at), then the merged options
+(`check_merged`), then again at the start of the turn (`problem`), because the rules may have changed since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from agentpb import agent_pb2 as pb
+
+from agent_service import errors
+from agent_service.errors import FieldViolation
+from agent_service.options import quoted
+from agent_service.policy.ceilings import Violation, beyond, violation
+from agent_service.policy.defaults import fill, without_model
+from agent_service.policy.durations import Bounds, bounded
+from agent_service.policy.grant import Grant
+from agent_service.policy.profiles import Profile, Profiles, applied, set_names
+from agent_service.policy.requests import beyond_answer, beyond_attachments, beyond_request
+from agent_service.policy.tables import matches, table_json
+
+
+class Policy:
+    """Holds requests against what their tenants may ask for."""
+
+    def __init__(
+        self,
+        grant: Callable[[str], Grant] = Grant.dev,
+        *,
+        version: Callable[[], str] = str,
+        profiles: Profiles | None = None,
+        default_model: str = "",
+        bounds: Bounds | None = None,
+    ) -> None:
+        """Ask `grant` what a tenant may; `version` is that of the access file.
+
+        `default_model` and `bounds` hold for requests that say nothing.
+        """
+        self.grant = grant
+        self._version = version
+        self._profiles = profiles or Profiles()
+        self._default_model = default_model
+        self._bounds = bounds or Bounds()
+
+    @property
+    def version(self) -> str:
+        """The version of the access file in force; empty without one."""
+        return self._version()
+
+    # ------------------------------------------------------------------------------------------------- what was given
+
+    def check_given(self, request: pb.ExecuteRequest, tenant: str) -> None:
+        """Hold a request against the grant before anything is looked up.
+
+        Raises OptionNotAllowed, PathNotAllowed, ProfileNotFound, InvalidField.
+        """
+        grant = self.grant(tenant)
+        found = []
+        if request.profile:
+            found += _locked(request, self._profile(request.profile, grant))
+        if grant.limited:
+            found += beyond_request(request, grant)
+            found += beyond(request.options, grant, resolve=False)
+        self._refuse(found, grant)
+        _check_servers(request.options, grant)
+
+    def check_message(self, request: pb.SendMessageRequest, tenant: str) -> None:
+        """Hold a message's attachments against the grant. Raises OptionNotAllowed."""
+        grant = self.grant(tenant)
+        if grant.limited:
+            self._refuse(list(beyond_attachments(request.attachments, grant)), grant)
+
+    def check_answer(self, request: pb.RespondToInteractionRequest, tenant: str) -> None:
+        """Hold the rules of an answer against the grant. Raises OptionNotAllowed, PathNotAllowed."""
+        grant = self.grant(tenant)
+        if grant.limited and request.allow.updated_permissions:
+            path = "allow.updated_permissions"
+            self._refuse(beyond_answer(request.allow.updated_permissions, grant, path, resolve=True), grant)
+
+    # ------------------------------------------------------------------------------------------------ what will run
+
+    def prepared(self, request: pb.ExecuteRequest, record: pb.Session, tenant: str) -> pb.ExecuteRequest:
+        """The request as it will run: with its profile's options and the grant's durations. `record` is the session's.
+
+        Raises OptionNotAllowed, ProfileNotFound.
+        """
+        grant = self.grant(tenant)
+        if not request.profile and record.profile:
+            self._refuse(_locked(request, self._profile(record.profile, grant)), grant)
+        if grant.require_profile and not request.profile and not record.profile:
+            names = ", ".join(self._names(grant)) or "none"
+            self._refuse([violation(grant, "profile", f"must be set; there are {names}", "require_profile")], grant)
+        if not request.profile and not grant.limited:
+            return request
+        prepared = pb.ExecuteRequest()
+        prepared.CopyFrom(request)
+        if request.profile:
+            profile, before = self._profile(request.profile, grant), self._profiles.get(record.profile)
+            applied(prepared, profile, before, record)
+        bounded(prepared, grant, self._bounds)
+        return prepared
+
+    def check_merged(self, options: pb.AgentOptions, record: pb.Session, tenant: str) -> None:
+        """Hold the options of a turn, as merged, against the grant. Raises OptionNotAllowed, PathNotAllowed."""
+        grant = self.grant(tenant)
+        if grant.limited:
+            self._refuse(self._beyond(options, record, grant), grant)
+        _check_servers(options, grant)
+
+    def problem(self, request: pb.ExecuteRequest, options: pb.AgentOptions, record: pb.Session) -> str:
+        """Why a turn that was accepted may not begin under the rules as they are now; empty when it may."""
+        grant = self.grant(record.owner)
+        found: list[Violation | FieldViolation] = [*_unknown_servers(options, grant)]
+        if grant.limited:
+            found += self._beyond(options, record, grant)
+        if not request.profile and record.profile and (profile := self._profiles.get(record.profile)) is not None:
+            found += _locked(request, profile)
+        return "; ".join(f"{each.field}: {each.description}" for each in found)
+
+    def in_force(self, options: pb.AgentOptions, tenant: str) -> pb.AgentOptions:
+        """The options as an agent gets them: with the grant's defaults, denials and servers."""
+        grant = self.grant(tenant)
+        return fill(options, grant, self._default_model)[0] if grant.limited else options
+
+    def notes(self, request: pb.ExecuteRequest, options: pb.AgentOptions, tenant: str) -> list[str]:
+        """What the grant filled in, as sentences for the caller."""
+        grant = self.grant(tenant)
+        if not grant.limited:
+            return []
+        copy = pb.ExecuteRequest()
+        copy.CopyFrom(request)
+        return [*bounded(copy, grant, self._bounds), *fill(options, grant, self._default_model)[1]]
+
+    def ceilings_json(self, tenant: str) -> str:
+        """The tenant's table as it holds, as a JSON object; empty without an access file."""
+        grant = self.grant(tenant)
+        return table_json(grant, self._names(grant)) if grant.limited else ""
+
+    # ----------------------------------------------------------------------------------------------------------------
+
+    def _beyond(self, options: pb.AgentOptions, record: pb.Session, grant: Grant) -> list[Violation]:
+        found = beyond(options, grant, resolve=True) + without_model(options, grant, self._default_model)
+        remembered = record.remembered_permissions
+        return found + (beyond_answer(remembered, grant, "remembered_permissions", resolve=True) if remembered else [])
+
+    def _names(self, grant: Grant) -> list[str]:
+        return [name for name in self._profiles.names() if grant.profiles is None or matches(name, grant.profiles)]
+
+    def _profile(self, name: str, grant: Grant) -> Profile:
+        profile = self._profiles.get(name)
+        if profile is None or not (grant.profiles is None or matches(name, grant.profiles)):
+            names = ", ".join(self._names(grant)) or "none"
+            raise errors.ProfileNotFound(
+                f"there is no profile {name[:128]!r}; there are {names}",
+                resource=name[:128],
+                metadata={"profile": name[:128]},
+            )
+        return profile
+
+    def _refuse(self, found: Sequence[Violation], grant: Grant) -> None:
+        if not found:
+            return
+        violations = [FieldViolation(each.field, each.description) for each in found]
+        tenant, rule, policy = grant.tenant, found[0].rule, self._version()
+        if all(each.is_path for each in found):
+            raise errors.PathNotAllowed(violations, metadata={"tenant": tenant, "rule": rule, "policy": policy})
+        raise errors.OptionNotAllowed(violations, metadata={"tenant": tenant, "rule": rule, "policy": policy})
+
+
+def _locked(request: pb.ExecuteRequest, profile: Profile) -> list[Violation]:
+    """What a request sets or clears although its profile keeps it."""
+    rule = f"profile.{profile.name}.locked"
+    return [
+        Violation(path, f"{name} is locked by profile {profile.name} ({rule})", rule)
+        for path, name in (set_names(request, profile.locked) if profile.locked else ())
+    ]
+
+
+def _check_servers(options: pb.AgentOptions, grant: Grant) -> None:
+    if found := list(_unknown_servers(options, grant)):
+        raise errors.InvalidField(found)
+
+
+def _unknown_servers(options: pb.AgentOptions, grant: Grant) -> Iterable[FieldViolation]:
+    """MCP servers that a request takes from the operator where nobody has defined any."""
+    if grant.limited:
+        return
+    for name, server in options.mcp_servers.items():
+        if server.configured:
+            field = f"options.mcp_servers[{quoted(name)}].configured"
+            yield FieldViolation(field, "must name an MCP server of the operator's: there is none")
