@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent_service.agents import trees
+from agent_service.agents import tree_copy
 from agent_service.agents.workspace import Workspaces
 from agent_service.ledger import copy_ledger, fsck, stored_sessions
 
@@ -39,6 +39,7 @@ def check(data_dir: Path) -> Findings:
         for folder in workspaces.session_folders()
         if folder not in workspaces_used
     ]
+    notes += [f"removing/{name} is not removed yet: the service tries again" for name in workspaces.removals.left()]
     return Findings(len(sessions), (), tuple(notes))
 
 
@@ -53,5 +54,5 @@ def backup(data_dir: Path, destination: Path) -> list[str]:
     problems = []
     for name in FOLDERS:
         if (data_dir / name).is_dir():
-            problems += [f"{name}/{problem}" for problem in trees.copy(data_dir / name, destination / name)]
+            problems += [f"{name}/{problem}" for problem in tree_copy.copy(data_dir / name, destination / name)]
     return problems

@@ -118,6 +118,7 @@ async def running(config: Config, *, signals: asyncio.Queue[int] | None = None) 
         workspaces = Workspaces(data_dir)
         access, default_model = Access(), config.default_model or backend.default_model
         policy = open_policy(config, access, default_model)
+        await stack.enter_async_context(workspaces.removals)
         launch = Launch(
             workspaces=workspaces,
             environment={**backend.environment, **_cli_bounds(config)},

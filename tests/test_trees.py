@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import random
 import resource
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from agentpb import agent_pb2 as pb
 
 from agent_service import maintenance
-from agent_service.agents import trees
+from agent_service.agents import tree_copy, trees
 from agent_service.agents.workspace import Workspaces
 from agent_service.ledger import Ledger
 from tests.conftest import Service
@@ -96,6 +99,57 @@ def test_read_only_trees_and_odd_names_are_removed_as_an_ordinary_user_too(own: 
     as_nobody(root, make_and_remove)
 
 
+def test_what_is_immutable_or_for_appending_only_is_moved_and_removed(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    deep(tree, 3)
+    below = tree / ("d" * 20)
+    for flag, path in (("+i", below / "file"), ("+a", below), ("+i", tree)):
+        if subprocess.run(["chattr", flag, path], check=False, capture_output=True).returncode:
+            pytest.skip("this host gives files no attributes")
+    trees.move(tree, tmp_path / "moved")
+    trees.remove(tmp_path / "moved")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tool_that_goes_on_making_files_holds_up_a_removal_for_its_time_only(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    over = threading.Event()
+
+    def fill() -> None:
+        chance = random.Random(1)
+        while not over.is_set():
+            with suppress(OSError):
+                os.makedirs(tree / str(chance.randrange(50)) / str(chance.randrange(50)))
+
+    fillers = [threading.Thread(target=fill) for _ in range(3)]
+    for filler in fillers:
+        filler.start()
+    try:
+        with suppress(OSError):
+            trees.remove(tree, patience=0.5)
+        trees.move(tree, tmp_path / "moved")
+        with suppress(OSError):
+            trees.remove(tmp_path / "moved", patience=0.5)
+    finally:
+        over.set()
+        for filler in fillers:
+            filler.join()
+    trees.remove(tree)
+    trees.remove(tmp_path / "moved")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_removal_that_takes_longer_than_its_time_goes_on_at_the_next_call(tmp_path: Path) -> None:
+    deep(tmp_path / "tree", 500)
+    before = count(tmp_path / "tree")
+    with pytest.raises(TimeoutError, match="more than can be removed"):
+        trees.remove(tmp_path / "tree", patience=0)
+    trees.remove(tmp_path / "tree")
+    assert before == 1000
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_links_are_removed_and_not_followed(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -140,6 +194,32 @@ def test_one_file_that_stays_is_told_and_all_others_go(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_directories_that_are_moved_while_they_are_copied_stop_no_copy(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for number in range(30):
+        deep(tree / str(number), 20, name="d")
+    (tree / "kept").write_text("x")
+    over = threading.Event()
+
+    def move_about() -> None:
+        chance = random.Random(1)
+        while not over.is_set():
+            places = [os.path.join(*[str(chance.randrange(30)), *["d"] * chance.randrange(10)]) for _ in range(2)]
+            with suppress(OSError):
+                os.rename(tree / places[0], tree / places[1] / str(chance.random()))
+
+    mover = threading.Thread(target=move_about)
+    mover.start()
+    try:
+        for attempt in range(10):
+            tree_copy.copy(tree, tmp_path / f"copy{attempt}")
+            assert (tmp_path / f"copy{attempt}" / "kept").read_text() == "x"
+    finally:
+        over.set()
+        mover.join()
+
+
 def test_a_copy_has_what_can_be_read_and_names_the_rest(own: Path) -> None:
     root = own
 
@@ -154,7 +234,7 @@ def test_a_copy_has_what_can_be_read_and_names_the_rest(own: Path) -> None:
         with (tree / "sparse").open("wb") as file:
             file.write(b"begin")
             file.truncate(1 << 34)
-        problems = trees.copy(tree, root / "copy")
+        problems = tree_copy.copy(tree, root / "copy")
         unreadable = [] if os.geteuid() == 0 else ["closed: Permission denied", "secret: Permission denied"]
         assert sorted(problems) == unreadable
         # the pipe is no file; what cannot be read has at least its directory
@@ -177,6 +257,7 @@ async def test_no_tree_of_an_agent_stops_a_deletion_a_backup_or_a_start(service:
     assert maintenance.backup(service.data_dir, tmp_path / "copy") == []
     await service.stub.DeleteSession(pb.DeleteSessionRequest(session_id="s"))
     assert not own.exists()
+    assert Workspaces(service.data_dir).removals.left() == []
     Workspaces(tmp_path / "copy").clear()
     Workspaces(service.data_dir).clear()
     assert not (service.data_dir / "tmp").exists()

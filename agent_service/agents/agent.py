@@ -8,10 +8,12 @@ never cancelled, ends the process.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from claude_agent_sdk import (
@@ -21,7 +23,7 @@ from claude_agent_sdk import (
 )
 from claude_agent_sdk import ToolPermissionContext as PermissionContext
 
-from agent_service.agents import sdk, trees
+from agent_service.agents import sdk
 from agent_service.agents.failures import AgentFailed, classify, refused_settings
 from agent_service.agents.handed import remove_files
 from agent_service.agents.in_force import InForce
@@ -33,6 +35,8 @@ from agent_service.processes.guards import ProcessGuard
 from agent_service.processes.tree import ProcessTree, Reaped
 
 __all__ = ["Agent", "AgentFailed", "AgentSpec", "Answer", "Ended", "PermissionContext", "Sink"]
+
+log = logging.getLogger(__name__)
 
 STDERR_LINES = 50
 CONTROL_TIMEOUT = 10.0
@@ -82,10 +86,17 @@ class Agent:
     """One connected or connecting CLI. It serves one session in its life."""
 
     def __init__(
-        self, spec: AgentSpec, *, guard: ProcessGuard, start_slots: asyncio.Semaphore, start_timeout: float
+        self,
+        spec: AgentSpec,
+        *,
+        guard: ProcessGuard,
+        start_slots: asyncio.Semaphore,
+        start_timeout: float,
+        discard: Callable[[Path], None],
     ) -> None:
-        """Prepare an agent; `connect` starts it."""
+        """Prepare an agent; `connect` starts it. Its temporary files are removed by `discard`."""
         self.spec = spec
+        self._discard = discard
         self.in_force = InForce.at_start(
             model=spec.options.model,
             permission_mode=spec.options.permission_mode,
@@ -315,10 +326,11 @@ class Agent:
         """End the process tree, and return the proof that it is dead.
 
         Close stdin, wait `patience` seconds, SIGTERM, wait `term_grace` seconds, SIGKILL. The end runs in a task of its
-        own, so that a cancelled caller leaves no process behind. A later call with less patience kills at once.
+        own, so that a cancelled caller leaves no process behind. A later call with less patience kills at once; one
+        after an end that failed begins another.
         """
         self._stopped.set()
-        if self._end is None:
+        if self._end is None or (self._end.done() and (self._end.cancelled() or self._end.exception() is not None)):
             self._end = asyncio.create_task(self._run_end(patience, term_grace), name=f"end {self.spec.marker}")
         elif patience == 0 and not self._end.done() and self._transport.tree is not None:
             self._transport.tree.kill_now()
@@ -328,10 +340,15 @@ class Agent:
         try:
             return await self._end_tree(patience, term_grace)
         finally:
-            with suppress(OSError):  # the next start tries again
-                await asyncio.to_thread(trees.remove, self.spec.directories.tmp)
-            if self._started is None:  # else the start has done it; another agent of the session may have files there
-                await asyncio.to_thread(remove_files, self.spec.directories.scratch)
+            try:
+                await asyncio.to_thread(self._clear)
+            except Exception:  # such as no thread to be had: the proof that the processes are dead holds nevertheless
+                log.exception("the files of agent %s are left for the next start", self.spec.marker)
+
+    def _clear(self) -> None:
+        self._discard(self.spec.directories.tmp)
+        if self._started is None:  # else the start has done it; another agent of the session may have files there
+            remove_files(self.spec.directories.scratch)
 
     async def _end_tree(self, patience: float, term_grace: float) -> Ended:
         await self._start_over()

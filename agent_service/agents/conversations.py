@@ -14,12 +14,12 @@ import errno
 import mmap
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from agent_service.agents import trees
+from agent_service.agents import tree_copy, trees
 from agent_service.agents.sdk import project_folder
 
 BESIDE = ("file-history/{id}", "session-env/{id}", "tasks/{id}", "todos/{id}-agent-{id}.json", "debug/{id}.txt")
@@ -55,7 +55,7 @@ def move(transcript: Path, agent_session_id: str, source: Path, target: Path) ->
     memory = f"projects/{transcript.parent.name}/memory"
     if (source / memory).is_dir() and not (target / memory).exists():
         _parent(target / memory)
-        trees.copy(source / memory, target / memory)
+        tree_copy.copy(source / memory, target / memory)
     _move(transcript, target / "projects" / transcript.parent.name / transcript.name)
     with suppress(OSError):  # other conversations were begun there
         transcript.parent.rmdir()
@@ -68,15 +68,15 @@ def copy(transcript: Path, target: Path) -> Path:
     trees.remove(file)
     trees.remove(file.with_suffix(""))
     if transcript.with_suffix("").is_dir():
-        trees.copy(transcript.with_suffix(""), file.with_suffix(""))
+        tree_copy.copy(transcript.with_suffix(""), file.with_suffix(""))
     copy_file(transcript, file)
     return file
 
 
-def remove(transcript: Path, agent_session_id: str, config: Path) -> int:
+def remove(transcript: Path, agent_session_id: str, config: Path, remove_tree: Callable[[Path], int]) -> int:
     """Remove a conversation from a configuration that holds others too; bytes freed. Raises OSError."""
-    freed = sum(trees.remove(config / place.format(id=agent_session_id)) for place in BESIDE)
-    freed += trees.remove(transcript.with_suffix("")) + trees.remove(transcript)
+    freed = sum(remove_tree(config / place.format(id=agent_session_id)) for place in BESIDE)
+    freed += remove_tree(transcript.with_suffix("")) + remove_tree(transcript)
     with suppress(OSError):  # others were begun there, or are about to be
         transcript.parent.rmdir()
     return freed
@@ -92,7 +92,7 @@ def _move(source: Path, target: Path) -> None:
         if error.errno != errno.EXDEV:
             raise
         if source.is_dir():
-            trees.copy(source, target)
+            tree_copy.copy(source, target)
         else:
             copy_file(source, target)
         trees.remove(source)

@@ -117,7 +117,13 @@ class AgentPool:
 
     def new_agent(self, spec: AgentSpec) -> Agent:
         """Return an agent for `spec`; the caller connects it."""
-        agent = Agent(spec, guard=self._guard, start_slots=self._start_slots, start_timeout=self._start_timeout)
+        agent = Agent(
+            spec,
+            guard=self._guard,
+            start_slots=self._start_slots,
+            start_timeout=self._start_timeout,
+            discard=self.workspaces.removals.discard,
+        )
         self._agents.add(agent)
         return agent
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from agent_service.agents import trees
+from agent_service.agents import tree_copy, trees
 from agent_service.agents.conversations import copy_file
 
 CREDENTIALS = ".credentials.json"
@@ -34,4 +34,4 @@ def give(tenant: Path, session: Path) -> None:
     for name in FOLDERS:
         if (tenant / name).is_dir():
             trees.remove(session / name)
-            trees.copy((tenant / name).resolve(), session / name)
+            tree_copy.copy((tenant / name).resolve(), session / name)

@@ -1,52 +1,76 @@
-"""Trees of files that an agent left: removing and copying them, whatever the agent made of them.
+"""Trees of files that an agent left: moving them out of the way and removing them, whatever the agent made of them.
 
 An agent may make directories of any depth, paths longer than a system call takes (4,096 bytes), directories without
-permissions, and names that are no text. So nothing here recurses, every name is relative to an open directory, and
-permissions are taken first. Symbolic links are never followed.
+permissions, files that are immutable, names that are no text, and may go on making files. So nothing here recurses,
+every name is relative to an open directory, what forbids a removal is taken away first, and each removal has a time
+limit. Symbolic links are never followed. Copying is in tree_copy.py.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import stat
-from collections.abc import Iterator
+import struct
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
+from uuid import uuid4
 
 PASSES = 5
 """How often a directory is looked through again when somebody goes on filling it."""
+PATIENCE = 60.0
+"""Seconds that a removal may take unless its caller says otherwise."""
 BLOCK = 512
 """Unit of st_blocks, in bytes, whatever the file system's blocks are."""
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
+# linux/fs.h, as chattr uses them; Python has no names for them. The argument is an int, although the numbers say long.
+GET_FLAGS, SET_FLAGS = (0x80086601, 0x40086602) if struct.calcsize("l") == 8 else (0x80046601, 0x40046602)
+IMMUTABLE_OR_APPEND_ONLY = 0x10 | 0x20
 
-def remove(path: Path) -> int:
+
+class _OutOfTime(Exception):
+    pass
+
+
+def remove(path: Path, *, patience: float = PATIENCE) -> int:
     """Remove a file or a whole directory, if it is there; the bytes it occupied on the disk.
 
-    Raises OSError for the first thing that the host does not let go; everything else is gone then.
+    Raises OSError for the first thing that the host does not let go; everything else is gone then. After `patience`
+    seconds it raises OSError as well: a second call goes on.
     """
     with suppress(FileNotFoundError), _directory(path.parent) as parent:
-        return _Removal(os.fstat(parent).st_dev).remove(parent, path.name)
+        try:
+            return _Removal(os.fstat(parent).st_dev, time.monotonic() + patience).remove(parent, path.name)
+        except _OutOfTime:
+            raise OSError(errno.ETIMEDOUT, f"there was more than can be removed in {patience:g} s") from None
     return 0
 
 
-def copy(source: Path, target: Path) -> list[str]:
-    """Copy a directory into a new one; what could not be copied, each with its reason.
-
-    What vanishes meanwhile, and what is neither file, directory nor symbolic link, is left out and not named.
-    """
-    return _Copy().copy(source, target)
+def move(path: Path, target: Path) -> None:
+    """Give a file or a directory another name in its file system, whatever the permissions. Raises OSError."""
+    with _directory(path.parent) as parent:
+        try:
+            os.rename(path.name, target, src_dir_fd=parent)
+        except PermissionError:  # its `..` changes, so a directory that may not be written cannot be moved
+            with suppress(NotADirectoryError):
+                _permit(parent, path.name)
+            _thawing(parent, path.name, lambda: os.rename(path.name, target, src_dir_fd=parent))
 
 
 class _Removal:
     """Removes one tree. Directories within directories are moved up first, so that no path grows long."""
 
-    def __init__(self, device: int) -> None:
+    def __init__(self, device: int, deadline: float) -> None:
         self._device = device
+        self._deadline = deadline
         self._freed = 0
         self._error: OSError | None = None
+        self._prefix = f".removing-{uuid4().hex[:8]}"
         self._numbers = count()
 
     def remove(self, parent: int, name: str) -> int:
@@ -64,56 +88,71 @@ class _Removal:
             for _ in range(PASSES):
                 while self._flatten(root):
                     pass
-                if self._error is not None or not os.listdir(root):
+                if self._error is not None or not any(self._names(root)):
                     break
             self._count(os.fstat(root))
         if self._error is None:
-            os.rmdir(name, dir_fd=parent)
+            self._rmdir(parent, name)
+
+    def _names(self, directory: int) -> Iterator[str]:
+        """Names of a directory's entries. They are not read all at once: there may be millions."""
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if time.monotonic() > self._deadline:
+                    raise _OutOfTime
+                yield entry.name
 
     def _flatten(self, root: int) -> bool:
-        """Empty every directory right below the root into it; whether there was any that could be removed."""
+        """Empty every directory right below the root into it; whether another look makes sense."""
         progress = False
-        for name in os.listdir(root):
+        for name in self._names(root):
             try:
                 found = os.stat(name, dir_fd=root, follow_symlinks=False)
                 if not stat.S_ISDIR(found.st_mode):
                     self._unlink(root, name, found)
                     continue
                 with self._opened(root, name) as directory:
-                    self._lift(directory, root)
-                os.rmdir(name, dir_fd=root)
-                self._count(found)
-                progress = True
+                    emptied = self._lift(directory, root)
+                progress = self._remove_emptied(root, name, found, emptied) or progress
             except FileNotFoundError:
                 pass
             except OSError as error:
                 self._failed(error)
         return progress
 
-    def _lift(self, directory: int, root: int) -> None:
-        """Remove a directory's files, and move its directories up into the root."""
-        for name in os.listdir(directory):
+    def _remove_emptied(self, root: int, name: str, found: os.stat_result, emptied: bool) -> bool:
+        """Remove a directory that should be empty; whether it is gone, or was filled again meanwhile."""
+        try:
+            self._rmdir(root, name)
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY or not emptied:
+                raise
+        else:
+            self._count(found)
+        return True
+
+    def _lift(self, directory: int, root: int) -> bool:
+        """Remove a directory's files, and move its directories up into the root; whether nothing was refused."""
+        emptied = True
+        for name in self._names(directory):
             try:
                 found = os.stat(name, dir_fd=directory, follow_symlinks=False)
                 if stat.S_ISDIR(found.st_mode):
                     self._move_up(directory, name, root)
                 else:
-                    self._unlink(directory, name, found)
+                    emptied = self._unlink(directory, name, found) and emptied
             except FileNotFoundError:
                 pass
             except OSError as error:
+                emptied = False
                 self._failed(error)
+        return emptied
 
     def _move_up(self, directory: int, name: str, root: int) -> None:
         with self._opened(directory, name):  # a directory without permissions cannot be moved either
             pass
-        while True:
-            free = f".removing-{next(self._numbers)}"
-            try:
-                os.stat(free, dir_fd=root, follow_symlinks=False)
-            except FileNotFoundError:
-                os.rename(name, free, src_dir_fd=directory, dst_dir_fd=root)
-                return
+        free = f"{self._prefix}-{next(self._numbers)}"
+        _thawing(directory, name, lambda: os.rename(name, free, src_dir_fd=directory, dst_dir_fd=root))
 
     @contextmanager
     def _opened(self, parent: int, name: str) -> Iterator[int]:
@@ -127,16 +166,21 @@ class _Removal:
         finally:
             os.close(descriptor)
 
-    def _unlink(self, parent: int, name: str, found: os.stat_result) -> None:
+    def _unlink(self, parent: int, name: str, found: os.stat_result) -> bool:
         try:
-            os.unlink(name, dir_fd=parent)
+            _thawing(parent, name, lambda: os.unlink(name, dir_fd=parent))
         except FileNotFoundError:
-            return
+            return True
         except OSError as error:
             self._failed(error)
-            return
+            return False
         if found.st_nlink == 1:
             self._count(found)
+        return True
+
+    @staticmethod
+    def _rmdir(parent: int, name: str) -> None:
+        _thawing(parent, name, lambda: os.rmdir(name, dir_fd=parent))
 
     def _count(self, found: os.stat_result) -> None:
         self._freed += found.st_blocks * BLOCK
@@ -151,126 +195,43 @@ def _permit(parent: int, name: str) -> None:
     try:
         mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
         if mode & stat.S_IRWXU != stat.S_IRWXU:
-            os.chmod(f"/proc/self/fd/{descriptor}", mode | stat.S_IRWXU)
+            path = f"/proc/self/fd/{descriptor}"
+            _thawing(parent, name, lambda: os.chmod(path, mode | stat.S_IRWXU))
     finally:
         os.close(descriptor)
 
 
-class _Copy:
-    """Copies one tree, with two open directories: the one that is read and its copy."""
+def _thawing(parent: int, name: str, change: Callable[[], None]) -> None:
+    """Change an entry of a directory; what is immutable or for appending only (chattr) is made an ordinary file first.
 
-    def __init__(self) -> None:
-        self._problems: list[str] = []
-
-    def copy(self, source: Path, target: Path) -> list[str]:
-        target.mkdir(mode=0o700)
-        here = os.open(source, DIRECTORY)
-        there = os.open(target, DIRECTORY)
-        names: list[str] = []
-        levels = [_Level(os.fstat(here), self._copy_entries(here, there, names))]
-        try:
-            while levels:
-                if levels[-1].directories:
-                    names.append(levels[-1].directories.pop())
-                    below = self._descend(here, there, names)
-                    if below is None:
-                        names.pop()
-                        continue
-                    here, there = below
-                    levels.append(_Level(os.fstat(here), self._copy_entries(here, there, names)))
-                    continue
-                os.fchmod(there, stat.S_IMODE(levels.pop().found.st_mode))
-                if levels:
-                    names.pop()
-                    here, there = _replaced(here, ".."), _replaced(there, "..")
-                    if not os.path.samestat(os.fstat(here), levels[-1].found):
-                        raise OSError(f"{source} was changed while it was copied")
-        finally:
-            os.close(here)
-            os.close(there)
-        return self._problems
-
-    def _descend(self, here: int, there: int, names: list[str]) -> tuple[int, int] | None:
-        """Go to the last of the names, in both; None when it cannot be read or is gone."""
-        try:
-            following = os.open(names[-1], DIRECTORY, dir_fd=here)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            self._failed(names, error)
-            return None
-        os.close(here)
-        return following, _replaced(there, names[-1])
-
-    def _copy_entries(self, here: int, there: int, place: list[str]) -> list[str]:
-        """Copy files and links, and make the directories; the names of those."""
-        directories = []
-        for name in os.listdir(here):
-            try:
-                if self._copy_entry(here, there, name):
-                    directories.append(name)
-            except FileNotFoundError:
-                pass
-            except OSError as error:
-                self._failed([*place, name], error)
-        return directories
-
-    def _copy_entry(self, here: int, there: int, name: str) -> bool:
-        found = os.stat(name, dir_fd=here, follow_symlinks=False)
-        if stat.S_ISDIR(found.st_mode):
-            os.mkdir(name, 0o700, dir_fd=there)
-            return True
-        if stat.S_ISLNK(found.st_mode):
-            os.symlink(os.readlink(name, dir_fd=here), name, dir_fd=there)
-        elif stat.S_ISREG(found.st_mode):
-            _copy_file(here, there, name, found)
-        return False
-
-    def _failed(self, place: list[str], error: OSError) -> None:
-        self._problems.append(f"{'/'.join(place)[:500]}: {error.strerror or error}")
-
-
-class _Level(NamedTuple):
-    """A directory on the way down, and those in it that are still to be copied."""
-
-    found: os.stat_result
-    directories: list[str]
-
-
-def _replaced(descriptor: int, name: str) -> int:
-    following = os.open(name, DIRECTORY, dir_fd=descriptor)
-    os.close(descriptor)
-    return following
-
-
-def _copy_file(here: int, there: int, name: str, found: os.stat_result) -> None:
-    reading = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=here)
+    Only root can give files these attributes, and only root can take them away.
+    """
     try:
-        writing = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=there)
+        change()
+    except PermissionError:
+        if not any([_thaw(parent), _thaw_entry(parent, name)]):
+            raise
+        change()
+
+
+def _thaw_entry(parent: int, name: str) -> bool:
+    with suppress(OSError):
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
         try:
-            _copy_data(reading, writing, found.st_size)
-            os.fchmod(writing, stat.S_IMODE(found.st_mode))
-            os.utime(writing, ns=(found.st_atime_ns, found.st_mtime_ns))
+            return _thaw(descriptor)
         finally:
-            os.close(writing)
-    finally:
-        os.close(reading)
+            os.close(descriptor)
+    return False
 
 
-def _copy_data(source: int, target: int, size: int) -> None:
-    """Copy what a file occupies; its holes stay holes."""
-    place = 0
-    while place < size:
-        try:
-            place = os.lseek(source, place, os.SEEK_DATA)
-        except OSError:  # nothing but a hole is left
-            break
-        end = min(size, os.lseek(source, place, os.SEEK_HOLE))
-        while place < end and (piece := os.pread(source, min(1 << 20, end - place), place)):
-            place += os.pwrite(target, piece, place)
-        if place < end:  # it has become shorter
-            break
-    os.ftruncate(target, size)
+def _thaw(descriptor: int) -> bool:
+    """Take these attributes from an open file; whether it had any."""
+    with suppress(OSError):
+        (flags,) = struct.unpack("i", fcntl.ioctl(descriptor, GET_FLAGS, bytes(4)))
+        if flags & IMMUTABLE_OR_APPEND_ONLY:
+            fcntl.ioctl(descriptor, SET_FLAGS, struct.pack("i", flags & ~IMMUTABLE_OR_APPEND_ONLY))
+            return True
+    return False
 
 
 @contextmanager

@@ -19,7 +19,7 @@ conversation moves from there to its session at the session's next start (`adopt
 from __future__ import annotations
 
 import hashlib
-import logging
+import os
 import stat
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,10 +28,10 @@ from uuid import uuid4
 
 from agentpb import agent_pb2 as pb
 
-from agent_service.agents import conversations, shared, trees
+from agent_service.agents import conversations, shared
 from agent_service.agents.conversations import Conversation, transcript_anywhere, transcript_begun_in
-
-log = logging.getLogger(__name__)
+from agent_service.agents.removals import Removals
+from agent_service.options import is_uuid
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class Workspaces:
     def __init__(self, data_dir: Path) -> None:
         """Lay them under `data_dir`, which exists."""
         self._root = data_dir.resolve()
+        self.removals = Removals(self._root / "removing")
 
     def tenant_config(self, owner: str) -> Path:
         """The directory with what an operator gives all sessions of a tenant; it need not be there."""
@@ -103,7 +104,7 @@ class Workspaces:
 
     def clear(self) -> None:
         """Remove what agents of earlier runs of the service left."""
-        _try_to_remove(self._root / "tmp")
+        self.removals.discard(self._root / "tmp")
         for agent_session_id in self.unclaimed():
             self.forget(agent_session_id)
 
@@ -123,7 +124,7 @@ class Workspaces:
         """Remove the directory of an agent that no session has had; one with work in it stays, whatever is noted."""
         own = self._own(agent_session_id)
         for name in ("scratch", "config", "home"):
-            _try_to_remove(own / name)
+            self.removals.discard(own / name)
         with suppress(OSError):
             (own / "work").rmdir()
         with suppress(OSError):
@@ -173,13 +174,13 @@ class Workspaces:
     def note_conversation(self, session: pb.Session, agent_session_id: str) -> None:
         """Note that the session's agent has begun another conversation, so that its transcript can be found."""
         own = self._private(self._own(_workspace_id(session)))
-        with (own / "conversations").open("a", encoding="ascii") as file:
+        with open(own / "conversations", "a", encoding="ascii", opener=_open_at_once) as file:
             file.write(f"{agent_session_id}\n")
 
     def _conversations(self, session: pb.Session) -> set[str]:
         """The ids of all conversations that the session's agent has had."""
         workspace_id = _workspace_id(session)
-        noted = _lines(self._own(workspace_id) / "conversations") if workspace_id else ()
+        noted = _noted_ids(self._own(workspace_id) / "conversations") if workspace_id else ()
         return {each for each in (workspace_id, session.agent_session_id, *noted) if each}
 
     def _with_tenant(self, session: pb.Session, *, but: str = "") -> list[Path]:
@@ -193,15 +194,16 @@ class Workspaces:
     def remove(self, session: pb.Session, *, keep_transcript: bool) -> int:
         """Remove all that is on disk of the session, but its transcripts if they are kept; bytes freed.
 
-        The caller's `cwd` stays. Raises OSError for what the host does not let go; a second attempt removes the rest.
+        The caller's `cwd` stays. Raises OSError for what the host lets neither go nor be moved; what takes long is
+        removed afterwards.
         """
         if not _workspace_id(session):
             return 0
         if keep_transcript:
             self._keep(session)
-        tenant = self.tenant_config(session.owner)
-        freed = sum(conversations.remove(file, file.stem, tenant) for file in self._with_tenant(session))
-        return freed + trees.remove(self._own(_workspace_id(session)))
+        tenant, remove = self.tenant_config(session.owner), self.removals.remove
+        freed = sum(conversations.remove(file, file.stem, tenant, remove) for file in self._with_tenant(session))
+        return freed + remove(self._own(_workspace_id(session)))
 
     def _keep(self, session: pb.Session) -> None:
         """Move the session's transcripts to where they outlive it: a CLAUDE_CONFIG_DIR that the CLI can resume from."""
@@ -233,15 +235,19 @@ def _workspace_id(session: pb.Session) -> str:
     return session.workspace_id or session.agent_session_id
 
 
-def _lines(file: Path) -> list[str]:
-    return file.read_text(encoding="ascii").split() if file.is_file() else []
-
-
-def _try_to_remove(path: Path) -> None:
+def _noted_ids(file: Path) -> list[str]:
+    """Ids in a file that the session's agent can write: nothing else in it counts, and no more than a megabyte."""
     try:
-        trees.remove(path)
-    except OSError as error:
-        log.warning("%s cannot be removed: %s; it is tried again at the next start", path, error)
+        with open(file, "rb", opener=_open_at_once) as lines:
+            words = lines.read(1 << 20).decode("ascii", "replace").split()
+    except OSError:
+        return []
+    return [word for word in words if is_uuid(word)]
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file of an agent's: a pipe in its place would hold up the thread for ever, a link would lead elsewhere."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
 
 
 def _names(folder: Path) -> list[str]:

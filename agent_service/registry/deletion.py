@@ -196,7 +196,9 @@ class Deletion:
             _, freed = await self.delete(session_id, owner, keep_transcript=keep_transcript)
         except (errors.SessionNotFound, errors.SessionActive):
             return False
-        except OSError as error:
+        except errors.StoreUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever an agent left, the others are cleaned up
             if len(response.failures) < MAX_LISTED:
                 response.failures.add(session_id=session_id, message=cut(str(error), MAX_REMARK))
             return False
@@ -228,7 +230,9 @@ class Deletion:
             await self.delete(session_id, owner)
         except (errors.SessionNotFound, errors.SessionActive):
             return False
-        except OSError as error:
+        except errors.StoreUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever an agent left, the others are cleaned up
             pause = self._put_off_longer(session_id)
             log.warning("session %s is over and cannot be removed: %s; next try in %d s", session_id, error, pause)
             return False

@@ -30,6 +30,8 @@ USAGE_PATIENCE = 0.25
 """Seconds that an agent may take to say what it has used before it is killed; a working one takes 2 to 60 ms."""
 ASK_AGAIN = 0.5
 """Seconds after which an agent that goes on is asked again."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 60.0
+"""Seconds until a stop that broke is tried again, the first time and after many."""
 
 
 class Stoppable(Protocol):
@@ -92,6 +94,7 @@ class Stop:
         self._begun = asyncio.get_running_loop().time()
         self._nudge = asyncio.Event()
         self._withdrawn = False
+        self._pause_after_failure = 0.0
         self._task: asyncio.Task[None] | None = None
 
     @classmethod
@@ -140,6 +143,7 @@ class Stop:
         try:
             self.receipt = await self._climb(run)
         except Exception:
+            self._pause_after_failure = min(2 * self._pause_after_failure or FIRST_PAUSE, LONGEST_PAUSE)
             log.exception("session %s: the stop itself broke", run.session_id)
             self.receipt = pb.CancelReceipt(outcome=pb.CANCEL_OUTCOME_UNSPECIFIED)
         self._measure()
@@ -151,13 +155,15 @@ class Stop:
     async def finished(self, run: Stoppable) -> Outcome:
         """Return the outcome once every step was taken. There is no await after the last look at the cause.
 
-        A stronger stop may have joined when an interrupt had left the agent alive: then there is more to climb.
+        A stronger stop may have joined when an interrupt had left the agent alive: then there is more to climb. A stop
+        that broke is tried again, after pauses that grow.
         """
         while True:
             assert self._task is not None
             await asyncio.wait([self._task])
             if self.cause is StopCause.INTERRUPT or run.agent is None:
                 return self._outcome(run)
+            await asyncio.sleep(self._pause_after_failure)
             self.begin(run)
 
     def _outcome(self, run: Stoppable) -> Outcome:

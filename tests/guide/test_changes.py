@@ -59,12 +59,16 @@ async def test_sessions_that_cannot_be_removed_do_not_keep_others_from_being_rem
     stuck = {session.workspace_id for session in old[:3]}
     tries: list[str] = []
 
-    def remove(path: Path) -> int:
+    def stay(path: Path, target: Path) -> None:
+        raise PermissionError(f"{path} cannot be moved")
+
+    def remove(path: Path, *, patience: float) -> int:
         if path.name in stuck:
             tries.append(path.name)
             raise PermissionError(f"{path} is kept by the host")
         return 0
 
+    monkeypatch.setattr(trees, "move", stay)
     monkeypatch.setattr(trees, "remove", remove)
     monkeypatch.setattr("agent_service.registry.deletion.EXPIRED_AT_ONCE", 2)
     expire: Any = service.running.registry.deletion.expire
