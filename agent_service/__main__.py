@@ -10,7 +10,6 @@ import dataclasses
 import gc
 import logging
 import os
-import re
 import sys
 import tomllib
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from agent_service import commands
 from agent_service.config import Config, parse_duration
 from agent_service.output import Output, open_output
 
@@ -45,17 +45,6 @@ PASSED_ON_PREFIXES = (
 )
 NOT_PASSED_ON = ("CLAUDE_CODE_ENTRYPOINT", "CLAUDE_CODE_SSE_PORT", "CLAUDE_CODE_SESSION_ID")
 """What would make the CLI believe that it runs inside another one."""
-
-
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
-TOKEN_ADVICE = """
-The token is the caller's alone and cannot be shown again. Store it in a file that only the caller can read (umask 077);
-agentctl and the Python client take --token-file FILE or AGENT_TOKEN_FILE, others send `authorization: Bearer TOKEN`.
-
-In the service's access file (--access FILE, read again when it changes) the principal is:
-
-{table}
-"""
 
 
 class Duration(click.ParamType[float]):
@@ -231,32 +220,6 @@ def backup_command(data_dir: Path, destination: Path) -> None:
     click.echo(f"{data_dir} is copied to {destination}")
 
 
-@cli.command("token")
-@click.argument("name")
-@click.option("--tenant", default="", help="the tenant that the principal acts for; none: the empty one")
-def token_command(name: str, tenant: str) -> None:
-    """Make a token for the principal NAME: the token on standard output, what to do with it on standard error.
-
-    `agent-service token ci > ci.token` keeps it off the screen. Nothing is stored: the service knows a token by the
-    digest in its access file.
-    """
-    from agent_service.auth import digest_of, new_token
-
-    for what, word in (("NAME", name), ("--tenant", tenant)):
-        if (word or what == "NAME") and not NAME.fullmatch(word):
-            raise click.BadParameter(f"{word!r} is not a name: letters, digits and ._@-, at most 128", param_hint=what)
-    token = new_token()
-    click.echo(token)
-    table = [f"[principal.{_toml_key(name)}]", f'token = "{digest_of(token)}"']
-    if tenant:
-        table.append(f'tenant = "{tenant}"')
-    click.echo(TOKEN_ADVICE.format(table="\n".join(f"    {line}" for line in table)), err=True)
-
-
-def _toml_key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else f'"{name}"'
-
-
 @cli.command("offline-model")
 @click.option(
     "--listen", default="127.0.0.1:0", show_default=True, help="HOST:PORT to serve on; port 0 picks a free one"
@@ -280,6 +243,10 @@ def offline_model_command(listen: str, key: str) -> None:
     from agent_service import offline
 
     asyncio.run(offline.serve_forever(host.strip("[]") or "127.0.0.1", int(port), key=key))
+
+
+cli.add_command(commands.audit)
+cli.add_command(commands.token)
 
 
 def agent_environment(environment: Mapping[str, str]) -> dict[str, str]:

@@ -55,6 +55,8 @@ class Config:
     process_guard: str = _option(
         "auto", "how process trees are held", choices=("auto", "pidns", "cgroup", "subreaper", "process-group")
     )
+    audit_log: str = _option("", "file of the audit log: who changed what, and what was refused; empty: none")
+    audit_reads: bool = _option(False, "have calls that only read in the audit log as well")
     log_level: str = _option(
         "info", "least important log lines to write", choices=("debug", "info", "warning", "error")
     )

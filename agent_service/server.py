@@ -22,10 +22,12 @@ from agent_service.agents.launch import Launch
 from agent_service.agents.pool import AgentPool
 from agent_service.agents.sdk import CLI_VERSION, SDK_VERSION
 from agent_service.agents.workspace import Workspaces
+from agent_service.api.audited import Audited
 from agent_service.api.chain import Chain
 from agent_service.api.handlers import Handlers
 from agent_service.api.limits import fixed_limits
 from agent_service.api.listener import Listener, check_address, listen
+from agent_service.audit import AuditLog, AuditUnwritable
 from agent_service.backends import cli_bounds, open_backend
 from agent_service.config import Config
 from agent_service.errors import CannotServe
@@ -107,6 +109,7 @@ async def running(config: Config, *, signals: asyncio.Queue[int] | None = None) 
     """Run a whole service while the block lasts, and drain it at the end. Raises CannotServe, LedgerUnusable."""
     check_address(config.listen, insecure=config.insecure)
     async with AsyncExitStack() as stack:
+        around = [await stack.enter_async_context(_audited(config))] if config.audit_log else []
         data_dir = _data_directory(config.data_dir)
         ledger = await stack.enter_async_context(Ledger(data_dir))
         guard = await choose_guard(config.process_guard)
@@ -160,13 +163,23 @@ async def running(config: Config, *, signals: asyncio.Queue[int] | None = None) 
             policy=policy,
             server_info=lambda: _current_info(info, registry, pool),
         )
-        listener = await listen(config.listen, Chain(handlers))
+        listener = await listen(config.listen, Chain(handlers, around))
         sweeper = asyncio.create_task(_sweep(registry, config.retention), name="retention sweeper")
         try:
             yield Running(listener.address, backend.name, backend.url, registry, pool, ledger)
         finally:
             sweeper.cancel()
             await _drain(registry, listener, config.drain_timeout, signals)
+
+
+@asynccontextmanager
+async def _audited(config: Config) -> AsyncIterator[Audited]:
+    """Keep the audit log open while the block lasts."""
+    try:
+        async with AuditLog(Path(config.audit_log)) as audit:
+            yield Audited(audit, policy=lambda: "", strict=False, reads=config.audit_reads)
+    except AuditUnwritable as error:
+        raise CannotServe(str(error)) from error
 
 
 async def _drain(

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks import calls, scale, starts, streams
+from benchmarks import audit, calls, scale, starts, streams
 from benchmarks.harness import ROOT, Bench, Report, build_load, markdown, program
 
 MEASUREMENTS: dict[str, tuple[str, Callable[[Bench], Awaitable[None]]]] = {
@@ -29,6 +29,7 @@ MEASUREMENTS: dict[str, tuple[str, Callable[[Bench], Awaitable[None]]]] = {
     "replay": ("Replay", streams.replay),
     "live": ("Live", streams.live),
     "appends": ("Durable appends", streams.appends),
+    "audit": ("The audit log", audit.measure),
     "scale": ("As work piles up", scale.measure),
     "watchers": ("Idle watchers", scale.watchers),
 }

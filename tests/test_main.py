@@ -37,6 +37,8 @@ EXAMPLES: dict[str, tuple[Any, Any]] = {
     "model": ("offline", "offline"),
     "default_model": ("a-model", "a-model"),
     "insecure": (True, True),
+    "audit_log": ("audit.log", "audit.log"),
+    "audit_reads": (True, True),
     "process_guard": ("process-group", "process-group"),
     "log_level": ("debug", "debug"),
 }

@@ -22,7 +22,7 @@ class CallerLeft(Exception):
 class Call(ABC):
     """One request on its way through the service; `method` is the RPC's name, such as "Execute"."""
 
-    __slots__ = ("method", "owner", "principal")
+    __slots__ = ("method", "owner", "principal", "request", "response")
 
     def __init__(self, method: str) -> None:
         """Begin with the local principal and the empty tenant, which hold where no credential is asked for."""
@@ -30,6 +30,10 @@ class Call(ABC):
         self.principal = LOCAL
         self.owner = LOCAL.tenant
         """The tenant that this call is about: it owns the sessions that the call creates and may see."""
+        self.request: Message | None = None
+        """The request, once it was parsed."""
+        self.response: Message | bytes | None = None
+        """The answer of the handler; of a stream what its handler kept of it."""
 
     @property
     @abstractmethod

@@ -59,9 +59,11 @@ def _chained(handler: Handler, request_class: type[Message], around: Sequence[Ar
 
 def _parsing(handler: Handler, request_class: type[Message]) -> Answer:
     async def answer(call: Call, data: bytes) -> bytes:
-        request = _parsed(request_class, data)
+        call.request = request = _parsed(request_class, data)
         check(request)
         response = await handler(request, call)
+        if response is not None:
+            call.response = response
         return response.SerializeToString() if isinstance(response, Message) else response or b""
 
     return answer

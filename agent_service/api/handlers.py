@@ -162,6 +162,7 @@ class Handlers:
     async def CancelSessions(self, request: pb.CancelSessionsRequest, call: Call) -> None:
         """Cancel all that a filter names; tell of each as it is done."""
         async for response in self._mass_cancellation.cancel(request, call.owner):
+            call.response = response  # the last one is the summary
             await call.write(response)
 
     async def Cleanup(self, request: pb.CleanupRequest, call: Call) -> pb.CleanupResponse:
