@@ -24,8 +24,9 @@ MAX_TEXT = 200
 """Characters of a value that a caller chose; the line of a refused call holds unchecked ones."""
 MAX_NAMED = 50
 """Sessions that the line of a Cleanup names; their number is always there."""
-REFUSALS = ("UNAUTHENTICATED", "PERMISSION_DENIED")
-LIMITS = ("QUOTA_EXCEEDED", "RATE_LIMITED")
+REFUSALS = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED"})
+"""Codes by which a caller is refused for what it is or has used up."""
+NO_REFUSALS = (errors.QueueFull, errors.RequestTooLarge)
 IDS = {"session_id": "session", "turn_id": "turn", "interaction_id": "interaction", "request_id": "request_id"}
 
 
@@ -107,7 +108,9 @@ class _Entry:
 
 
 def _is_refusal(error: BaseException | None) -> bool:
-    return isinstance(error, errors.RequestError) and (error.code.name in REFUSALS or error.reason in LIMITS)
+    if not isinstance(error, errors.RequestError) or isinstance(error, NO_REFUSALS):
+        return False
+    return error.code.name in REFUSALS
 
 
 def _is_nameless(error: BaseException | None) -> bool:
