@@ -95,7 +95,7 @@ def _type_of(field: dataclasses.Field[Any]) -> click.ParamType[Any]:
         return click.Choice(choices)
     if isinstance(field.default, int):
         return click.IntRange(min=field.metadata.get("minimum"))
-    if isinstance(field.default, Path):
+    if isinstance(field.default, Path) or field.metadata.get("path"):
         return click.Path(path_type=Path, file_okay=False)
     return click.STRING
 

@@ -30,6 +30,9 @@ class Config:
 
     listen: str = _option("127.0.0.1:50051", "HOST:PORT to serve on; port 0 picks a free one")
     data_dir: Path = _option(Path("data"), "directory of the ledger, the transcripts and the sessions' files")
+    secrets_dir: Path | None = _option(
+        None, "directory of the secrets that options name as secret://NAME: TENANT/NAME, or default/NAME", path=True
+    )
     model: str = _option("claude", "where answers come from", choices=("claude", "offline", "auto"))
     default_model: str = _option("", "model of sessions that name none; empty: the agent's own default")
     insecure: bool = _option(False, "listen beyond loopback although nobody is authenticated")

@@ -21,6 +21,7 @@ from agent_service.access import Access
 from agent_service.agents.launch import Launch
 from agent_service.agents.pool import AgentPool
 from agent_service.agents.sdk import CLI_VERSION, SDK_VERSION
+from agent_service.agents.secrets import Secrets
 from agent_service.agents.workspace import Workspaces
 from agent_service.api.audited import Audited
 from agent_service.api.chain import Chain
@@ -128,6 +129,7 @@ async def running(config: Config, *, signals: asyncio.Queue[int] | None = None) 
             marker=f"{owner}:{instance[:8]}",
             default_model=default_model,
             grant=policy.grant,
+            secrets=_secrets(config.secrets_dir),
         )
         pool = await stack.enter_async_context(
             AgentPool(
@@ -219,6 +221,12 @@ def _data_directory(path: Path) -> Path:
     except OSError as error:
         raise CannotServe(f"the data directory {path} cannot be used: {error}") from error
     return path.resolve()
+
+
+def _secrets(directory: Path | None) -> Secrets:
+    if directory is not None and not directory.is_dir():
+        raise CannotServe(f"the secrets directory {directory} is not a directory")
+    return Secrets(directory.resolve() if directory is not None else None)
 
 
 def _log_guard(choice: Choice) -> None:

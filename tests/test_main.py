@@ -34,6 +34,7 @@ EXAMPLES: dict[str, tuple[Any, Any]] = {
     "profiles": ("/etc/agents/profiles", "/etc/agents/profiles"),
     "listen": ("127.0.0.1:1", "127.0.0.1:1"),
     "data_dir": ("/tmp/somewhere", Path("/tmp/somewhere")),
+    "secrets_dir": ("/tmp/secrets", Path("/tmp/secrets")),
     "model": ("offline", "offline"),
     "default_model": ("a-model", "a-model"),
     "insecure": (True, True),

@@ -14,20 +14,21 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from claude_agent_sdk import (
     ClaudeAgentOptions,
     ClaudeSDKClient,
     PermissionResult,
 )
-from claude_agent_sdk import ToolPermissionContext as PermissionContext
 
 from agent_service.agents import sdk
 from agent_service.agents.failures import AgentFailed, classify, refused_settings
 from agent_service.agents.handed import remove_files
 from agent_service.agents.in_force import InForce
+from agent_service.agents.masks import MaskedSink, Masks
 from agent_service.agents.permission import Answer, permission_result
+from agent_service.agents.sink import PermissionContext, Sink
 from agent_service.agents.transport import ProcessTransport
 from agent_service.agents.workspace import Directories
 from agent_service.policy import Grant
@@ -42,23 +43,6 @@ STDERR_LINES = 50
 CONTROL_TIMEOUT = 10.0
 
 
-class Sink(Protocol):
-    """The receiver of an agent's reports."""
-
-    async def on_frame(self, frame: dict[str, Any]) -> None:
-        """Take one frame of the CLI's output. The next frame is read after this returns."""
-
-    def on_stderr(self, line: str) -> None:
-        """Take one line of the CLI's stderr."""
-
-    def on_exit(self, failure: AgentFailed) -> None:
-        """Take note that the agent's output has ended."""
-
-    async def on_permission(self, tool: str, tool_input: dict[str, Any], context: PermissionContext) -> Answer:
-        """Decide whether a tool may be used. There is no time limit."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class AgentSpec:
     """The start parameters of an agent. One connected agent can serve all specs of equal `key`."""
@@ -71,6 +55,8 @@ class AgentSpec:
     key: str
     asks: bool
     marker: str
+    masks: Masks | None = None
+    """What hides the values of secrets in the agent's words; None when it has none."""
 
 
 @dataclass(frozen=True)
@@ -151,11 +137,12 @@ class Agent:
     @property
     def stderr_tail(self) -> str:
         """The last lines its process wrote to stderr."""
-        return "\n".join(self._stderr)
+        text = "\n".join(self._stderr)
+        return self.spec.masks.text(text) if self.spec.masks else text
 
     def attach(self, sink: Sink) -> None:
         """Report to `sink` from now on. An agent that has ended already reports that at once."""
-        self._sink = sink
+        self._sink = sink = MaskedSink(sink, self.spec.masks) if self.spec.masks else sink
         if self._failure is not None:
             sink.on_exit(self._failure)
 
@@ -211,7 +198,10 @@ class Agent:
         )
 
     def _start_failure(self, error: Exception) -> AgentFailed:
-        return classify(error, stderr_tail=self.stderr_tail)
+        return self._masked(classify(error, stderr_tail=self.stderr_tail))
+
+    def _masked(self, failure: AgentFailed) -> AgentFailed:
+        return self.spec.masks.failure(failure) if self.spec.masks else failure
 
     async def _read(self) -> None:
         """Hand every frame to the sink until the output ends; then report the end."""

@@ -20,6 +20,7 @@ from agent_service import options as translate
 from agent_service.agents.agent import AgentSpec
 from agent_service.agents.demand import Profile
 from agent_service.agents.sdk import bundled_cli
+from agent_service.agents.secrets import Secrets
 from agent_service.agents.workspace import Directories, Workspaces
 from agent_service.options import may_choose_mode
 from agent_service.policy import Grant
@@ -46,29 +47,38 @@ class Launch:
         environment: Mapping[str, str],
         marker: str,
         default_model: str,
+        secrets: Secrets | None = None,
         grant: Callable[[str], Grant] = Grant.dev,
     ) -> None:
         """Start agents in the directories of `workspaces`, with `environment` and each session's own variables.
 
-        The markers of their process trees begin with `marker`; `grant` returns what a tenant may ask for.
+        The markers of their process trees begin with `marker`; `grant` returns what a tenant may ask for. Values that
+        are names of `secrets` get their values here.
         """
         self.workspaces = workspaces
         self._environment = dict(environment)
         self._marker = marker
         self._default_model = default_model
         self._grant = grant
+        self.secrets = secrets or Secrets(None)
 
     def spec(self, session: pb.Session, options: pb.AgentOptions, resume: Resume | None) -> AgentSpec:
-        """Return the start parameters of an agent for this session. Writes files; call it off the loop's hot path."""
+        """Return the start parameters of an agent for this session. Writes files; call it off the loop's hot path.
+
+        Raises AgentFailed when a secret that the options name has gone.
+        """
+        key = self.key(options)
+        options, masks = self.secrets.resolve(options, session.owner)
         grant, directories = self._grant(session.owner), self.workspaces.make(session)
         return AgentSpec(
             options=self._sdk_options(session, options, resume, directories),
             environment=self._environment_of(options, directories),
             directories=directories,
             grant=grant,
-            key=self.key(options),
+            key=key,
             asks=options.interactions.permissions or options.interactions.questions,
             marker=f"{self._marker}:{session.agent_session_id}",
+            masks=masks,
         )
 
     def _sdk_options(
@@ -149,14 +159,15 @@ class Launch:
         return Profile(owner, named + self.key(options), fixed)
 
     def made_with(self, profile: Profile) -> object:
-        """Fingerprint what an agent reads at its start beside its parameters: the CLI, credential files, the grant.
+        """Fingerprint what an agent reads at its start beside its parameters: the CLI, files, secrets, the grant.
 
         A warm agent of another fingerprint is retired.
         """
         config = self.workspaces.tenant_config(profile.owner)
         named = [self._environment[name] for name in CREDENTIAL_FILES if name in self._environment]
         files: list[str | Path] = [_cli(), config / ".credentials.json", config / "settings.json", *named]
-        return self._grant(profile.owner), tuple(_version(file) for file in files)
+        secrets = self.secrets.versions(profile.options, profile.owner)
+        return self._grant(profile.owner), tuple(_version(file) for file in files), secrets
 
 
 @functools.cache

@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from agentpb import agent_pb2 as pb
 
-from agent_service.agents.agent import Agent, AgentSpec, Ended
+from agent_service.agents.agent import Agent, AgentFailed, AgentSpec, Ended
 from agent_service.agents.demand import Profile
 from agent_service.agents.host_memory import memory
 from agent_service.agents.launch import Launch
@@ -177,7 +177,7 @@ class AgentPool:
         self.workspaces.note_unclaimed(session.agent_session_id)
         try:
             return self.launch.spec(session, session.options, None)
-        except OSError:
+        except (OSError, AgentFailed):
             self.workspaces.forget(session.agent_session_id)
             raise
 

@@ -13,6 +13,7 @@ from agent_service.options.missing import MAX_WARNINGS, missing
 from agent_service.options.notices import warnings
 from agent_service.options.output_check import check_output
 from agent_service.options.paths import quoted
+from agent_service.options.references import SCHEME, Reference, filled, is_reference, references
 from agent_service.options.remembered import CLEAR, effect, permissions, remember, takes_away
 from agent_service.options.strict_json import LOST_KEYS, parse_object
 from agent_service.options.translation import (
@@ -39,14 +40,18 @@ __all__ = [
     "OWN_SETTINGS",
     "PERMISSION_MODES",
     "PLACED_ELSEWHERE",
+    "SCHEME",
+    "Reference",
     "check",
     "check_allow",
     "check_clear",
     "check_directories",
     "check_output",
     "effect",
+    "filled",
     "is_http_url",
     "is_one_rule",
+    "is_reference",
     "is_uuid",
     "lay_over",
     "may_choose_mode",
@@ -57,6 +62,7 @@ __all__ = [
     "permissions",
     "quoted",
     "redact",
+    "references",
     "remember",
     "takes_away",
     "to_sdk",

@@ -14,6 +14,7 @@ from agent_service.errors import FieldViolation
 from agent_service.options.merging import is_blank
 from agent_service.options.output_check import schema_problem
 from agent_service.options.paths import leaves, quoted
+from agent_service.options.references import check_references
 from agent_service.options.remembered import CLEAR
 from agent_service.options.reserved import refused_env, refused_flag, refused_server_env
 from agent_service.options.settings_check import settings_problem
@@ -70,6 +71,7 @@ def check(options: pb.AgentOptions, path: str = "options") -> list[FieldViolatio
         _check_agent(name, agent, say)
     _check_skills(options.skills, "skills", say, words=("all", "none"))
     _check_extra_args(options.extra_args, say)
+    check_references(options, say)
     _check_the_rest(options, say)
     _check_size(options, say)
     return found

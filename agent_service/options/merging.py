@@ -6,6 +6,8 @@ from collections.abc import MutableMapping, Sequence
 
 from agentpb import agent_pb2 as pb
 
+from agent_service.options.references import is_reference
+
 SECRET = "***"
 MAX_OPTIONS_BYTES = 1 << 20
 """Bytes of a session's options: every answer that shows the session carries them."""
@@ -49,7 +51,7 @@ def is_blank(prompt: pb.SystemPrompt) -> bool:
 
 
 def redact(options: pb.AgentOptions) -> None:
-    """Make every secret in options read "***", in place."""
+    """Make every secret in options read "***", in place; a reference to one stays as it is."""
     _hide(options.env)
     for server in options.mcp_servers.values():
         match server.WhichOneof("transport"):
@@ -64,5 +66,6 @@ def redact(options: pb.AgentOptions) -> None:
 
 
 def _hide(secrets: MutableMapping[str, str]) -> None:
-    for name in list(secrets):
-        secrets[name] = SECRET
+    for name, value in list(secrets.items()):
+        if not is_reference(value):
+            secrets[name] = SECRET

@@ -128,6 +128,8 @@ class Execution:
             self._drain.check()
             session = self._new_session(request, owner, parent)
             request, options = self._resolve(session.journal.record, request)
+        if problems := self._pool.launch.secrets.check(options, owner):
+            raise errors.InvalidField(problems)
         self._check_capacity(session, request)
         return _Admitted(session, request, options, parent)
 

@@ -451,7 +451,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
     """Never sent."""
     ERROR_REASON_INVALID_FIELD: _ErrorReason.ValueType  # 1
-    """Fields of the request are not acceptable; BadRequest names each with what would be.
+    """Fields of the request are not acceptable; BadRequest names each with what would be. Also a run's, when a secret has gone.
     Code: INVALID_ARGUMENT. Metadata: none. Retry: no.
     """
     ERROR_REASON_MALFORMED_REQUEST: _ErrorReason.ValueType  # 2
@@ -669,7 +669,7 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 """Never sent."""
 ERROR_REASON_INVALID_FIELD: ErrorReason.ValueType  # 1
-"""Fields of the request are not acceptable; BadRequest names each with what would be.
+"""Fields of the request are not acceptable; BadRequest names each with what would be. Also a run's, when a secret has gone.
 Code: INVALID_ARGUMENT. Metadata: none. Retry: no.
 """
 ERROR_REASON_MALFORMED_REQUEST: ErrorReason.ValueType  # 2
@@ -5092,6 +5092,8 @@ class AgentOptions(_message.Message):
     def env(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Environment variables of the agent and its tools. Values are write-only. Those by which code is loaded, requests are directed or
         processes are found are refused, such as LD_*, BUN_*, NODE_* (but NODE_ENV), ANTHROPIC_*, CLAUDE_* (but harmless ones), *_PROXY and HOME.
+        The value `secret://NAME` stands for a secret of the operator's: the agent gets its value, all others see the reference, and events have
+        "***" where the agent says a value of 8 characters or more, also as JSON or base64 writes it.
         """
 
     @_builtins.property
@@ -5379,7 +5381,7 @@ class McpStdioServer(_message.Message):
 
     @_builtins.property
     def env(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Its environment. Values are write-only."""
+        """Its environment. Values are write-only; `secret://NAME` as in AgentOptions.env."""
 
     def __init__(
         self,
@@ -5428,7 +5430,7 @@ class McpHttpServer(_message.Message):
     """Its URL."""
     @_builtins.property
     def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Headers to send. Values are write-only."""
+        """Headers to send. Values are write-only; `secret://NAME`, also behind a scheme as in `Bearer secret://NAME`, as in AgentOptions.env."""
 
     def __init__(
         self,

@@ -1,0 +1,66 @@
+"""Masks: no form of a secret's value stays in what an agent says."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent_service.agents.masks import MASK, Masks
+
+VALUE = 'pass"w\\ord ü/+ tökn'
+VALUES = st.text(st.characters(codec="utf-8"), min_size=8, max_size=40)
+AROUND = st.text(max_size=6)
+
+
+@given(VALUES, AROUND, AROUND)
+def test_a_value_is_masked_as_it_is_in_json_and_in_base64(value: str, before: str, after: str) -> None:
+    masks, around = Masks([value]), before + value + after
+    for text in (
+        around,
+        json.dumps(around),
+        json.dumps(around, ensure_ascii=False),
+        json.dumps(json.dumps(around)),
+        json.dumps(json.dumps(around, ensure_ascii=False), ensure_ascii=False),
+    ):
+        assert value not in masks.text(text)
+        assert json.dumps(value)[1:-1] not in masks.text(text)
+    for encode in (base64.standard_b64encode, base64.urlsafe_b64encode):
+        body = around.encode()
+        assert MASK in masks.text(encode(body).decode())
+
+
+def test_short_values_are_left_alone() -> None:
+    masks = Masks(["1234567"])
+
+    assert not masks
+    assert masks.text("1234567") == "1234567"
+
+
+def test_every_line_of_a_value_is_masked() -> None:
+    masks = Masks(["-----BEGIN KEY-----\nAAAABBBBCCCC\nend\n"])
+
+    assert masks.text("grep: AAAABBBBCCCC\nend") == "grep: ***\nend"
+
+
+def test_a_frame_is_masked_wherever_the_value_is_and_however_deep() -> None:
+    frame: dict[str, object] = {"type": "user", "n": 1, "deep": [{VALUE: [VALUE, {"x": f"a {VALUE} b"}]}, None, True]}
+    nested: list[object] = [VALUE]
+    for _ in range(5000):
+        nested = [nested]
+    frame["nested"] = nested
+    Masks([VALUE]).frame(frame)
+
+    inner = frame.pop("nested")
+    while isinstance(inner, list):
+        (inner,) = inner
+    assert inner == MASK
+    assert frame == {"type": "user", "n": 1, "deep": [{MASK: [MASK, {"x": "a *** b"}]}, None, True]}
+
+
+@pytest.mark.parametrize("print_it", [repr, str])
+def test_masks_do_not_print_what_they_mask(print_it: object) -> None:
+    assert VALUE not in print_it(Masks([VALUE]))  # type: ignore[operator]
