@@ -23,7 +23,7 @@ from agent_service.agents.sdk import bundled_cli
 from agent_service.agents.secrets import Secrets
 from agent_service.agents.workspace import Directories, Workspaces
 from agent_service.options import may_choose_mode
-from agent_service.policy import Grant
+from agent_service.policy import MANAGED_SETTINGS, Grant, managed_settings
 
 CREDENTIAL_FILES = ("GOOGLE_APPLICATION_CREDENTIALS", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE")
 """Variables of the agents' environment that name files with credentials."""
@@ -91,6 +91,8 @@ class Launch:
             scratch=directories.scratch,
             default_model=self._default_model or None,
         )
+        if managed := managed_settings(self._grant(session.owner), options):
+            sdk = replace(sdk, extra_args={**sdk.extra_args, MANAGED_SETTINGS: managed})
         if resume is None:
             return replace(sdk, session_id=session.agent_session_id)
         sdk = replace(sdk, resume=resume.agent_session_id)

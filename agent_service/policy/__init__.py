@@ -3,12 +3,15 @@
 from agent_service.policy.document import DEFAULT, McpTable, TenantTable, check_names
 from agent_service.policy.durations import Bounds
 from agent_service.policy.grant import Grant, SessionQuota
+from agent_service.policy.managed import FLAG as MANAGED_SETTINGS
+from agent_service.policy.managed import managed_settings
 from agent_service.policy.policy import Policy
 from agent_service.policy.profiles import Profiles
 from agent_service.policy.tables import grant, table_json
 
 __all__ = [
     "DEFAULT",
+    "MANAGED_SETTINGS",
     "Bounds",
     "Grant",
     "McpTable",
@@ -18,5 +21,6 @@ __all__ = [
     "TenantTable",
     "check_names",
     "grant",
+    "managed_settings",
     "table_json",
 ]
