@@ -63,6 +63,12 @@ class Duration(click.ParamType[float]):
         return seconds
 
 
+class Listed(click.types.StringParamType):
+    """One text of several: the flag is repeated, the variable has commas."""
+
+    envvar_list_splitter = ","
+
+
 def _config_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command one option per field of Config: a flag, a variable and a TOML key each."""
     for field in reversed(dataclasses.fields(Config)):
@@ -85,10 +91,16 @@ def _config_option(field: dataclasses.Field[Any]) -> Callable[..., Any]:
         settings["default"], settings["show_default"] = field.default, f"{field.default:g} s"
     if isinstance(field.default, bool):
         settings |= {"is_flag": True, "type": None}
+    if isinstance(field.default, tuple):
+        settings["multiple"] = True
     return click.option(flag, **settings)
 
 
 def _type_of(field: dataclasses.Field[Any]) -> click.ParamType[Any]:
+    if isinstance(field.default, tuple):
+        return Listed()
+    if field.metadata.get("file"):
+        return click.Path(path_type=Path, dir_okay=False)
     if field.metadata.get("duration"):
         return Duration()
     if choices := field.metadata.get("choices"):
@@ -108,9 +120,11 @@ def _read_toml(context: click.Context, param: click.Parameter, path: Path | None
         values = tomllib.loads(path.read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise click.BadParameter(f"{path}: {error}") from None
-    known = {field.name for field in dataclasses.fields(Config) if "help" in field.metadata}
-    if unknown := sorted(set(values) - known):
-        raise click.BadParameter(f"{path}: unknown keys {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+    fields = {field.name: field for field in dataclasses.fields(Config) if "help" in field.metadata}
+    if unknown := sorted(set(values) - set(fields)):
+        raise click.BadParameter(f"{path}: unknown keys {', '.join(unknown)}; known are {', '.join(sorted(fields))}")
+    lists = {name for name, field in fields.items() if isinstance(field.default, tuple)}
+    values |= {name: [values[name]] for name in lists & set(values) if isinstance(values[name], str)}
     context.default_map = {**(context.default_map or {}), **values}
     return path
 
@@ -133,14 +147,18 @@ def cli() -> None:
 )
 @_config_options
 def serve_command(config_file: Path | None, **values: Any) -> None:
-    """Serve agentservice.v1. When ready, prints one line: agent-service listening on HOST:PORT. Logs go to stderr.
+    """Serve agentservice.v1. Logs go to stderr.
+
+    When ready, prints one line for each address: agent-service listening on HOST:PORT.
 
     The first SIGTERM, SIGINT or SIGHUP drains, the second one ends at once. A SIGHUP that is ignored at the start, as
     nohup has it, stays ignored.
     """
     # A busy loop hands the interpreter over only this often; the ledger's threads would wait for it five times as long.
     sys.setswitchinterval(0.001)
-    config = Config(**values, agent_environment=agent_environment(os.environ))
+    config = Config(
+        **values, agent_environment=agent_environment(os.environ), runtime_dir=runtime_directory(os.environ)
+    )
     output = open_output(config.log_level)
     # What is imported stays. To look through it for garbage again and again would take a fifth of the start.
     gc.disable()
@@ -258,8 +276,17 @@ def agent_environment(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def runtime_directory(environment: Mapping[str, str]) -> Path | None:
+    """Return where clients on this host look for the token of a service; None where there is no home either."""
+    if base := environment.get("XDG_RUNTIME_DIR"):
+        return Path(base) / "agent-service"
+    home = os.path.expanduser("~")
+    return Path(home) / ".local" / "state" / "agent-service" if os.path.isabs(home) else None
+
+
 def _announce(running: Running, output: Output) -> None:
-    output.stdout.put(f"agent-service listening on {running.address}")
+    for address in running.addresses:
+        output.stdout.put(f"agent-service listening on {address}")
     source, command = _source(running), _first_command(running)
     if os.isatty(2):
         output.stderr.put(f"\n  Answers come from {source}\n  In a second shell, type:\n\n    {command}\n")

@@ -28,14 +28,29 @@ def _option(default: Any, help_text: str, **metadata: Any) -> Any:
 class Config:
     """The configuration of one service. Durations are seconds; 0 means none."""
 
-    listen: str = _option("127.0.0.1:50051", "HOST:PORT to serve on; port 0 picks a free one")
+    listen: tuple[str, ...] = _option(
+        ("127.0.0.1:50051",),
+        "HOST:PORT to serve on, with tls: or mtls: before it for TLS, or unix:/PATH; may be repeated, and has commas "
+        "in the variable; port 0 picks a free one",
+    )
     data_dir: Path = _option(Path("data"), "directory of the ledger, the transcripts and the sessions' files")
     secrets_dir: Path | None = _option(
         None, "directory of the secrets that options name as secret://NAME: TENANT/NAME, or default/NAME", path=True
     )
     model: str = _option("claude", "where answers come from", choices=("claude", "offline", "auto"))
     default_model: str = _option("", "model of sessions that name none; empty: the agent's own default")
-    insecure: bool = _option(False, "listen beyond loopback although nobody is authenticated")
+    auth: str = _option(
+        "none",
+        "who may call without --access: whoever has the token that the service makes, or all",
+        choices=("local", "none"),
+    )
+    access: Path | None = _option(None, "TOML file: who may call, and what each tenant may ask for", file=True)
+    tls_cert: Path | None = _option(
+        None, "PEM file: certificate of tls: and mtls: listeners, with its chain", file=True
+    )
+    tls_key: Path | None = _option(None, "PEM file: the certificate's private key", file=True)
+    tls_client_ca: Path | None = _option(None, "PEM file: authorities of the clients of mtls: listeners", file=True)
+    insecure: bool = _option(False, "listen beyond loopback without TLS, or without an access file")
     max_sessions: int = _option(8, "sessions at work at once", minimum=1)
     max_queued: int = _option(1000, "turns that may wait for a place", minimum=0)
     start_limit: int = _option(0, "agents started at the same moment; 0: as many as cores", minimum=0)
@@ -64,6 +79,8 @@ class Config:
         "info", "least important log lines to write", choices=("debug", "info", "warning", "error")
     )
     agent_environment: Mapping[str, str] = field(default_factory=dict)
+    runtime_dir: Path | None = None
+    """Where clients on this host look for the token; None leaves no copy of it."""
 
     def spawn_limit(self) -> int:
         """Return how many agents may be starting at the same moment."""

@@ -245,5 +245,40 @@ class StoreUnavailable(RequestError):
     reason = "STORE_UNAVAILABLE"
 
 
+class CredentialsMissing(RequestError):
+    """The call has no credential, and the RPC needs one."""
+
+    code = StatusCode.UNAUTHENTICATED
+    reason = "CREDENTIALS_MISSING"
+
+
+class CredentialsInvalid(RequestError):
+    """The credential is unknown, malformed or expired; which of these is not told."""
+
+    code = StatusCode.UNAUTHENTICATED
+    reason = "CREDENTIALS_INVALID"
+
+
+class RpcNotAllowed(RequestError):
+    """The principal may not call this RPC, or not for this tenant."""
+
+    code = StatusCode.PERMISSION_DENIED
+    reason = "RPC_NOT_ALLOWED"
+
+
+class RateLimited(RequestError):
+    """The tenant calls more often than it may."""
+
+    code = StatusCode.RESOURCE_EXHAUSTED
+    reason = "RATE_LIMITED"
+
+
+class IdentityUnavailable(RequestError):
+    """The issuer's keys could not be read for too long, so no token of it can be checked."""
+
+    code = StatusCode.UNAVAILABLE
+    reason = "IDENTITY_UNAVAILABLE"
+
+
 class CannotServe(Exception):
     """The service cannot start as configured; the text says what to change."""

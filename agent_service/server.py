@@ -17,17 +17,20 @@ from uuid import uuid4
 
 from agentpb import agent_pb2 as pb
 
-from agent_service.access import Access
+from agent_service.access import Access, LocalToken, open_access
 from agent_service.agents.launch import Launch
 from agent_service.agents.pool import AgentPool
 from agent_service.agents.sdk import CLI_VERSION, SDK_VERSION
 from agent_service.agents.secrets import Secrets
 from agent_service.agents.workspace import Workspaces
+from agent_service.api.addresses import parse_addresses
 from agent_service.api.audited import Audited
 from agent_service.api.chain import Chain
 from agent_service.api.handlers import Handlers
+from agent_service.api.identity import Identity
 from agent_service.api.limits import fixed_limits
-from agent_service.api.listener import Listener, check_address, listen
+from agent_service.api.listener import Doorway, Listeners, listen
+from agent_service.api.tls import TlsFiles
 from agent_service.audit import AuditLog, AuditUnwritable
 from agent_service.backends import cli_bounds, open_backend
 from agent_service.config import Config
@@ -49,14 +52,21 @@ FEATURES = ("interactions", "fork", "attachments", "structured-output", "long-po
 
 @dataclass(frozen=True)
 class Running:
-    """A running service: its address, and the parts that tests and embedders use."""
+    """A running service: its addresses, and the parts that tests and embedders use."""
 
-    address: str
+    addresses: tuple[str, ...]
     model_backend: str
     model_url: str
     registry: SessionRegistry
     pool: AgentPool
     ledger: Ledger
+    access: Access
+    token: LocalToken | None
+
+    @property
+    def address(self) -> str:
+        """The first address, with the port that was chosen."""
+        return self.addresses[0]
 
 
 async def serve(config: Config, *, ready: Callable[[Running], None] = lambda running: None) -> int:
@@ -108,11 +118,12 @@ def calm_collector() -> None:
 @asynccontextmanager
 async def running(config: Config, *, signals: asyncio.Queue[int] | None = None) -> AsyncIterator[Running]:
     """Run a whole service while the block lasts, and drain it at the end. Raises CannotServe, LedgerUnusable."""
-    check_address(config.listen, insecure=config.insecure)
+    addresses = parse_addresses(config.listen, insecure=config.insecure, access=config.access is not None)
     async with AsyncExitStack() as stack:
-        around = [await stack.enter_async_context(_audited(config))] if config.audit_log else []
         data_dir = _data_directory(config.data_dir)
         ledger = await stack.enter_async_context(Ledger(data_dir))
+        access, token = open_access(config.access, config.auth, data_dir)
+        around = [await stack.enter_async_context(_audited(config, access))] if config.audit_log else []
         guard = await choose_guard(config.process_guard)
         _log_guard(guard)
         owner = owner_id(data_dir)
@@ -120,7 +131,7 @@ async def running(config: Config, *, signals: asyncio.Queue[int] | None = None) 
         backend = await stack.enter_async_context(open_backend(config.model, config.agent_environment))
         instance = str(uuid4())
         workspaces = Workspaces(data_dir)
-        access, default_model = Access(), config.default_model or backend.default_model
+        default_model = config.default_model or backend.default_model
         policy = open_policy(config, access, default_model)
         await stack.enter_async_context(workspaces.removals)
         launch = Launch(
@@ -163,32 +174,40 @@ async def running(config: Config, *, signals: asyncio.Queue[int] | None = None) 
             deletion=registry.deletion,
             retention=config.retention or 86400.0,
             policy=policy,
-            server_info=lambda: _current_info(info, registry, pool),
+            server_info=lambda: _current_info(info, registry, pool, access),
         )
-        listener = await listen(config.listen, Chain(handlers, around))
+        identity = Identity(access)
+        chain = Chain(handlers, [*around, identity])
+        listeners = await listen(addresses, Doorway(chain, identity, _tls_files(config)))
+        _leave_token(token, listeners, config.runtime_dir)
         sweeper = asyncio.create_task(_sweep(registry, config.retention), name="retention sweeper")
+        reloading = asyncio.create_task(access.watch(), name="access file")
         try:
-            yield Running(listener.address, backend.name, backend.url, registry, pool, ledger)
+            yield Running(listeners.addresses, backend.name, backend.url, registry, pool, ledger, access, token)
         finally:
             sweeper.cancel()
-            await _drain(registry, listener, config.drain_timeout, signals)
+            reloading.cancel()
+            if token is not None:
+                token.take_away()
+            await _drain(registry, listeners, config.drain_timeout, signals)
 
 
 @asynccontextmanager
-async def _audited(config: Config) -> AsyncIterator[Audited]:
+async def _audited(config: Config, access: Access) -> AsyncIterator[Audited]:
     """Keep the audit log open while the block lasts."""
     try:
         async with AuditLog(Path(config.audit_log)) as audit:
-            yield Audited(audit, policy=lambda: "", strict=False, reads=config.audit_reads)
+            strict = config.access is not None
+            yield Audited(audit, policy=lambda: access.version, strict=strict, reads=config.audit_reads)
     except AuditUnwritable as error:
         raise CannotServe(str(error)) from error
 
 
 async def _drain(
-    registry: SessionRegistry, listener: Listener, timeout: float, signals: asyncio.Queue[int] | None
+    registry: SessionRegistry, listeners: Listeners, timeout: float, signals: asyncio.Queue[int] | None
 ) -> None:
-    """Report NOT_SERVING, drain, stop the server: `server.stop` refuses every call at once, so it comes last."""
-    await listener.health.enter_graceful_shutdown()
+    """Report NOT_SERVING, drain, stop the servers: `stop` refuses every call at once, so it comes last."""
+    await listeners.enter_graceful_shutdown()
     draining = asyncio.create_task(registry.drain(timeout), name="drain")
     waits: set[asyncio.Task[object]] = {draining}
     if signals is not None:
@@ -200,7 +219,17 @@ async def _drain(
     for wait in waits:
         wait.cancel()
     await draining
-    await listener.server.stop(2.0)
+    await listeners.stop(2.0)
+
+
+def _tls_files(config: Config) -> TlsFiles:
+    return TlsFiles(cert=config.tls_cert, key=config.tls_key, client_ca=config.tls_client_ca)
+
+
+def _leave_token(token: LocalToken | None, listeners: Listeners, directory: Path | None) -> None:
+    if token is not None and directory is not None:
+        for listener in listeners.all:
+            token.leave(directory, listener.place)
 
 
 def open_policy(config: Config, access: Access, default_model: str) -> Policy:
@@ -281,10 +310,13 @@ def _server_info(config: Config, backend: str, guard: Choice, instance: str) -> 
 
 
 def _current_info(
-    info: pb.GetServerInfoResponse, registry: SessionRegistry, pool: AgentPool
+    info: pb.GetServerInfoResponse, registry: SessionRegistry, pool: AgentPool, access: Access
 ) -> pb.GetServerInfoResponse:
     response = pb.GetServerInfoResponse(
-        draining=registry.draining, load=pb.ServerLoad(**registry.statistics()), pool=pool.statistics()
+        draining=registry.draining,
+        load=pb.ServerLoad(**registry.statistics()),
+        pool=pool.statistics(),
+        authentication=access.kinds,
     )
     response.MergeFrom(info)
     return response

@@ -104,7 +104,7 @@ def options() -> Callable[..., pb.AgentOptions]:
 def make_config(data_dir: Path, **settings: Any) -> Config:
     """A Config for tests: the offline model, short patience."""
     defaults: dict[str, Any] = {
-        "listen": "127.0.0.1:0",
+        "listen": ("127.0.0.1:0",),
         "data_dir": data_dir,
         "model": "offline",
         "drain_timeout": 0.0,

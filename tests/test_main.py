@@ -32,7 +32,9 @@ from agent_service.output import JsonLines, LineWriter, Output
 OPTIONS = [field for field in dataclasses.fields(Config) if "help" in field.metadata]
 EXAMPLES: dict[str, tuple[Any, Any]] = {
     "profiles": ("/etc/agents/profiles", "/etc/agents/profiles"),
-    "listen": ("127.0.0.1:1", "127.0.0.1:1"),
+    "listen": ("127.0.0.1:1", ("127.0.0.1:1",)),
+    "auth": ("local", "local"),
+    **dict.fromkeys(("access", "tls_cert", "tls_key", "tls_client_ca"), ("/tmp/file", Path("/tmp/file"))),
     "data_dir": ("/tmp/somewhere", Path("/tmp/somewhere")),
     "secrets_dir": ("/tmp/secrets", Path("/tmp/secrets")),
     "model": ("offline", "offline"),

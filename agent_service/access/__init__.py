@@ -1,5 +1,22 @@
 """Access: who may call and what each tenant may ask for, as the operator's access file says."""
 
 from agent_service.access.access import Access
+from agent_service.access.local_token import LocalToken
+from agent_service.access.opening import open_access
+from agent_service.access.rates import Rates
+from agent_service.access.rpcs import GROUPS, RPCS
+from agent_service.access.rules import AccessFileInvalid, Rules, local_rules, no_rules, read_rules
 
-__all__ = ["Access"]
+__all__ = [
+    "GROUPS",
+    "RPCS",
+    "Access",
+    "AccessFileInvalid",
+    "LocalToken",
+    "Rates",
+    "Rules",
+    "local_rules",
+    "no_rules",
+    "open_access",
+    "read_rules",
+]

@@ -6,13 +6,37 @@ Every door (gRPC; later HTTP and peers) makes a Call of its own kind, so that ha
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from google.protobuf.message import Message
 
-from agent_service.auth import LOCAL
+from agent_service.auth import ANONYMOUS, NOTHING, Credentials
 
 DEADLINE_MARGIN = 0.25
 """Seconds before the caller's deadline at which a wait ends with OK."""
+
+
+@dataclass(frozen=True)
+class Door:
+    """A listener, as far as it tells who may be behind a call."""
+
+    loopback: bool = True
+    """Whether only this host can call; then the versions of the service are open to all."""
+    socket: str = ""
+    """The path of a Unix socket."""
+    certified: bool = False
+    """Whether callers have shown a client certificate, which TLS has verified."""
+
+
+class Headers(NamedTuple):
+    """The headers that say who calls, and the names of its certificate."""
+
+    credentials: Credentials
+    tenant: str
+    """`agent-tenant`."""
+    origin: str
+    """`origin`, which browsers send."""
 
 
 class CallerLeft(Exception):
@@ -22,13 +46,16 @@ class CallerLeft(Exception):
 class Call(ABC):
     """One request on its way through the service; `method` is the RPC's name, such as "Execute"."""
 
-    __slots__ = ("method", "owner", "principal", "request", "response")
+    __slots__ = ("credentials", "method", "owner", "principal", "request", "response")
 
     def __init__(self, method: str) -> None:
-        """Begin with the local principal and the empty tenant, which hold where no credential is asked for."""
+        """Begin as a call of a stranger, about the empty tenant."""
         self.method = method
-        self.principal = LOCAL
-        self.owner = LOCAL.tenant
+        self.credentials: Credentials = NOTHING
+        """What the caller has shown; read by the link that authenticates."""
+        self.principal = ANONYMOUS
+        """The caller, once it is authenticated."""
+        self.owner = ""
         """The tenant that this call is about: it owns the sessions that the call creates and may see."""
         self.request: Message | None = None
         """The request, once it was parsed."""
@@ -42,12 +69,21 @@ class Call(ABC):
 
     @property
     @abstractmethod
+    def door(self) -> Door:
+        """The listener that the call came through."""
+
+    @property
+    @abstractmethod
     def has_left(self) -> bool:
         """Whether the caller has gone or its deadline is over."""
 
     @abstractmethod
     def metadata(self, key: str) -> str:
         """The first value of a header in lower case; "" when there is none, or when it is not text."""
+
+    @abstractmethod
+    def headers(self) -> Headers:
+        """Read the headers that say who calls."""
 
     @abstractmethod
     def time_remaining(self) -> float | None:

@@ -19,6 +19,7 @@ from google.protobuf.message_factory import GetMessageClass
 from agent_service import errors
 from agent_service.api.call import Call, CallerLeft
 from agent_service.api.limits import MAX_MESSAGE_BYTES
+from agent_service.api.own_credential import check_own_credential
 from agent_service.api.validation import check
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ def _chained(handler: Handler, request_class: type[Message], around: Sequence[Ar
 def _parsing(handler: Handler, request_class: type[Message]) -> Answer:
     async def answer(call: Call, data: bytes) -> bytes:
         call.request = request = _parsed(request_class, data)
+        check_own_credential(request, data, call.credentials.bearer)
         check(request)
         response = await handler(request, call)
         if response is not None:

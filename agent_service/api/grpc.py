@@ -11,10 +11,12 @@ from google.protobuf.message import Message
 from grpc_status import rpc_status
 
 from agent_service import errors
-from agent_service.api.call import Call, CallerLeft
+from agent_service.api.call import Call, CallerLeft, Door, Headers
 from agent_service.api.chain import DESCRIPTOR, SERVICE, Answer, Chain
 from agent_service.api.limits import MAX_MESSAGE_BYTES
+from agent_service.api.peer_certificate import certificate
 from agent_service.api.rpc_status import rich_status
+from agent_service.auth import Credentials, bearer_of
 
 MAX_RECEIVED_BYTES = 2 * MAX_MESSAGE_BYTES
 """Bytes of a request that gRPC takes in. Between the contract's limit and this one a caller is answered with ErrorInfo
@@ -23,18 +25,18 @@ MAX_RECEIVED_BYTES = 2 * MAX_MESSAGE_BYTES
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-def add_to_server(chain: Chain, server: grpc.aio.Server) -> None:
+def add_to_server(chain: Chain, server: grpc.aio.Server, door: Door) -> None:
     """Have a server answer the RPCs of agentservice.v1 by a chain. Requests and responses pass as bytes."""
-    handlers = {method.name: _handler(method, chain.answers[method.name]) for method in DESCRIPTOR.methods}
+    handlers = {method.name: _handler(method, chain.answers[method.name], door) for method in DESCRIPTOR.methods}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
 
 
-def _handler(method: Any, answer: Answer) -> grpc.RpcMethodHandler[Any, Any]:
+def _handler(method: Any, answer: Answer, door: Door) -> grpc.RpcMethodHandler[Any, Any]:
     async def serve(data: bytes, context: Context) -> bytes:
         try:
-            return await answer(GrpcCall(method.name, context), data)
+            return await answer(GrpcCall(method.name, context, door), data)
         except errors.RequestError as error:
-            await _abort(context, error)
+            await abort(context, error)
             raise AssertionError("abort always raises") from error
         except CallerLeft:
             raise asyncio.CancelledError from None  # the one ending of a handler that gRPC neither answers nor logs
@@ -48,7 +50,8 @@ def _handler(method: Any, answer: Answer) -> grpc.RpcMethodHandler[Any, Any]:
     return grpc.unary_unary_rpc_method_handler(serve)
 
 
-async def _abort(context: Context, error: errors.RequestError) -> None:
+async def abort(context: Context, error: errors.RequestError) -> None:
+    """End a call with an error and its details. Always raises."""
     if error.retry_after is not None:
         context.set_trailing_metadata((("grpc-retry-pushback-ms", str(round(error.retry_after * 1000))),))
     status = rpc_status.to_status(rich_status(error))
@@ -60,12 +63,18 @@ async def _abort(context: Context, error: errors.RequestError) -> None:
 class GrpcCall(Call):
     """A call that came in by gRPC. What nobody asks for is not read from the context."""
 
-    __slots__ = ("_context",)
+    __slots__ = ("_context", "_door")
 
-    def __init__(self, method: str, context: Context) -> None:
+    def __init__(self, method: str, context: Context, door: Door) -> None:
         """Read from `context` what is asked for."""
         super().__init__(method)
         self._context = context
+        self._door = door
+
+    @property
+    def door(self) -> Door:
+        """The listener that the call came through."""
+        return self._door
 
     @property
     def peer(self) -> str:
@@ -83,6 +92,20 @@ class GrpcCall(Call):
             if name == key:
                 return value if isinstance(value, str) else ""
         return ""
+
+    def headers(self) -> Headers:
+        """Read the headers that say who calls, all in one go: gRPC makes the list anew each time."""
+        authorization = tenant = origin = ""
+        for name, value in self._context.invocation_metadata() or ():
+            if name == "authorization":
+                authorization = value if isinstance(value, str) else "-"
+            elif name == "agent-tenant":
+                tenant = value if isinstance(value, str) else "-"
+            elif name == "origin":
+                origin = str(value)
+        names, serial = certificate(self._context) if self._door.certified else (frozenset(), "")
+        shown = Credentials(authorization, bearer_of(authorization), names, serial, self._door.socket)
+        return Headers(shown, tenant, origin)
 
     def time_remaining(self) -> float | None:
         """Seconds until the RPC's deadline."""

@@ -13,10 +13,12 @@ from agent_service import events
 from agent_service import options as translate
 from agent_service.api import pages
 from agent_service.api.call import Call
+from agent_service.api.caller import caller, versions
 from agent_service.api.counts import MAX_COUNTED, counts_response, group_by
 from agent_service.api.shown import show, shown, shown_turn
 from agent_service.api.status import STATUS_TAILS, status_head, status_messages
 from agent_service.api.validation import check_host
+from agent_service.auth import ANONYMOUS
 from agent_service.events import cut
 from agent_service.policy import Policy
 from agent_service.registry import (
@@ -220,13 +222,16 @@ class Handlers:
     ) -> pb.RespondToInteractionResponse:
         """Answer what the agent asks; the first answer wins."""
         self._policy.check_answer(request, call.owner)
-        response = await self._control.respond(request, call.owner, by=call.peer)
+        response = await self._control.respond(request, call.owner, by=call.principal.name)
         show(response.session)
         return response
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, call: Call) -> pb.GetServerInfoResponse:
-        """Say what runs here."""
+        """Say what runs here, and who calls; without a credential, the versions alone."""
         response = self._server_info()
+        if call.principal is ANONYMOUS:
+            return versions(response)
+        response.caller.CopyFrom(caller(call))
         response.load.sessions = await self._queries.count()
         response.policy_version = self._policy.version
         response.caller.ceilings_json = self._policy.ceilings_json(call.owner)

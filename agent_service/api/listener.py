@@ -1,18 +1,23 @@
-"""The gRPC server: its channel arguments, and the services beside AgentService (health, reflection)."""
+"""The gRPC servers, one for each address: channel arguments, and the services beside AgentService."""
 
 from __future__ import annotations
 
-import ipaddress
-from contextlib import suppress
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from agent_service.api.addresses import Address, Transport
+from agent_service.api.call import Door
 from agent_service.api.chain import SERVICE, Chain
 from agent_service.api.grpc import MAX_RECEIVED_BYTES, add_to_server
+from agent_service.api.identity import Identity
 from agent_service.api.limits import MAX_CONNECTION_STREAMS, MAX_MESSAGE_BYTES
 from agent_service.api.reflection import add_reflection
+from agent_service.api.tls import ServerTls, TlsFiles
+from agent_service.api.unix import bind_socket
 from agent_service.errors import CannotServe
 
 MAX_PENDING_CALLS = 20_000
@@ -41,47 +46,95 @@ SERVER_ARGUMENTS: tuple[tuple[str, int], ...] = (
 
 @dataclass(frozen=True)
 class Listener:
-    """A gRPC server that accepts calls."""
+    """A gRPC server that accepts calls at one address."""
 
     server: grpc.aio.Server
     health: health.aio.HealthServicer
     address: str
-    """HOST:PORT, with the port that was chosen when 0 was asked for."""
+    """As asked for, with the port that was chosen when 0 was asked for."""
+    place: str
+    """The address without the transport before it: HOST:PORT, or a path."""
+    is_local: bool
 
 
-async def listen(address: str, chain: Chain) -> Listener:
-    """Serve AgentService, health and reflection at HOST:PORT. Raises CannotServe when the address cannot be bound."""
+@dataclass(frozen=True)
+class Doorway:
+    """What all listeners share: the chain, the link that admits callers of reflection, and the files of TLS."""
+
+    chain: Chain
+    identity: Identity
+    tls: TlsFiles
+
+
+class Listeners:
+    """All listeners of a service, as one."""
+
+    def __init__(self, listeners: Sequence[Listener]) -> None:
+        """Take listeners that accept calls."""
+        self.all = tuple(listeners)
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Their addresses, in the order of `--listen`."""
+        return tuple(each.address for each in self.all)
+
+    async def enter_graceful_shutdown(self) -> None:
+        """Report NOT_SERVING at every address."""
+        await asyncio.gather(*(each.health.enter_graceful_shutdown() for each in self.all))
+
+    async def stop(self, grace: float) -> None:
+        """Refuse further calls at every address at once; end those that are open after `grace` seconds."""
+        await asyncio.gather(*(each.server.stop(grace) for each in self.all))
+
+
+async def listen(addresses: Sequence[Address], doorway: Doorway) -> Listeners:
+    """Serve at every address, or at none. Raises CannotServe when one cannot be bound."""
+    listeners: list[Listener] = []
+    try:
+        for address in addresses:
+            listeners += [await _listen(address, doorway)]
+    except CannotServe:
+        await Listeners(listeners).stop(0)
+        raise
+    return Listeners(listeners)
+
+
+async def _listen(address: Address, doorway: Doorway) -> Listener:
+    """Serve AgentService, health and reflection at one address, with a server of its own: a call tells no port."""
     server = grpc.aio.server(options=SERVER_ARGUMENTS)
-    add_to_server(chain, server)
+    door = _door(address)
+    add_to_server(doorway.chain, server, door)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     for name in ("", SERVICE):
         await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
-    add_reflection(server)
-    host, _, port_text = address.rpartition(":")
+    add_reflection(server, doorway.identity, door)
+    place = _bind(server, address, doorway.tls)
+    await server.start()
+    return Listener(server, health_servicer, str(Address(address.transport, place)), place, address.is_local)
+
+
+def _door(address: Address) -> Door:
+    is_socket = address.transport is Transport.UNIX
+    return Door(
+        loopback=address.is_local,
+        socket=address.place if is_socket else "",
+        certified=address.transport is Transport.MTLS,
+    )
+
+
+def _bind(server: grpc.aio.Server, address: Address, tls: TlsFiles) -> str:
+    """Bind the address; return its place, with the port that was chosen."""
+    if address.transport is Transport.UNIX:
+        bind_socket(server, address.place)
+        return address.place
+    host, _, port_text = address.place.rpartition(":")
     try:
-        port = server.add_insecure_port(address)
+        if address.transport is Transport.PLAIN:
+            port = server.add_insecure_port(address.place)
+        else:
+            secure = ServerTls(tls, certified=address.transport is Transport.MTLS)
+            port = server.add_secure_port(address.place, secure.credentials())
     except RuntimeError as error:
         raise CannotServe(f"cannot listen on {address}: {error}; is the port taken?") from error
-    await server.start()
-    return Listener(server, health_servicer, f"{host}:{port or port_text}")
-
-
-def check_address(address: str, *, insecure: bool) -> None:
-    """Raise CannotServe when this is not HOST:PORT, or is reachable from other machines without `insecure`."""
-    host, separator, port = address.rpartition(":")
-    if not separator or not port.isdecimal() or int(port) > 65535:
-        raise CannotServe(f"listen must be HOST:PORT, such as 127.0.0.1:50051, not {address!r}")
-    if not _is_loopback(host.strip("[]")) and not insecure:
-        raise CannotServe(
-            f"{host or 'every address'} is reachable from other machines, and nobody is authenticated yet: "
-            "listen on 127.0.0.1, or say --insecure if something in front of the service decides who may call it"
-        )
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    with suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return False
+    return f"{host}:{port or port_text}"

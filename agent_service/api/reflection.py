@@ -18,7 +18,11 @@ from google.protobuf.descriptor_pb2 import DescriptorProto, EnumDescriptorProto,
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
+from agent_service.api.call import Door
 from agent_service.api.chain import SERVICE
+from agent_service.api.grpc import GrpcCall, abort
+from agent_service.api.identity import Identity
+from agent_service.errors import RequestError
 
 V1, V1ALPHA = "grpc.reflection.v1", "grpc.reflection.v1alpha"
 SERVICES = (SERVICE, "grpc.health.v1.Health", f"{V1}.ServerReflection", f"{V1ALPHA}.ServerReflection")
@@ -27,10 +31,22 @@ Request = reflection_pb2.ServerReflectionRequest
 Response = reflection_pb2.ServerReflectionResponse
 
 
-def add_reflection(server: grpc.aio.Server) -> None:
-    """Serve both versions of the reflection protocol; their messages are the same on the wire."""
+def add_reflection(server: grpc.aio.Server, identity: Identity, door: Door) -> None:
+    """Serve both versions of the reflection protocol; their messages are the same on the wire.
+
+    Beyond loopback a caller needs a credential.
+    """
+    reflection = Reflection(Descriptors())
+
+    async def info(requests: AsyncIterable[Request], context: grpc.aio.ServicerContext[Request, Response]) -> None:
+        try:
+            async with identity(GrpcCall("ServerReflectionInfo", context, door)):
+                await reflection.info(requests, context)
+        except RequestError as error:
+            await abort(context, error)
+
     handler = grpc.stream_stream_rpc_method_handler(
-        Reflection(Descriptors()).info,
+        info,
         request_deserializer=Request.FromString,
         response_serializer=Response.SerializeToString,
     )

@@ -27,6 +27,12 @@ class Principal:
     """When the credential expires, in seconds of the epoch; None: not by itself."""
 
 
-LOCAL = Principal(name="local")
+RIGHTS = frozenset({"answer_for_others", "other_owners"})
+"""The rights that there are: to answer in the name of somebody else, and to see what other tenants use."""
+
+LOCAL = Principal(name="local", rights=RIGHTS)
 """The principal of the local token, and of every call where no credential is asked for: of the empty tenant, with
 every right."""
+
+ANONYMOUS = Principal(name="", rpcs=frozenset())
+"""A caller without credentials, where something is open to it."""

@@ -552,15 +552,15 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Code: none, a run's. Metadata: none. Retry: no.
     """
     ERROR_REASON_CREDENTIALS_MISSING: _ErrorReason.ValueType  # 26
-    """The call has no credential, and the RPC needs one; the message names the kinds that are accepted. Not sent yet.
+    """The call has no credential, and the RPC needs one; the message names the kinds that are accepted.
     Code: UNAUTHENTICATED. Metadata: none. Retry: no.
     """
     ERROR_REASON_CREDENTIALS_INVALID: _ErrorReason.ValueType  # 27
-    """The credential is unknown, malformed or expired. Not sent yet.
+    """The credential is unknown, malformed or expired.
     Code: UNAUTHENTICATED. Metadata: none. Retry: no.
     """
     ERROR_REASON_RPC_NOT_ALLOWED: _ErrorReason.ValueType  # 28
-    """The principal may not call this RPC, or not for this tenant. Not sent yet.
+    """The principal may not call this RPC, or not for this tenant.
     Code: PERMISSION_DENIED. Metadata: none. Retry: no.
     """
     ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 29
@@ -568,7 +568,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Code: RESOURCE_EXHAUSTED. Metadata: none. Retry: later.
     """
     ERROR_REASON_IDENTITY_UNAVAILABLE: _ErrorReason.ValueType  # 30
-    """The issuer's keys could not be read for too long, so no token of it can be checked. Not sent yet.
+    """The issuer's keys could not be read for too long, so no token of it can be checked.
     Code: UNAVAILABLE. Metadata: none. Retry: later.
     """
     ERROR_REASON_SANDBOX_UNAVAILABLE: _ErrorReason.ValueType  # 31
@@ -636,8 +636,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Code: none, a run's. Metadata: none. Retry: no.
     """
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 115
-    """The model's API limits the rate.
-    Code: none, a run's. Metadata: none. Retry: later.
+    """The tenant calls more often than it may. Also a run's: the model's API limits the rate.
+    Code: RESOURCE_EXHAUSTED. Metadata: none. Retry: later.
     """
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 116
     """The model's API is overloaded.
@@ -770,15 +770,15 @@ ERROR_REASON_AGENT_UNAVAILABLE: ErrorReason.ValueType  # 25
 Code: none, a run's. Metadata: none. Retry: no.
 """
 ERROR_REASON_CREDENTIALS_MISSING: ErrorReason.ValueType  # 26
-"""The call has no credential, and the RPC needs one; the message names the kinds that are accepted. Not sent yet.
+"""The call has no credential, and the RPC needs one; the message names the kinds that are accepted.
 Code: UNAUTHENTICATED. Metadata: none. Retry: no.
 """
 ERROR_REASON_CREDENTIALS_INVALID: ErrorReason.ValueType  # 27
-"""The credential is unknown, malformed or expired. Not sent yet.
+"""The credential is unknown, malformed or expired.
 Code: UNAUTHENTICATED. Metadata: none. Retry: no.
 """
 ERROR_REASON_RPC_NOT_ALLOWED: ErrorReason.ValueType  # 28
-"""The principal may not call this RPC, or not for this tenant. Not sent yet.
+"""The principal may not call this RPC, or not for this tenant.
 Code: PERMISSION_DENIED. Metadata: none. Retry: no.
 """
 ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 29
@@ -786,7 +786,7 @@ ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 29
 Code: RESOURCE_EXHAUSTED. Metadata: none. Retry: later.
 """
 ERROR_REASON_IDENTITY_UNAVAILABLE: ErrorReason.ValueType  # 30
-"""The issuer's keys could not be read for too long, so no token of it can be checked. Not sent yet.
+"""The issuer's keys could not be read for too long, so no token of it can be checked.
 Code: UNAVAILABLE. Metadata: none. Retry: later.
 """
 ERROR_REASON_SANDBOX_UNAVAILABLE: ErrorReason.ValueType  # 31
@@ -854,8 +854,8 @@ ERROR_REASON_AUTHENTICATION_FAILED: ErrorReason.ValueType  # 114
 Code: none, a run's. Metadata: none. Retry: no.
 """
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 115
-"""The model's API limits the rate.
-Code: none, a run's. Metadata: none. Retry: later.
+"""The tenant calls more often than it may. Also a run's: the model's API limits the rate.
+Code: RESOURCE_EXHAUSTED. Metadata: none. Retry: later.
 """
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 116
 """The model's API is overloaded.

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from agent_service import errors
 from agent_service.__main__ import cli
 from agent_service.api.audited import READS, Audited
-from agent_service.api.call import Call
+from agent_service.api.call import Call, Door
 from agent_service.audit import AuditLog, verify
 from agent_service.audit.log import MAX_NAMELESS
 from agent_service.auth import Principal
@@ -102,6 +102,10 @@ class Made(Call):
     __slots__ = ()
     peer = "ipv4:10.0.0.1:1"
     has_left = False
+    door = Door()
+
+    def headers(self):
+        raise AssertionError("nobody asks who calls")
 
     def metadata(self, key):
         return ""

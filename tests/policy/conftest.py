@@ -16,7 +16,7 @@ def module_rules() -> Iterator[Rules]:
     """The rules of the services that a module starts."""
     made = Rules()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("agent_service.server.Access", lambda: made)
+        patch.setattr("agent_service.server.open_access", lambda *configured: (made, None))
         yield made
 
 

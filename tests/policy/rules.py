@@ -5,14 +5,16 @@ from __future__ import annotations
 import tomllib
 from typing import Any
 
+from agent_service.access import Access
 from agent_service.policy import Grant, McpTable, TenantTable, grant
 
 
-class Rules:
-    """Answers like Access: the grants of tables that a test sets, or those without an access file."""
+class Rules(Access):
+    """An Access that asks for no credential: the grants of tables that a test sets, or those without an access file."""
 
     def __init__(self) -> None:
         """Begin without an access file."""
+        super().__init__()
         self._grants: dict[str, Grant] = {}
         self._raw: dict[str, Any] | None = None
 
