@@ -67,11 +67,17 @@ def has_credentials(environment: Mapping[str, str]) -> bool:
 
 
 def cli_bounds(*, api_retries: int, api_timeout: float, sdk_version: str) -> dict[str, str]:
-    """Variables that bound the CLI's patience with the API (`api_timeout` in seconds), and stop its other traffic."""
+    """Variables that bound the CLI's patience with the API (`api_timeout` in seconds), and stop its other traffic.
+
+    They also keep the way to the API, and the credentials for it, the operator's.
+    """
     return {
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         "CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS": "1",
         "CLAUDE_CODE_ENTRYPOINT": "sdk-py",
+        # A project's .claude/settings.json may name a proxy, another key or provider, and an apiKeyHelper: the agent
+        # sent the operator's key to that proxy, and ran that helper. With this the CLI takes all of it from here alone.
+        "CLAUDE_CODE_PROVIDER_MANAGED_BY_HOST": "1",
         "CLAUDE_AGENT_SDK_VERSION": sdk_version,
         "CLAUDE_CODE_MAX_RETRIES": str(api_retries),
         "API_TIMEOUT_MS": str(round(api_timeout * 1000)),
