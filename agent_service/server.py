@@ -41,6 +41,7 @@ from agent_service.processes.choice import Choice, choose_guard
 from agent_service.processes.signals import is_ignored, let_children_start_afresh
 from agent_service.processes.tags import owner_id
 from agent_service.processes.tree import end_leftovers
+from agent_service.processes.unreadable import hide
 from agent_service.registry import SessionRegistry
 from agent_service.session.limits import Limits
 
@@ -73,6 +74,7 @@ async def serve(config: Config, *, ready: Callable[[Running], None] = lambda run
     """Serve until the drain that the first signal begins is over, or until a second signal. Returns the exit code."""
     signals: asyncio.Queue[int] = asyncio.Queue()
     _handle_signals(signals)
+    hide()
     async with running(config, signals=signals) as service:
         calm_collector()
         ready(service)

@@ -49,6 +49,8 @@ class AgentSpec:
 
     options: ClaudeAgentOptions
     environment: Mapping[str, str]
+    variables: Mapping[str, str]
+    """The caller's part of the environment: for the agent alone, not for what guards it."""
     directories: Directories
     grant: Grant
     """What the session's tenant may ask for: what its walls are made by."""
@@ -103,6 +105,7 @@ class Agent:
         self._transport = ProcessTransport(
             sdk.build_argv(options),
             environment=spec.environment,
+            variables=spec.variables,
             cwd=spec.directories.cwd,
             guard=guard,
             marker=spec.marker,

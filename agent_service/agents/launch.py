@@ -73,6 +73,7 @@ class Launch:
         return AgentSpec(
             options=self._sdk_options(session, options, resume, directories),
             environment=self._environment_of(options, directories),
+            variables=dict(options.env),
             directories=directories,
             grant=grant,
             key=key,
@@ -124,7 +125,7 @@ class Launch:
         if options.permission_mode == pb.PERMISSION_MODE_BYPASS_PERMISSIONS and os.geteuid() == 0:
             # The CLI refuses this mode to root unless it is told that the host is expendable.
             environment["IS_SANDBOX"] = "1"
-        return {**environment, **options.env}
+        return environment
 
     def model(self, options: pb.AgentOptions) -> str | None:
         """Return the model that agents are told for these options; None leaves it to the agent."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from claude_agent_sdk import ProcessError, Transport
 
-from agent_service.processes.guards import ProcessGuard
+from agent_service.processes.guards import ProcessGuard, Spawn
 from agent_service.processes.tree import ProcessTree
 
 MAX_FRAME_BYTES = 256 << 20
@@ -46,19 +46,25 @@ class ProcessTransport(Transport):
         argv: Sequence[str],
         *,
         environment: Mapping[str, str],
+        variables: Mapping[str, str],
         cwd: Path,
         guard: ProcessGuard,
         marker: str,
         on_stderr: Callable[[str], None],
     ) -> None:
-        """Prepare to run `argv` in `cwd` with exactly `environment`; `marker` names the tree for `end_leftovers`."""
+        """Prepare to run `argv` in `cwd` with exactly `environment`, and the caller's `variables` on top of it.
+
+        The guard sees nothing of the latter. `marker` names the tree for `end_leftovers`.
+        """
         self._argv = argv
         self._environment = environment
+        self._variables = variables
         self._cwd = cwd
         self._guard = guard
         self._marker = marker
         self._on_stderr = on_stderr
         self._process: asyncio.subprocess.Process | None = None
+        self._spawn_held: Spawn | None = None
         self._spawning: asyncio.Task[None] | None = None
         self._stderr_task: asyncio.Task[None] | None = None
         self._write_lock = asyncio.Lock()
@@ -81,17 +87,21 @@ class ProcessTransport(Transport):
             await asyncio.wait([self._spawning])
 
     async def _spawn(self) -> None:
-        command, spawn_options = self._guard.spawn(self._argv, marker=self._marker)
-        self._process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            cwd=self._cwd,
-            env={**self._environment, **self._guard.environment(self._marker)},
-            limit=MAX_FRAME_BYTES,
-            **spawn_options,
+        self._spawn_held = spawn = self._guard.spawn(
+            self._argv, marker=self._marker, environment=self._environment, variables=self._variables
         )
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *spawn.command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                cwd=self._cwd,
+                limit=MAX_FRAME_BYTES,
+                **spawn.keywords,
+            )
+        finally:
+            spawn.started()
         self.tree = ProcessTree(self._guard, self._process.pid, self._marker)
         self._stderr_task = asyncio.create_task(self._read_stderr(), name=f"stderr of {self._process.pid}")
 
@@ -145,6 +155,8 @@ class ProcessTransport(Transport):
             transport = getattr(self._process, "_transport", None)
             if transport is not None:
                 transport.close()
+        if self._spawn_held is not None:
+            self._spawn_held.close()
 
     def is_ready(self) -> bool:
         """Return whether frames can be sent."""

@@ -107,12 +107,15 @@ async def _try_parent_death(guard: ProcessGuard) -> None:
 async def _trial(guard: ProcessGuard, name: str, starter: str) -> AsyncIterator[ProcessTree]:
     """Run a small tree with two daemons while the block lasts; kill all of it afterwards."""
     marker = session_marker("probe", f"{os.getpid()}-{time.monotonic_ns()}", f"{guard.name}-{name}")
-    command, keywords = guard.spawn(["sh", "-c", _PROBE_TREE], marker=marker)
-    argv = ["sh", "-c", starter, "starter", f"{MARKER}={marker}", *command]
+    spawn = guard.spawn(["sh", "-c", _PROBE_TREE], marker=marker)
+    argv = ["sh", "-c", starter, "starter", f"{MARKER}={marker}", *spawn.command]
     pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(
-        *argv, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe, **keywords
-    )
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *argv, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe, **spawn.keywords
+        )
+    finally:
+        spawn.started()
     tree = ProcessTree(guard, process.pid, marker)
     try:
         await _until_ready(process)
@@ -120,6 +123,7 @@ async def _trial(guard: ProcessGuard, name: str, starter: str) -> AsyncIterator[
     finally:
         await tree.kill()
         await process.communicate()
+        spawn.close()
 
 
 async def _until_ready(process: asyncio.subprocess.Process) -> None:

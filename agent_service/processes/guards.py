@@ -6,19 +6,20 @@ not the process, so spawn from a thread that lives as long as the service, such 
 
 from __future__ import annotations
 
-import functools
 import itertools
 import os
 import re
+import shlex
 import shutil
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from agent_service.processes.lifeline import Lifeline, close_all, memory_file
 from agent_service.processes.signals import let_children_start_afresh
 from agent_service.processes.table import Process, read
 from agent_service.processes.tags import MARKER, checked, within
@@ -26,6 +27,31 @@ from agent_service.processes.tags import MARKER, checked, within
 
 class GuardUnavailable(Exception):
     """The requested guard, or every guard, failed on this host; the text says why."""
+
+
+@dataclass
+class Spawn:
+    """A command to start under a guard, right now; hold it for as long as the process may live.
+
+    Without it, or closed, the guard ends the process: its lifeline is cut.
+    """
+
+    command: list[str]
+    keywords: dict[str, Any]
+    """For `asyncio.create_subprocess_exec` or `Popen`: the environment, the descriptors to pass on, a new session."""
+    descriptors: tuple[int, ...] = ()
+    """Those of the guard's own that only the process needs."""
+    lifeline: Lifeline | None = None
+
+    def started(self) -> None:
+        """Close what only the process needs; call it once it was started, or could not be."""
+        descriptors, self.descriptors = self.descriptors, ()
+        close_all(descriptors)
+
+    def close(self) -> None:
+        """Cut the lifeline."""
+        if self.lifeline is not None:
+            self.lifeline.close()
 
 
 class ProcessGuard(ABC):
@@ -39,20 +65,34 @@ class ProcessGuard(ABC):
     """Processes between this one and the command; SIGTERM is not for them."""
 
     @abstractmethod
-    def command(self, argv: Sequence[str], marker: str) -> list[str]:
-        """Return the command to execute in place of `argv`; it passes streams through, and exits 128+n for signal n."""
+    def prepare(self, argv: Sequence[str], marker: str, variables: Mapping[str, str]) -> Spawn:
+        """Return what to execute in place of `argv`; it passes streams through, and exits 128+n for signal n.
 
-    def spawn(self, argv: Sequence[str], *, marker: str) -> tuple[list[str], dict[str, Any]]:
-        """The command and the keyword arguments for `asyncio.create_subprocess_exec` or `Popen`.
+        `variables` are for `argv` alone: the guard's own programs must not see them.
+        """
 
-        Call it right before the spawn, in the thread that spawns: it also resets the signals that children inherit.
+    def spawn(
+        self,
+        argv: Sequence[str],
+        *,
+        marker: str,
+        environment: Mapping[str, str] | None = None,
+        variables: Mapping[str, str] | None = None,
+        descriptors: Sequence[int] = (),
+    ) -> Spawn:
+        """Prepare to start `argv` with `environment`, and with the `variables` of a caller on top of it.
+
+        Variables can make a program run code (LD_PRELOAD): the guard's own programs get those of `environment` only.
+        Without one, the process inherits this one's, and has no marker. It inherits `descriptors`, which stay the
+        caller's to close. Call it right before the spawn, in the thread that spawns: it also resets the signals that
+        children inherit.
         """
         let_children_start_afresh()
-        return self.command(argv, checked(marker)), {"start_new_session": True}
-
-    def environment(self, marker: str) -> dict[str, str]:
-        """Return the variables to add to the command's environment."""
-        return {MARKER: marker}
+        spawn = self.prepare(argv, checked(marker), variables or {})
+        spawn.keywords |= {"start_new_session": True, "pass_fds": (*spawn.descriptors, *descriptors)}
+        if environment is not None:
+            spawn.keywords["env"] = {**environment, **spawn.keywords.get("env", {}), MARKER: marker}
+        return spawn
 
     def first_victims(self, wrappers: list[Process], others: list[Process]) -> list[Process]:
         """Return the processes to kill first; the others follow."""
@@ -73,23 +113,24 @@ def _tool(name: str) -> str:
 
 _NAMESPACE = ("--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "slave")
 _INIT = (
-    '(read -r _ <"/proc/self/fd/$1"; kill -9 -1) >/dev/null 2>&1 & '
-    '{ echo "$2" >/proc/sys/kernel/ns_last_pid; } 2>/dev/null; shift 2; "$@"; exit $?'
+    '(trap "" HUP INT TERM; "$1" -s "$2"; kill -9 -1) >/dev/null 2>&1 & '
+    '{ echo "$3" >/proc/sys/kernel/ns_last_pid; } 2>/dev/null; '
+    '[ "$4" = - ] || . "/proc/self/fd/$4"; '
+    'shift 4; "$@"; exit $?'
 )
-"""What the first process of a namespace does: see to it that all is killed when the service dies, choose process ids,
-run the command."""
+"""What the first process of a namespace does: see to it that all is killed when the lifeline ends, choose process ids,
+set the variables of the caller, run the command.
+
+The lifeline is for the moments of the start: setpriv and unshare request the parent-death signal without checking that
+the parent still lives. Of 100 services that were killed while they started an agent, 5 left one behind without it.
+"""
 _inner_ids = itertools.cycle(range(1000, 31000))
 
 
-@functools.cache
-def _lifeline() -> int:
-    """Return the reading end of a pipe without a writer: it ends when this process dies.
-
-    setpriv and unshare request the parent-death signal without checking that the parent still lives. Of 100 services
-    that were killed while they started an agent, 5 left one behind without this pipe.
-    """
-    reading, _ = os.pipe()
-    return reading
+def _exports(variables: Mapping[str, str]) -> bytes:
+    """A shell script that sets variables; one that the shell keeps to itself (UID in some) is left as it is."""
+    lines = (f"command export {name}={shlex.quote(value)} 2>/dev/null || :\n" for name, value in variables.items())
+    return "".join(lines).encode("utf-8", "surrogateescape")
 
 
 @dataclass(frozen=True)
@@ -111,18 +152,22 @@ class NamespaceGuard(ProcessGuard):
     setpriv: str = field(default_factory=lambda: _tool("setpriv"))
     unshare: str = field(default_factory=lambda: _tool("unshare"))
     shell: str = field(default_factory=lambda: _tool("sh"))
+    flock: str = field(default_factory=lambda: _tool("flock"))
 
     def first_victims(self, wrappers: list[Process], others: list[Process]) -> list[Process]:
         return wrappers if len(wrappers) == self.wrappers else [*wrappers, *others]
 
-    def spawn(self, argv: Sequence[str], *, marker: str) -> tuple[list[str], dict[str, Any]]:
-        command, keywords = super().spawn(argv, marker=marker)
-        return command, {**keywords, "pass_fds": (_lifeline(),)}
-
-    def command(self, argv: Sequence[str], marker: str) -> list[str]:
+    def prepare(self, argv: Sequence[str], marker: str, variables: Mapping[str, str]) -> Spawn:
+        lifeline = Lifeline()
+        passed = [lifeline.end]
+        script = "-"
+        if variables:
+            passed.append(memory_file("variables", _exports(variables)))
+            script = str(passed[-1])
         namespace = [self.unshare, *self.user, *_NAMESPACE]
-        init = [self.shell, "-c", _INIT, "agent-init", str(_lifeline()), str(next(_inner_ids))]
-        return [self.setpriv, "--pdeathsig", "KILL", "--", *namespace, "--", *init, *argv]
+        init = [self.shell, "-c", _INIT, "agent-init", self.flock, str(lifeline.end), str(next(_inner_ids)), script]
+        command = [self.setpriv, "--pdeathsig", "KILL", "--", *namespace, "--", *init, *argv]
+        return Spawn(command, {}, tuple(passed), lifeline)
 
 
 @dataclass(frozen=True)
@@ -147,10 +192,16 @@ class SubreaperGuard(ProcessGuard):
     parent: int = field(default_factory=os.getpid)
     """Who must be the launcher's parent, lest it died before the launcher could watch it; 0 for anyone."""
 
-    def command(self, argv: Sequence[str], marker: str) -> list[str]:
+    def prepare(self, argv: Sequence[str], marker: str, variables: Mapping[str, str]) -> Spawn:
         launcher = str(Path(__file__).parent / "subreaper.py")
         interpreter = os.path.realpath(sys.executable)  # a third faster than through the virtual environment's link
-        return [interpreter, "-I", "-S", launcher, str(self.parent), self._cgroup(marker), *argv]
+        passed: tuple[int, ...] = ()
+        if variables:
+            lines = "\0".join(f"{name}={value}" for name, value in variables.items())
+            passed = (memory_file("variables", lines.encode("utf-8", "surrogateescape")),)
+        file = str(passed[0]) if passed else "-"
+        own = [interpreter, "-I", "-S", launcher, str(self.parent), self._cgroup(marker), file]
+        return Spawn([*own, *argv], {}, passed)
 
     def _cgroup(self, marker: str) -> str:
         return "-"
@@ -219,8 +270,8 @@ class GroupGuard(ProcessGuard):
     )
     dies_with_service: ClassVar[bool] = False
 
-    def command(self, argv: Sequence[str], marker: str) -> list[str]:
-        return list(argv)
+    def prepare(self, argv: Sequence[str], marker: str, variables: Mapping[str, str]) -> Spawn:
+        return Spawn(list(argv), {"env": dict(variables)})  # there is nothing of the guard's own
 
 
 GUARDS: tuple[type[ProcessGuard], ...] = (

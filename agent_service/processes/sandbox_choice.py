@@ -141,12 +141,14 @@ async def _run(sandbox: Sandbox, view: View, guard: ProcessGuard, place: Path) -
     argv = ["sh", "-c", _ATTEMPTS, "trial", str(place), str(os.getpid())]
     pipe, none = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
     with sandbox.wrap(argv, view) as wrapped:
-        command, keywords = guard.spawn(wrapped.argv, marker=marker)
-        keywords["pass_fds"] = (*keywords.get("pass_fds", ()), *wrapped.descriptors)
-        environment = {"PATH": os.defpath, "TMPDIR": str(view.tmp), **guard.environment(marker)}
-        process = await asyncio.create_subprocess_exec(
-            *command, stdin=none, stdout=none, stderr=pipe, env=environment, cwd=view.cwd, **keywords
-        )
+        environment = {"PATH": os.defpath, "TMPDIR": str(view.tmp)}
+        spawn = guard.spawn(wrapped.argv, marker=marker, environment=environment, descriptors=wrapped.descriptors)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *spawn.command, stdin=none, stdout=none, stderr=pipe, cwd=view.cwd, **spawn.keywords
+            )
+        finally:
+            spawn.started()
     try:
         async with asyncio.timeout(_PATIENCE):
             _, stderr = await process.communicate()

@@ -1,11 +1,12 @@
 """Runs one command and ends its whole process tree with it. A program, not a module of the service.
 
-    python -I -S subreaper.py PARENT CGROUP COMMAND...
+    python -I -S subreaper.py PARENT CGROUP VARIABLES COMMAND...
 
 Every orphan below it becomes its child (PR_SET_CHILD_SUBREAPER), so it can end what daemonised itself and dropped
 its environment. All is killed when the command ends or when the parent dies; the command is killed when this
 program dies. PARENT is the process id that must be the parent, or 0 for whoever it is; CGROUP is a cgroup v2
-directory for the command, or "-". The exit status is that of the command, 128+n if signal n ended it.
+directory for the command, or "-"; VARIABLES is a descriptor with variables for the command alone, or "-". The exit
+status is that of the command, 128+n if signal n ended it.
 
 The import of anything but the smallest modules would be paid for by every start of an agent.
 """
@@ -24,6 +25,7 @@ else:
     import _signal as signal  # the same without the enums, whose import is a third of the start
 
 PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
 ORPHANED = signal.SIGUSR2
 FORWARDED = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2}
@@ -32,14 +34,15 @@ RESTORED = (signal.SIGPIPE, signal.SIGXFSZ)  # Python ignores these two, and exe
 PATIENCE = 10.0
 
 
-def main(parent: int, cgroup: str, command: list[str]) -> int:
+def main(parent: int, cgroup: str, variables: str, command: list[str]) -> int:
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
+    prctl(PR_SET_DUMPABLE, 0)  # no process of the tree may look into this one, or trace it
     prctl(PR_SET_PDEATHSIG, ORPHANED)
     actual = os.getppid()
     if parent not in (0, actual):  # the parent died before it could be watched
         return 128 + signal.SIGKILL
-    child = start(command, cgroup, mask)
+    child = start(command, cgroup, variables, mask)
     status = watch(child, actual)
     end_all(cgroup)
     return status if status >= 0 else 128 - status
@@ -50,16 +53,16 @@ def prctl(option: int, value: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl")
 
 
-def start(command: list[str], cgroup: str, mask: set[int | signal.Signals]) -> int:
+def start(command: list[str], cgroup: str, variables: str, mask: set[int | signal.Signals]) -> int:
     """Fork and execute the command; it dies with this process."""
     me = os.getpid()
     child = os.fork()
     if child == 0:
-        become(command, cgroup, mask, me)
+        become(command, cgroup, variables, mask, me)
     return child
 
 
-def become(command: list[str], cgroup: str, mask: set[int | signal.Signals], parent: int) -> None:
+def become(command: list[str], cgroup: str, variables: str, mask: set[int | signal.Signals], parent: int) -> None:
     try:
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
@@ -69,10 +72,21 @@ def become(command: list[str], cgroup: str, mask: set[int | signal.Signals], par
         for number in RESTORED:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        take(variables)
         os.execvp(command[0], command)
     except OSError as error:
         os.write(2, f"subreaper: cannot start {command[0]}: {error}\n".encode(errors="replace"))
     os._exit(127)
+
+
+def take(variables: str) -> None:
+    """Set the command's own variables: what this process executes inherits them."""
+    if variables == "-":
+        return
+    with open(int(variables), "rb") as file:
+        for each in file.read().split(b"\0"):
+            name, _, value = each.partition(b"=")
+            os.putenv(name, value)
 
 
 def watch(child: int, parent: int) -> int:
@@ -154,4 +168,4 @@ def remove(directory: str) -> None:
 
 
 if __name__ == "__main__":
-    os._exit(main(int(sys.argv[1]), sys.argv[2], sys.argv[3:]))
+    os._exit(main(int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4:]))

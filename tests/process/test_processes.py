@@ -68,6 +68,11 @@ class Running:
             assert line, f"ended before {missing}"
             missing.discard(line.decode().strip())
 
+    async def process_lives(self) -> None:
+        """Its command goes on, and what would have to end goes on too."""
+        await until(lambda: "sleep" in {process.name for process in self.tree.processes()})
+        assert self.process.returncode is None
+
 
 _probed: dict[type[ProcessGuard], ProcessGuard | GuardUnavailable] = {}
 
@@ -97,14 +102,18 @@ async def guard(request: pytest.FixtureRequest) -> ProcessGuard:
 
 @asynccontextmanager
 async def running(
-    guard: ProcessGuard, *argv: str, marker: str = "", path: str = os.environ["PATH"], **keywords: object
+    guard: ProcessGuard,
+    *argv: str,
+    marker: str = "",
+    path: str = os.environ["PATH"],
+    variables: dict[str, str] | None = None,
+    **keywords: object,
 ) -> AsyncIterator[Running]:
     marker = marker or session_marker(OWNER, "i1", uuid4().hex)
-    command, options = guard.spawn(argv, marker=marker)
-    environment = os.environ | {"PATH": path} | guard.environment(marker)
-    process = await asyncio.create_subprocess_exec(
-        *command, stdin=PIPE, stdout=PIPE, env=environment, **options, **keywords
-    )
+    spawn = guard.spawn(argv, marker=marker, environment=os.environ | {"PATH": path}, variables=variables)
+    streams = {"stdin": PIPE, "stdout": PIPE}
+    process = await asyncio.create_subprocess_exec(*spawn.command, **streams, **spawn.keywords, **keywords)
+    spawn.started()
     run = Running(process, ProcessTree(guard, process.pid, marker), marker)
     try:
         yield run
@@ -112,6 +121,7 @@ async def running(
         await run.tree.kill()
         await process.communicate()
         assert (await run.tree.kill()).process_ids == ()
+        spawn.close()
 
 
 def shell(script: str) -> tuple[str, str, str]:
@@ -268,6 +278,39 @@ class TestEveryGuard:
         async with running(guard, "/bin/sh", "-c", "echo $PATH", path=str(tmp_path)) as run:
             assert (await run.process.communicate())[0].decode().strip() == str(tmp_path)
 
+    async def test_the_callers_variables_are_for_the_command_alone(self, guard: ProcessGuard) -> None:
+        odd = {
+            "CALLERS": 'it\'s "odd" $HOME `id` \\ \n\tüx\udcff',
+            "OPTIND": "3",
+            "IFS": "/",
+            "EMPTY": "",
+            "PATH": "/nowhere",
+        }
+        script = "import json, os; print(json.dumps(dict(os.environ)), flush=True); input()"
+        async with running(guard, sys.executable, "-I", "-c", script, variables=odd) as run:
+            assert run.process.stdout is not None
+            seen = json.loads(await run.process.stdout.readline())
+            assert {name: seen.get(name) for name in odd} == odd
+            wrappers = run.tree._wrappers(run.tree.processes())
+            assert len(wrappers) == guard.wrappers
+            for process in (each for each in run.tree.processes() if each != the_command(run)):
+                assert b"CALLERS" not in proctable.read(f"/proc/{process.pid}/environ"), process.name
+
+    async def test_no_tool_ends_another_agent_by_the_descriptors_of_its_guard(self, guard: ProcessGuard) -> None:
+        attack = 'for each in /proc/1/fd/*  /proc/$PPID/fd/*; do [ -t "$each" ] || echo x | tee "$each"; done'
+        if not isinstance(guard, NamespaceGuard):
+            pytest.skip("it has no descriptor that ends anything")
+        async with (
+            running(guard, *shell(f"echo up; {SLEEP}")) as other,
+            running(guard, *shell(f"exec 3>&1 1>/dev/null 2>&1; {attack}; echo done >&3; {SLEEP}")) as run,
+        ):
+            await other.says("up")
+            assert run.process.stdout is not None
+            while b"done" not in await run.process.stdout.readline():
+                pass
+            await other.process_lives()
+            await run.process_lives()
+
     async def test_a_megabyte_passes_both_ways(self, guard: ProcessGuard) -> None:
         data = os.urandom(1 << 20)
         async with running(guard, "cat") as run:
@@ -300,14 +343,56 @@ class TestEveryGuard:
             assert 50 << 20 <= run.tree.memory_bytes() < 120 << 20
 
 
+async def test_an_agents_own_lifeline_ends_it_and_no_other() -> None:
+    guard = await probed(NamespaceGuard)
+    async with running(guard, *shell(f"echo up; {SLEEP}")) as other:
+        await other.says("up")
+        marker = session_marker(OWNER, "i1", uuid4().hex)
+        spawn = guard.spawn(shell(f"echo up; {BAD_COMPANY} wait"), marker=marker, environment=os.environ)
+        process = await asyncio.create_subprocess_exec(*spawn.command, stdout=PIPE, **spawn.keywords)
+        spawn.started()
+        run = Running(process, ProcessTree(guard, process.pid, marker), marker)
+        await run.says("up", "deaf", "daemon")
+        members = [each.pid for each in run.tree.processes()]
+        spawn.close()
+        await process.wait()
+        await until(lambda: alive(members) == [])
+        await other.process_lives()
+
+
+HIDING = """
+import ctypes, os
+from agent_service.processes.unreadable import hide
+
+def owner():
+    return os.stat("/proc/self/environ").st_uid
+
+os.setresuid(65534, 65534, 65534)
+ctypes.CDLL(None).prctl(4, 1)  # as after an exec
+before = owner()
+hide()
+print(before, owner(), flush=True)
+open("/proc/self/fd/" + str(os.memfd_create("own")))
+os.execv("/usr/bin/stat", ["stat", "-c", "%u", "/proc/self/environ"])
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+async def test_a_hidden_process_belongs_to_root_under_proc_and_what_it_executes_does_not() -> None:
+    argv = [sys.executable, "-c", HIDING]
+    process = await asyncio.create_subprocess_exec(*argv, stdout=PIPE, cwd=Path(__file__).parents[2])
+    assert (await process.communicate())[0].split() == [b"65534", b"0", b"65534"]
+
+
 SERVICE = """
 import asyncio, os, sys
 from agent_service.processes.guards import GUARDS
 
 async def main(name, marker, *argv):
     guard = next(kind for kind in GUARDS if kind.name == name)()
-    command, options = guard.spawn(argv, marker=marker)
-    await asyncio.create_subprocess_exec(*command, env=os.environ | guard.environment(marker), **options)
+    spawn = guard.spawn(argv, marker=marker, environment=os.environ)
+    await asyncio.create_subprocess_exec(*spawn.command, **spawn.keywords)
+    spawn.started()
     await asyncio.sleep(300)
 
 asyncio.run(main(*sys.argv[1:]))
