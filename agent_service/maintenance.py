@@ -27,11 +27,11 @@ def check(data_dir: Path) -> Findings:
     if problems:
         return Findings(0, tuple(problems), ())
     workspaces = Workspaces(data_dir)
-    sessions = {session.session_id: session for session in stored_sessions(data_dir)}
-    workspaces_used = {session.workspace_id for session in sessions.values()}
+    sessions = stored_sessions(data_dir)
+    workspaces_used = {session.workspace_id for session in sessions}
     notes = [
         f"session {session.session_id} cannot be resumed: its transcript is missing"
-        for session in sessions.values()
+        for session in sessions
         if session.model and workspaces.transcript(session) is None
     ]
     notes += [

@@ -284,7 +284,7 @@ async def _sweep(registry: SessionRegistry, retention: float) -> None:
     """Delete expired sessions, once a minute."""
     while True:
         try:
-            if deleted := await registry.deletion.expire(retention):
+            if deleted := await registry.deletion.expire(lambda owner: retention):
                 log.info("%d sessions were deleted after their time", deleted)
         except Exception:
             log.exception("deleting expired sessions failed; it is tried again")

@@ -15,7 +15,7 @@ from uuid import UUID
 from agentpb import agent_pb2 as pb
 
 from agent_service import events
-from agent_service.ledger import Commit, Event, Ledger
+from agent_service.ledger import Commit, Event, Ledger, SessionKey
 from agent_service.ledger.commits import Record
 from agent_service.ledger.directory import take
 from agent_service.ledger.sqlite import schema
@@ -144,7 +144,7 @@ async def fill(directory: Path, sessions: int, long: int) -> None:
     if long:
         turn = turn_of(at)
         async with Ledger(directory) as ledger:
-            commit = Commit(LONG, log(LONG, turn, long, at), record_of(LONG, turn, long, at), [turn])
+            commit = Commit(SessionKey("", LONG), log(LONG, turn, long, at), record_of(LONG, turn, long, at), [turn])
             await ledger.append(commit)
 
 

@@ -20,6 +20,7 @@ from agent_service.api.status import STATUS_TAILS, status_head, status_messages
 from agent_service.api.validation import check_host
 from agent_service.auth import ANONYMOUS
 from agent_service.events import cut
+from agent_service.ledger import SessionKey, key_of
 from agent_service.policy import Policy
 from agent_service.registry import (
     CachedStatus,
@@ -77,12 +78,12 @@ class Handlers:
         if request.validate_only:
             checked = await self._execution.check_start(request, call.owner)
             return _checked(checked, self._warnings(request, checked.options, call.owner))
-        started = await self._execution.start(request, call.owner)
+        started = await self._execution.start(request, call.owner, by=call.principal.name)
         session, turn, expired = started.session, started.turn, False
         if request.HasField("wait") and request.wait.ToNanoseconds():
-            patience = call.patience(request.wait.ToMicroseconds() / 1e6)
-            expired = not await self._execution.wait_turn(session.session_id, turn.turn_id, patience)
-            session = await self._queries.get(session.session_id, call.owner)
+            key, patience = key_of(session), call.patience(request.wait.ToMicroseconds() / 1e6)
+            expired = not await self._execution.wait_turn(key, turn.turn_id, patience)
+            session = await self._queries.get(key)
             turn = await self._queries.turn(turn.turn_id) or turn
         response = pb.ExecuteResponse(
             session_id=session.session_id,
@@ -104,23 +105,25 @@ class Handlers:
 
     async def GetStatus(self, request: pb.GetStatusRequest, call: Call) -> bytes:
         """Read a session, after a wait if asked to. What does not change is encoded once."""
+        key = SessionKey(call.owner, request.session_id)
         if request.HasField("wait"):
             wanted = Wanted(request.wait_for, request.after_sequence)
             patience = call.patience(request.wait.ToMicroseconds() / 1e6)
-            session, met = await self._queries.wait_until(request.session_id, call.owner, patience, wanted)
+            session, met = await self._queries.wait_until(key, patience, wanted)
             body = status_head(session, await self._queries.turn_of(session))
-            status = CachedStatus(call.owner, 0, body, session.message_count > 0)
-            return await self._with_messages(request, status, expired=not met)
-        return await self._with_messages(
-            request, await self._queries.status(request.session_id, call.owner, status_head), expired=False
-        )
+            status = CachedStatus(0, body, session.message_count > 0)
+            return await self._with_messages(request, key, status, expired=not met)
+        status = await self._queries.status(key, status_head)
+        return await self._with_messages(request, key, status, expired=False)
 
-    async def _with_messages(self, request: pb.GetStatusRequest, status: CachedStatus, *, expired: bool) -> bytes:
+    async def _with_messages(
+        self, request: pb.GetStatusRequest, key: SessionKey, status: CachedStatus, *, expired: bool
+    ) -> bytes:
         """A status with its newest messages, as the stored bytes."""
         limit = request.history_limit if request.HasField("history_limit") else DEFAULT_HISTORY
         if not limit:
             return status.body + STATUS_TAILS[status.has_messages, expired]
-        page = await self._queries.newest_messages(request.session_id, status, limit, status_messages)
+        page = await self._queries.newest_messages(key, status, limit, status_messages)
         return status.body + page.body + STATUS_TAILS[page.truncated, expired]
 
     async def WatchSession(self, request: pb.WatchSessionRequest, call: Call) -> None:
@@ -181,11 +184,14 @@ class Handlers:
 
     async def ListEvents(self, request: pb.ListEventsRequest, call: Call) -> bytes:
         """Read a page of stored events, as the bytes that are stored."""
-        session = await self._queries.get(request.session_id, call.owner)
+        session = await self._queries.get(SessionKey(call.owner, request.session_id))
         check_sequence(session, request.after_sequence)
         token = pages.read_token(request)
         page, cursor = await self._queries.events(
-            request, cursor=None if token is None else int(token), limit=request.page_size or DEFAULT_EVENT_PAGE
+            request,
+            call.owner,
+            cursor=None if token is None else int(token),
+            limit=request.page_size or DEFAULT_EVENT_PAGE,
         )
         tail = pb.ListEventsResponse(
             last_sequence=session.last_sequence, next_page_token=pages.make_token(request, cursor)
@@ -195,7 +201,7 @@ class Handlers:
 
     async def ReadField(self, request: pb.ReadFieldRequest, call: Call) -> None:
         """Read the whole of a field that was cut, in pieces."""
-        session = await self._queries.get(request.session_id, call.owner)
+        session = await self._queries.get(SessionKey(call.owner, request.session_id))
         translate.redact(session.options)
         async with self._queries.fields.open(request, session) as field:
             response = pb.ReadFieldResponse(total_bytes=field.size)
@@ -207,7 +213,7 @@ class Handlers:
     async def SendMessage(self, request: pb.SendMessageRequest, call: Call) -> pb.SendMessageResponse:
         """Send a message into the running turn."""
         self._policy.check_message(request, call.owner)
-        sent = await self._control.send(request, call.owner)
+        sent = await self._control.send(request, call.owner, by=call.principal.name)
         show(sent.session)
         return sent
 

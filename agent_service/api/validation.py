@@ -227,6 +227,7 @@ def _check_filter(wanted: pb.SessionFilter) -> Iterable[FieldViolation]:
     yield from _check_labels(wanted.labels, "filter.labels")
     yield from _check_length("filter.title_contains", wanted.title_contains, MAX_TITLE)
     yield from _check_length("filter.created_by", wanted.created_by, MAX_TITLE)
+    yield from _check_length("filter.created_by", wanted.created_by, MAX_TITLE)
     yield from _check_count("filter.states", wanted.states)
     yield from _check_count("filter.phases", wanted.phases)
 

@@ -11,13 +11,13 @@ not continue its session's log is a bug of the owner: it is refused, and so are 
 a gap would be worse. Other sessions go on.
 """
 
-from agent_service.ledger.commits import REQUEST_ID_SECONDS, Commit, RequestId, Whole
+from agent_service.ledger.commits import REQUEST_ID_SECONDS, Commit, RequestId, Whole, key_of
 from agent_service.ledger.journal import AT_REST, Journal, is_at_rest, now_us
 from agent_service.ledger.ledger import Ledger, Messages
 from agent_service.ledger.sqlite.check import fsck, stored_sessions
 from agent_service.ledger.sqlite.file import copy_ledger
 from agent_service.ledger.store import Counted, GroupBy, LedgerUnusable, PageCursor, StoredStatus
-from agent_service.ledger.tail import BATCH_EVENTS, Event, Position, Tail
+from agent_service.ledger.tail import BATCH_EVENTS, Event, Position, SessionKey, Tail
 
 __all__ = [
     "AT_REST",
@@ -34,12 +34,14 @@ __all__ = [
     "PageCursor",
     "Position",
     "RequestId",
+    "SessionKey",
     "StoredStatus",
     "Tail",
     "Whole",
     "copy_ledger",
     "fsck",
     "is_at_rest",
+    "key_of",
     "now_us",
     "stored_sessions",
 ]

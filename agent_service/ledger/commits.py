@@ -10,7 +10,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from agentpb import agent_pb2 as pb
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from agent_service.ledger.tail import Event, Tail
+from agent_service.ledger.tail import Event, SessionKey, Tail
 
 MESSAGES = ("message.user", "message.assistant")
 AT_REST = frozenset({pb.SESSION_STATE_COMPLETED, pb.SESSION_STATE_ERROR, pb.SESSION_STATE_CANCELLED})
@@ -20,6 +20,11 @@ REQUEST_ID_SECONDS = 24 * 3600
 """Seconds for which a request id is kept."""
 
 T = TypeVar("T")
+
+
+def key_of(session: pb.Session) -> SessionKey:
+    """The name of a session."""
+    return SessionKey(session.owner, session.session_id)
 
 
 def micros(time: Timestamp) -> int:
@@ -62,7 +67,7 @@ class Whole(NamedTuple):
 class Commit:
     """One atomic unit of one session: durable events with the next sequences, and the records they change."""
 
-    session_id: str
+    key: SessionKey
     events: Sequence[Event] = ()
     session: pb.Session | None = None
     turns: Sequence[pb.Turn] = ()
@@ -75,10 +80,11 @@ class Record(NamedTuple):
     """A session's row: what is searched, and the rest."""
 
     owner: str
+    created_by: str
+    create_time: int
     state: int
     phase: int
     title: str
-    create_time: int
     rest_time: int | None
     expire_time: int | None
     labels: tuple[tuple[str, str], ...]
@@ -91,10 +97,11 @@ class Record(NamedTuple):
         """Make the row of a session."""
         return cls(
             session.owner,
+            session.created_by,
+            micros(session.create_time),
             session.state,
             session.phase,
             folded(session.title),
-            micros(session.create_time),
             micros(session.rest_time) if session.HasField("rest_time") else None,
             micros(session.expire_time) if session.HasField("expire_time") else None,
             tuple(sorted(session.labels.items())),
@@ -106,7 +113,7 @@ class Record(NamedTuple):
     @property
     def searched(self) -> tuple[object, ...]:
         """Columns that indexes have. They change rarely, and an update without them spares the indexes."""
-        return self[:8]
+        return self[:9]
 
 
 @dataclass(slots=True, eq=False)

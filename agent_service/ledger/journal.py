@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from agentpb import agent_pb2 as pb
 
 from agent_service import events
-from agent_service.ledger.commits import Commit, RequestId, Whole
+from agent_service.ledger.commits import Commit, RequestId, Whole, key_of
 from agent_service.ledger.ledger import Ledger
 from agent_service.ledger.tail import Event
 
@@ -53,7 +53,8 @@ class Journal:
     def __init__(self, record: pb.Session, ledger: Ledger, *, new: bool) -> None:
         """Take over `record`; `new` when nothing of the session is stored yet."""
         self._record = record
-        self.tail = ledger.tail(record.session_id)
+        self.key = key_of(record)
+        self.tail = ledger.tail(self.key)
         self._ledger = ledger
         self._visible: pb.Session | None = None
         self._pending_events: list[Event] = []
@@ -119,7 +120,7 @@ class Journal:
     def publish(self, event: pb.SessionEvent, *, turn_id: str) -> None:
         """Show an ephemeral event to those who watch now."""
         body = events.seal(event, session_id=self.session_id, sequence=0, time_us=now_us(), turn_id=turn_id)
-        self._ledger.publish(self.session_id, Event(0, event.type, body, None))
+        self._ledger.publish(self.key, Event(0, event.type, body, None))
 
     def commit(
         self,
@@ -135,7 +136,7 @@ class Journal:
             shown = _copy(record)
         future = self._ledger.append(
             Commit(
-                session_id=record.session_id,
+                self.key,
                 events=self._pending_events,
                 session=shown,
                 turns=list(self._pending_turns.values()),

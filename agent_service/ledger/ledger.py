@@ -26,7 +26,7 @@ from agent_service.ledger.store import (
     Stretch,
     unavailable,
 )
-from agent_service.ledger.tail import BATCH_BYTES, BATCH_EVENTS, Event, Position, Tail
+from agent_service.ledger.tail import BATCH_BYTES, BATCH_EVENTS, Event, Position, SessionKey, Tail
 
 NO_LIMIT = 2**62
 
@@ -47,7 +47,7 @@ class Ledger:
         self._store: Store = store or SqliteStore(directory, clock=clock)
         self.feed = Feed(self._store)
         """The changes of all sessions' records."""
-        self._tails: WeakValueDictionary[str, Tail] = WeakValueDictionary()
+        self._tails: WeakValueDictionary[SessionKey, Tail] = WeakValueDictionary()
         self._failed = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -72,7 +72,7 @@ class Ledger:
         not continue the session's log.
         """
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        tail = self.tail(commit.session_id)
+        tail = self.tail(commit.key)
         item = Append.of(commit, tail, future, self._now())
         if self.failure is not None or tail.broken is not None:
             fail(future, tail.broken or unavailable(self.failure))
@@ -81,27 +81,27 @@ class Ledger:
         self._store.put(item)
         return future
 
-    def publish(self, session_id: str, event: Event) -> None:
+    def publish(self, key: SessionKey, event: Event) -> None:
         """Show an ephemeral event to those who watch, behind everything appended before it."""
-        self.tail(session_id).publish(event)
+        self.tail(key).publish(event)
 
     def remember(self, request_id: RequestId) -> asyncio.Future[None]:
         """Store a request id by itself; in the log's order it stands between the commits before and after this call."""
         stamped = replace(request_id, create_time=self._now())
         return self._store.remember(stamped)
 
-    async def delete(self, session_id: str, *, request_id: RequestId | None = None) -> int | None:
+    async def delete(self, key: SessionKey, *, request_id: RequestId | None = None) -> int | None:
         """Delete a session and wake its watchers; the bytes its events took, or None when there is none.
 
         It is gone at once and as a whole, `request_id` is stored in the same commit, and its rows are swept little by
         little. Its request ids stay.
         """
-        size = await self._store.size(session_id)
-        tail = self.tail(session_id)
+        size = await self._store.size(key)
+        tail = self.tail(key)
         stamped = replace(request_id, create_time=self._now()) if request_id is not None else None
         if not await self._store.bury(tail, stamped):
             return None
-        self._tails.pop(session_id, None)
+        self._tails.pop(key, None)
         tail.delete()
         return size
 
@@ -123,20 +123,20 @@ class Ledger:
 
     # --------------------------------------------------------------------------------------------------- the live end
 
-    def tail(self, session_id: str) -> Tail:
+    def tail(self, key: SessionKey) -> Tail:
         """The live end of a session's log, for its writer and its watchers; it lasts while somebody holds it."""
-        tail = self._tails.get(session_id)
+        tail = self._tails.get(key)
         if tail is None:
-            tail = self._tails[session_id] = Tail(session_id)
+            tail = self._tails[key] = Tail(key)
         return tail
 
-    def cursor(self, session_id: str, after_sequence: int) -> Position:
+    def cursor(self, key: SessionKey, after_sequence: int) -> Position:
         """The position behind event `after_sequence`."""
         return Position(after_sequence)
 
     async def follow(
         self,
-        session_id: str,
+        key: SessionKey,
         position: Position,
         *,
         types: Sequence[str] = (),
@@ -151,10 +151,10 @@ class Ledger:
         hops between threads; all of them have `max_bytes` at most. None means there is nothing yet: wait for the tail's
         `changed`, fetched before this call.
         """
-        tail = self.tail(session_id)
+        tail = self.tail(key)
         while True:
             if tail.last_sequence is None and not tail.deleted:
-                tail.learn(await self.last_sequence(session_id))
+                tail.learn(await self.last_sequence(key))
             found = tail.batch(
                 position, types=types, partials=partials, limit=limit, max_bytes=max_bytes, with_raw=with_raw
             )
@@ -163,7 +163,7 @@ class Ledger:
             end = tail.last_sequence or 0
             if position.sequence >= end:
                 return [], position
-            stretch = Stretch(session_id, position.sequence, end, tuple(types), with_raw)
+            stretch = Stretch(key, position.sequence, end, tuple(types), with_raw)
             responses, last = await self._store.responses(stretch, limit, max_bytes)
             position = Position(last)
             if responses:
@@ -179,7 +179,7 @@ class Ledger:
 
     async def read(
         self,
-        session_id: str,
+        key: SessionKey,
         after_sequence: int,
         *,
         limit: int = BATCH_EVENTS,
@@ -193,59 +193,59 @@ class Ledger:
 
         `types` are exact ones such as "rate_limit", or families such as "task.*".
         """
-        query = EventQuery(session_id, after_sequence, before_sequence, tuple(types), newest_first, with_raw)
+        query = EventQuery(key, after_sequence, before_sequence, tuple(types), newest_first, with_raw)
         events, _ = await self._store.events(query, limit, max_bytes)
         return events
 
-    async def messages(self, session_id: str, limit: int, max_bytes: int = BATCH_BYTES) -> Messages:
+    async def messages(self, key: SessionKey, limit: int, max_bytes: int = BATCH_BYTES) -> Messages:
         """The newest messages of user and assistant, oldest first."""
-        query = EventQuery(session_id, types=MESSAGES, newest_first=True)
+        query = EventQuery(key, types=MESSAGES, newest_first=True)
         events, whole = await self._store.events(query, limit, max_bytes)
         return Messages(events[::-1], not whole)
 
-    async def last_sequence(self, session_id: str) -> int:
+    async def last_sequence(self, key: SessionKey) -> int:
         """The last durable event's sequence; 0 when there is none."""
-        return await self._store.last_sequence(session_id)
+        return await self._store.last_sequence(key)
 
-    async def log_counts(self, session_id: str) -> tuple[int, int]:
+    async def log_counts(self, key: SessionKey) -> tuple[int, int]:
         """The last sequence and the number of messages, counted in the log itself."""
-        return await self._store.log_counts(session_id)
+        return await self._store.log_counts(key)
 
-    async def session(self, session_id: str) -> pb.Session | None:
+    async def session(self, key: SessionKey) -> pb.Session | None:
         """A session as it is stored, secrets included."""
-        return await self._store.session(session_id)
+        return await self._store.session(key)
 
     async def turn(self, turn_id: str) -> pb.Turn | None:
         """A turn as it is stored."""
         return await self._store.turn(turn_id)
 
-    async def turn_of(self, session_id: str, turn_id: str) -> pb.Turn | None:
+    async def turn_of(self, key: SessionKey, turn_id: str) -> pb.Turn | None:
         """A turn of this session as it is stored."""
-        return await self._store.turn_of(session_id, turn_id)
+        return await self._store.turn_of(key, turn_id)
 
-    async def whole(self, session_id: str, record: str, field: str) -> bytes | None:
+    async def whole(self, key: SessionKey, record: str, field: str) -> bytes | None:
         """A field that was cut in a record (see commits.Whole); None when it was not."""
-        return await self._store.whole(session_id, record, field)
+        return await self._store.whole(key, record, field)
 
-    async def raw(self, session_id: str, sequence: int) -> bytes | None:
+    async def raw(self, key: SessionKey, sequence: int) -> bytes | None:
         """The agent's own message of an event, whole."""
-        return await self._store.raw(session_id, sequence)
+        return await self._store.raw(key, sequence)
 
-    async def turns(self, session_id: str, states: Sequence[pb.TurnState.ValueType] = ()) -> list[pb.Turn]:
+    async def turns(self, key: SessionKey, states: Sequence[pb.TurnState.ValueType] = ()) -> list[pb.Turn]:
         """A session's turns by number; only those in one of `states`, if any are given."""
-        return await self._store.turns(session_id, states)
+        return await self._store.turns(key, states)
 
     async def turn_request(self, turn_id: str) -> pb.ExecuteRequest | None:
         """The request of an unfinished turn; it is not kept longer than that."""
         return await self._store.turn_request(turn_id)
 
-    async def standing(self, session_id: str) -> StoredStatus | None:
+    async def standing(self, key: SessionKey) -> StoredStatus | None:
         """A session as it is stored, and its turn: at rest the one that brought it there. Made to be asked often."""
-        return await self._store.standing(session_id)
+        return await self._store.standing(key)
 
-    async def turn_at(self, session_id: str, sequence: int) -> pb.Turn | None:
+    async def turn_at(self, key: SessionKey, sequence: int) -> pb.Turn | None:
         """The turn in which a session was, or that had brought it to rest, right after an event."""
-        return await self._store.turn_at(session_id, sequence)
+        return await self._store.turn_at(key, sequence)
 
     async def sessions(
         self,
@@ -277,9 +277,17 @@ class Ledger:
         """Ids of sessions at rest since `cutoff` (microseconds) or longer, longest first."""
         return await self._store.at_rest_since(cutoff, wanted, owner, limit or NO_LIMIT)
 
-    async def expired(self, now: int, cutoff: int | None, limit: int) -> list[tuple[str, str]]:
-        """Id and owner of sessions past their own expire_time, and of those without one at rest since `cutoff`."""
-        return await self._store.expired(now, cutoff, limit)
+    async def expired(self, now: int, limit: int) -> list[SessionKey]:
+        """Sessions at rest past their own expire_time, the earliest first."""
+        return await self._store.expired(now, limit)
+
+    async def outstayed(self, owner: str, cutoff: int, limit: int) -> list[SessionKey]:
+        """An owner's sessions without an expire_time that are at rest since `cutoff` or longer, longest first."""
+        return await self._store.outstayed(owner, cutoff, limit)
+
+    async def owners(self) -> list[str]:
+        """Everybody who has sessions."""
+        return await self._store.owners()
 
     async def unfinished(self) -> list[pb.Session]:
         """Sessions in state PENDING or RUNNING, and warm ones (phase IDLE), oldest first: what a crash left."""

@@ -17,7 +17,7 @@ from agentpb import agent_pb2 as pb
 
 from agent_service.errors import StoreUnavailable
 from agent_service.ledger.commits import Append, Job, RequestId
-from agent_service.ledger.tail import Event, Tail
+from agent_service.ledger.tail import Event, SessionKey, Tail
 
 OnGroup = Callable[[Sequence["Append | Job[Any]"], Exception | None], None]
 """Called on the event loop once for each group: its commits in their order, and the error when none was written."""
@@ -40,7 +40,7 @@ class StoredStatus(NamedTuple):
 class EventQuery(NamedTuple):
     """Selection of one session's stored events. `types` are exact ("rate_limit") or families ("task.*"); none: all."""
 
-    session_id: str
+    session: SessionKey
     after: int = 0
     before: int | None = None
     types: tuple[str, ...] = ()
@@ -66,7 +66,7 @@ class Counted(NamedTuple):
 class Stretch(NamedTuple):
     """Part of a log to replay: events behind `after` up to `last`, of some types, with the agent's JSON or without."""
 
-    session_id: str
+    session: SessionKey
     after: int
     last: int
     types: tuple[str, ...]
@@ -112,19 +112,19 @@ class Store(Protocol):
 
     # ---- one session
 
-    async def session(self, session_id: str) -> pb.Session | None:
+    async def session(self, key: SessionKey) -> pb.Session | None:
         """A session as it is stored, secrets included."""
 
-    async def standing(self, session_id: str) -> StoredStatus | None:
+    async def standing(self, key: SessionKey) -> StoredStatus | None:
         """A session and its turn, read together. Asked often and by many at once."""
 
-    async def size(self, session_id: str) -> int:
+    async def size(self, key: SessionKey) -> int:
         """Bytes of a session's events and of what was cut in its records."""
 
-    async def last_sequence(self, session_id: str) -> int:
+    async def last_sequence(self, key: SessionKey) -> int:
         """The sequence of a session's last event; 0 without events."""
 
-    async def log_counts(self, session_id: str) -> tuple[int, int]:
+    async def log_counts(self, key: SessionKey) -> tuple[int, int]:
         """The last sequence and the number of messages, counted in the log itself."""
 
     async def events(self, query: EventQuery, limit: int, max_bytes: int) -> tuple[list[Event], bool]:
@@ -136,19 +136,19 @@ class Store(Protocol):
     async def turn(self, turn_id: str) -> pb.Turn | None:
         """A turn as it is stored."""
 
-    async def turns(self, session_id: str, states: Sequence[pb.TurnState.ValueType]) -> list[pb.Turn]:
+    async def turns(self, key: SessionKey, states: Sequence[pb.TurnState.ValueType]) -> list[pb.Turn]:
         """A session's turns by number; only those in one of `states`, if any are given."""
 
-    async def turn_of(self, session_id: str, turn_id: str) -> pb.Turn | None:
+    async def turn_of(self, key: SessionKey, turn_id: str) -> pb.Turn | None:
         """A turn of this session as it is stored."""
 
-    async def whole(self, session_id: str, record: str, field: str) -> bytes | None:
+    async def whole(self, key: SessionKey, record: str, field: str) -> bytes | None:
         """The body of the Whole (see commits.py) that was stored last; None when there is none."""
 
-    async def raw(self, session_id: str, sequence: int) -> bytes | None:
+    async def raw(self, key: SessionKey, sequence: int) -> bytes | None:
         """The agent's own message of an event, whole; `events` has a stub in its place above MAX_EVENT bytes."""
 
-    async def turn_at(self, session_id: str, sequence: int) -> pb.Turn | None:
+    async def turn_at(self, key: SessionKey, sequence: int) -> pb.Turn | None:
         """The turn in which a session was, or that had brought it to rest, right after an event."""
 
     async def turn_request(self, turn_id: str) -> pb.ExecuteRequest | None:
@@ -177,8 +177,14 @@ class Store(Protocol):
     async def at_rest_since(self, cutoff: int, wanted: pb.SessionFilter, owner: str | None, limit: int) -> list[str]:
         """Ids of sessions at rest since `cutoff` (microseconds) or longer, longest first."""
 
-    async def expired(self, now: int, cutoff: int | None, limit: int) -> list[tuple[str, str]]:
-        """Id and owner of sessions past their expire_time, and of those without one at rest since `cutoff`."""
+    async def expired(self, now: int, limit: int) -> list[SessionKey]:
+        """Sessions at rest past their own expire_time (microseconds), the earliest first."""
+
+    async def outstayed(self, owner: str, cutoff: int, limit: int) -> list[SessionKey]:
+        """An owner's sessions without an expire_time that are at rest since `cutoff` or longer, longest first."""
+
+    async def owners(self) -> list[str]:
+        """Everybody who has sessions, in their order. It takes longer the more owners there are, not sessions."""
 
     async def unfinished(self) -> list[pb.Session]:
         """Sessions in state PENDING or RUNNING, and those in phase IDLE, oldest first."""

@@ -24,6 +24,13 @@ SHARED_BYTES = 64 << 10
 _ordinals = count(1)
 
 
+class SessionKey(NamedTuple):
+    """What names a session: ids are a tenant's own, so another tenant may have the same one."""
+
+    owner: str
+    session_id: str
+
+
 class Event(NamedTuple):
     """One entry of a log; `sequence` is 0 when it is ephemeral, `body` is what is sent, `raw` the agent's own JSON."""
 
@@ -108,13 +115,13 @@ class Tail:
         "last_sequence",
         "moved",
         "searched",
-        "session_id",
+        "session",
         "stored",
     )
 
-    def __init__(self, session_id: str) -> None:
-        """Know nothing of the session yet but its id."""
-        self.session_id = session_id
+    def __init__(self, session: SessionKey) -> None:
+        """Know nothing of the session yet but its name."""
+        self.session = session
         self.last_sequence: int | None = None
         """The last durable, visible event; None until somebody learned it."""
         self.appended: int | None = None
@@ -166,7 +173,7 @@ class Tail:
         expected = events[0].sequence if self.appended is None else self.appended + 1
         for number, event in enumerate(events, expected):
             if event.sequence != number or number < 1:
-                raise ValueError(f"session {self.session_id}: event {event.sequence} where {number} is due")
+                raise ValueError(f"session {self.session.session_id}: event {event.sequence} where {number} is due")
 
     def publish(self, event: Event) -> None:
         """Take an ephemeral event; it is visible once everything appended before it is durable."""

@@ -9,7 +9,7 @@ from agentpb import agent_pb2 as pb
 from agent_service import errors
 from agent_service.agents.conversations import holds_message
 from agent_service.agents.workspace import Workspaces
-from agent_service.ledger import Ledger
+from agent_service.ledger import Ledger, SessionKey, key_of
 
 
 async def branched(
@@ -19,12 +19,12 @@ async def branched(
 
     Raises TurnNotFound; ResumeRejected for a turn without an answer, or one that the parent's conversation has no more.
     """
-    turn = await ledger.turn_of(parent.session_id, request.fork_at_turn_id)
+    turn = await ledger.turn_of(key_of(parent), request.fork_at_turn_id)
     if turn is None:
         raise errors.TurnNotFound(
             f"session {parent.session_id} has no turn {request.fork_at_turn_id}", resource=request.fork_at_turn_id
         )
-    message, transcript = await _last_answer(parent.session_id, turn, ledger), workspaces.transcript(parent)
+    message, transcript = await _last_answer(key_of(parent), turn, ledger), workspaces.transcript(parent)
     if not message or transcript is None or not await asyncio.to_thread(holds_message, transcript, message):
         raise errors.ResumeRejected(
             f"the conversation of session {parent.session_id} cannot be branched after turn {turn.turn_id}: "
@@ -37,12 +37,12 @@ async def branched(
     return at_turn
 
 
-async def _last_answer(session_id: str, turn: pb.Turn, ledger: Ledger) -> str:
+async def _last_answer(key: SessionKey, turn: pb.Turn, ledger: Ledger) -> str:
     """The uuid of the agent's last message in a turn that has ended, subagents left out; "" when there is none."""
     before: int | None = None
     while turn.HasField("end_time"):
         page = await ledger.read(
-            session_id, 0, types=("message.assistant", "turn.started"), newest_first=True, before_sequence=before
+            key, 0, types=("message.assistant", "turn.started"), newest_first=True, before_sequence=before
         )
         for stored in page:
             event = pb.SessionEvent.FromString(stored.body)

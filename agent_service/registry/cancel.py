@@ -10,7 +10,7 @@ import asyncio
 
 from agentpb import agent_pb2 as pb
 
-from agent_service.ledger import Ledger, RequestId
+from agent_service.ledger import Ledger, RequestId, SessionKey
 from agent_service.registry.idempotency import InFlightRequests, RequestKey, is_answered, looked_at
 from agent_service.registry.live import LiveSessions
 from agent_service.session.session import Session
@@ -54,7 +54,7 @@ class Cancellation:
         response = pb.CancelResponse(deduplicated=repeated)
         if done:
             response.MergeFrom(receipt.result())
-        response.session.CopyFrom(await self._live.get(request.session_id, owner))
+        response.session.CopyFrom(await self._live.get(SessionKey(owner, request.session_id)))
         return response
 
     async def finished(self) -> None:
@@ -64,8 +64,8 @@ class Cancellation:
 
     async def _begin(self, request: pb.CancelRequest, owner: str, key: RequestKey | None) -> Receipt:
         """Cancel, and be durable; the receipt is still to come when something is at work."""
-        await self._live.get(request.session_id, owner)
-        session = self._live.sessions.get(request.session_id)
+        await self._live.get(SessionKey(owner, request.session_id))
+        session = self._live.sessions.get(SessionKey(owner, request.session_id))
         if session is None or session.journal.at_rest:
             if session is not None:
                 await session.journal.flushed()
@@ -103,7 +103,7 @@ class Cancellation:
         if (receipt := self._receipts.get((earlier.owner, earlier.request_id))) is not None:
             return receipt
         if not is_answered(earlier):
-            record = await self._live.get(request.session_id, owner)
+            record = await self._live.get(SessionKey(owner, request.session_id))
             if record.HasField("current_turn") and record.current_turn.turn_id == earlier.turn_id:
                 return await self._begin(request, owner, RequestKey.of(request, owner))
         return _arrived(pb.CancelResponse.FromString(earlier.response))

@@ -8,12 +8,13 @@ from uuid import uuid4
 from agentpb import agent_pb2 as pb
 
 from agent_service import errors
-from agent_service.ledger import Ledger, RequestId
+from agent_service.ledger import Ledger, RequestId, SessionKey
 from agent_service.registry import refusals
 from agent_service.registry.idempotency import InFlightRequests, RequestKey, is_answered
 from agent_service.registry.live import LiveSessions
 from agent_service.session.interactions import closed_error, shown
 from agent_service.session.session import Session
+from agent_service.session.turn import SentMessage
 
 
 class Control:
@@ -36,14 +37,14 @@ class Control:
         response = await self._in_flight.once(
             RequestKey.of(request, owner), lambda key: self._interrupt(request, owner, key, request.turn_id), again
         )
-        response.session.CopyFrom(await self._live.get(request.session_id, owner))
+        response.session.CopyFrom(await self._live.get(SessionKey(owner, request.session_id)))
         return response
 
     async def _interrupt(
         self, request: pb.InterruptRequest, owner: str, key: RequestKey | None, turn_id: str
     ) -> pb.InterruptResponse:
-        await self._live.get(request.session_id, owner)
-        session = self._live.sessions.get(request.session_id)
+        await self._live.get(SessionKey(owner, request.session_id))
+        session = self._live.sessions.get(SessionKey(owner, request.session_id))
         running = session.running_turn if session is not None else None
         response = pb.InterruptResponse()
         if session is not None and running is not None and turn_id in ("", running.turn_id):
@@ -73,21 +74,23 @@ class Control:
 
     # ------------------------------------------------------------------------------------------------------------ send
 
-    async def send(self, request: pb.SendMessageRequest, owner: str) -> pb.SendMessageResponse:
-        """Send a message into the running turn. Raises SessionNotFound, SessionNotActive, RequestIdReused."""
+    async def send(self, request: pb.SendMessageRequest, owner: str, *, by: str) -> pb.SendMessageResponse:
+        """Send a message of `by` into the running turn. Raises SessionNotFound, SessionNotActive, RequestIdReused."""
         return await self._in_flight.once(
-            RequestKey.of(request, owner), lambda key: self._send(request, owner, key), self._sent_before
+            RequestKey.of(request, owner), lambda key: self._send(request, owner, by, key), self._sent_before
         )
 
     async def _sent_before(self, earlier: RequestId) -> pb.SendMessageResponse:
         response = pb.SendMessageResponse.FromString(earlier.response)
-        response.session.CopyFrom(await self._live.get(earlier.session_id, earlier.owner))
+        response.session.CopyFrom(await self._live.get(SessionKey(earlier.owner, earlier.session_id)))
         response.deduplicated = True
         return response
 
-    async def _send(self, request: pb.SendMessageRequest, owner: str, key: RequestKey | None) -> pb.SendMessageResponse:
-        record = await self._live.get(request.session_id, owner)
-        session = self._live.sessions.get(request.session_id)
+    async def _send(
+        self, request: pb.SendMessageRequest, owner: str, by: str, key: RequestKey | None
+    ) -> pb.SendMessageResponse:
+        record = await self._live.get(SessionKey(owner, request.session_id))
+        session = self._live.sessions.get(SessionKey(owner, request.session_id))
         if session is not None:
             await self._begun(session)
         running = session.running_turn if session is not None else None
@@ -95,14 +98,14 @@ class Control:
             raise refusals.not_active(record)
         response = pb.SendMessageResponse(message_uuid=str(uuid4()), turn_id=running.turn_id)
         kept = key.kept(request.session_id, running.turn_id, response) if key is not None else None
-        durable = await session.send(response.message_uuid, request, kept)
+        durable = await session.send(response.message_uuid, SentMessage(request, by), kept)
         await asyncio.shield(durable)
-        response.session.CopyFrom(await self._live.get(request.session_id, owner))
+        response.session.CopyFrom(await self._live.get(SessionKey(owner, request.session_id)))
         return response
 
     async def _begun(self, session: Session) -> None:
         """Wait until a turn that is being started has its prompt."""
-        tail = self._ledger.tail(session.session_id)
+        tail = session.journal.tail
         while session.starting:
             changed = tail.changed
             if session.starting:
@@ -120,32 +123,36 @@ class Control:
         """
 
         async def again(_: RequestId) -> pb.RespondToInteractionResponse:
-            await self._live.get(request.session_id, owner)
-            return pb.RespondToInteractionResponse(interaction=await self._resolved(request), deduplicated=True)
+            await self._live.get(SessionKey(owner, request.session_id))
+            return pb.RespondToInteractionResponse(interaction=await self._resolved(request, owner), deduplicated=True)
 
         response = await self._in_flight.once(
             RequestKey.of(request, owner), lambda key: self._respond(request, owner, by, key), again
         )
-        response.session.CopyFrom(await self._live.get(request.session_id, owner))
+        response.session.CopyFrom(await self._live.get(SessionKey(owner, request.session_id)))
         return response
 
     async def _respond(
         self, request: pb.RespondToInteractionRequest, owner: str, by: str, key: RequestKey | None
     ) -> pb.RespondToInteractionResponse:
-        await self._live.get(request.session_id, owner)
-        session = self._live.sessions.get(request.session_id)
+        await self._live.get(SessionKey(owner, request.session_id))
+        session = self._live.sessions.get(SessionKey(owner, request.session_id))
         if session is None or request.interaction_id not in session.interactions:
-            raise closed_error(await self._resolved(request))
+            raise closed_error(await self._resolved(request, owner))
         kept = key.kept(request.session_id, "") if key is not None else None
         interaction = session.interactions.respond(request, by=by, key=kept)
         await session.journal.flushed()
         return pb.RespondToInteractionResponse(interaction=shown(interaction))
 
-    async def _resolved(self, request: pb.RespondToInteractionRequest) -> pb.Interaction:
+    async def _resolved(self, request: pb.RespondToInteractionRequest, owner: str) -> pb.Interaction:
         """A resolved interaction, as the log has it. Raises InteractionNotFound."""
         before: int | None = None
         while page := await self._ledger.read(
-            request.session_id, 0, types=("interaction.resolved",), newest_first=True, before_sequence=before
+            SessionKey(owner, request.session_id),
+            0,
+            types=("interaction.resolved",),
+            newest_first=True,
+            before_sequence=before,
         ):
             for event in page:
                 interaction = pb.SessionEvent.FromString(event.body).interaction_resolved.interaction

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 from agentpb import agent_pb2 as pb
 
@@ -12,7 +14,7 @@ from agent_service import errors
 from agent_service import options as translate
 from agent_service.agents.workspace import Workspaces
 from agent_service.events import cut
-from agent_service.ledger import Ledger, RequestId, now_us
+from agent_service.ledger import Ledger, RequestId, SessionKey, key_of, now_us
 from agent_service.registry import refusals
 from agent_service.registry.cancel import Cancellation
 from agent_service.registry.idempotency import InFlightRequests, RequestKey, is_answered, looked_at
@@ -51,47 +53,49 @@ class Deletion:
         self._workspaces = workspaces
         self._in_flight = in_flight
         self._cancellation = cancellation
-        self._put_off: dict[str, tuple[float, float]] = {}  # when a failed removal is tried again, and its last pause
+        self._put_off: dict[
+            SessionKey, tuple[float, float]
+        ] = {}  # when a failed removal is tried again, and its last pause
 
     async def delete(
         self,
-        session_id: str,
-        owner: str,
+        key: SessionKey,
         *,
         force: bool = False,
         keep_transcript: bool = False,
-        key: RequestKey | None = None,
+        request: RequestKey | None = None,
     ) -> tuple[pb.Session, int]:
         """Delete a session; as it was, and the bytes freed. Raises SessionNotFound, SessionActive.
 
         A caller who leaves does not end it: a session of which only a part was forgotten could be opened again.
         """
         work = asyncio.create_task(
-            self._delete_checked(session_id, owner, force=force, keep_transcript=keep_transcript, key=key),
-            name=f"delete {session_id}",
+            self._delete_checked(key, force=force, keep_transcript=keep_transcript, request=request),
+            name=f"delete {key.session_id}",
         )
         work.add_done_callback(looked_at)
         return await asyncio.shield(work)
 
     async def _delete_checked(
-        self, session_id: str, owner: str, *, force: bool, keep_transcript: bool, key: RequestKey | None
+        self, key: SessionKey, *, force: bool, keep_transcript: bool, request: RequestKey | None
     ) -> tuple[pb.Session, int]:
-        found = await self._live.get(session_id, owner)
-        session = self._live.sessions.get(session_id)
+        found = await self._live.get(key)
+        session = self._live.sessions.get(key)
         if session is not None and not session.journal.at_rest:
             if not force:
                 raise refusals.active(session.journal.record)
-            cancel = pb.CancelRequest(session_id=session_id, reason="deleted")
-            await self._cancellation.cancel(cancel, owner, wait=None)
-            return await self._delete_checked(session_id, owner, force=force, keep_transcript=keep_transcript, key=key)
-        if session_id in self._live.deleting:
-            raise errors.SessionNotFound(session_id)
-        return await self._delete(found, session, keep_transcript=keep_transcript, key=key)
+            cancel = pb.CancelRequest(session_id=key.session_id, reason="deleted")
+            await self._cancellation.cancel(cancel, key.owner, wait=None)
+            return await self._delete_checked(key, force=force, keep_transcript=keep_transcript, request=request)
+        if key in self._live.deleting:
+            raise errors.SessionNotFound(key.session_id)
+        return await self._delete(found, session, keep_transcript=keep_transcript, request=request)
 
     async def _delete(
-        self, found: pb.Session, session: Session | None, *, keep_transcript: bool, key: RequestKey | None
+        self, found: pb.Session, session: Session | None, *, keep_transcript: bool, request: RequestKey | None
     ) -> tuple[pb.Session, int]:
-        with self._live.removing(found.session_id):
+        key = key_of(found)
+        with self._live.removing(key):
             if session is not None:
                 await session.finished()
                 # What was found is of the last durable commit. A later change may have named its directory: one that is
@@ -99,11 +103,11 @@ class Deletion:
                 await session.journal.flushed()
                 found = pb.Session()
                 found.CopyFrom(session.journal.record)
-            kept = key.kept(found.session_id, "", _answer(found)) if key is not None else None
+            kept = request.kept(found.session_id, "", _answer(found)) if request is not None else None
             # Its files go first: whatever happens in between, what is left can be found, and deleted again.
             freed = await asyncio.to_thread(self._workspaces.remove, found, keep_transcript=keep_transcript)
-            freed += await self._ledger.delete(found.session_id, request_id=kept) or 0
-            self._live.removed(found.session_id)
+            freed += await self._ledger.delete(key, request_id=kept) or 0
+            self._live.removed(key)
             return found, freed
 
     async def delete_one(self, request: pb.DeleteSessionRequest, owner: str) -> pb.DeleteSessionResponse:
@@ -127,7 +131,10 @@ class Deletion:
         session_id = request.session_id
         try:
             session, _ = await self.delete(
-                session_id, owner, force=request.force, keep_transcript=request.keep_transcript, key=key
+                SessionKey(owner, session_id),
+                force=request.force,
+                keep_transcript=request.keep_transcript,
+                request=key,
             )
         except errors.SessionNotFound:
             if not request.allow_missing:
@@ -173,7 +180,11 @@ class Deletion:
     ) -> pb.CleanupResponse:
         """Go on where the service died: of what was chosen then, delete what is still there and still meets it."""
         meets = set(await self._found(request, owner, cutoff))
-        gone = [each for each in planned if each not in meets and await self._ledger.session(each) is None]
+        gone = [
+            each
+            for each in planned
+            if each not in meets and await self._ledger.session(SessionKey(owner, each)) is None
+        ]
         left = [each for each in planned if each in meets]
         return await self._clean_all(request, owner, left, gone, RequestKey.of(request, owner))
 
@@ -193,7 +204,7 @@ class Deletion:
     async def _clean(self, session_id: str, owner: str, keep_transcript: bool, response: pb.CleanupResponse) -> bool:
         """Delete one; what a moment ago was at rest may be at work again, or gone, and that is no failure."""
         try:
-            _, freed = await self.delete(session_id, owner, keep_transcript=keep_transcript)
+            _, freed = await self.delete(SessionKey(owner, session_id), keep_transcript=keep_transcript)
         except (errors.SessionNotFound, errors.SessionActive):
             return False
         except errors.StoreUnavailable:
@@ -205,45 +216,55 @@ class Deletion:
         response.freed_bytes += freed
         return True
 
-    async def expire(self, retention: float) -> int:
-        """Delete what has been at rest for longer than `retention` seconds (0: for ever) or its own ttl; how many."""
-        cutoff = now_us() - round(retention * 1e6) if retention else None
-        deleted = 0
-        left: set[str] = set()
-        while found := await self._expired(cutoff, left):
-            for session_id, owner in found:
-                if await self._let_go(session_id, owner):
-                    deleted += 1
-                else:
-                    left.add(session_id)
+    async def expire(self, retention: Callable[[str], float]) -> int:
+        """Delete what is past its own expire_time, or has been at rest for its owner's `retention`; how many.
+
+        `retention` gives an owner's seconds, 0 for ever.
+        """
+        deleted = await self._expire(lambda limit: self._ledger.expired(now_us(), limit))
+        for owner in await self._ledger.owners():
+            if seconds := retention(owner):
+                cutoff = now_us() - round(seconds * 1e6)
+                deleted += await self._expire(partial(self._ledger.outstayed, owner, cutoff))
         return deleted
 
-    async def _expired(self, cutoff: int | None, left: set[str]) -> list[tuple[str, str]]:
-        """Sessions whose time is over, without those that could not be deleted: they must not hide the others."""
-        put_off = {session_id for session_id, (until, _) in self._put_off.items() if until > time.monotonic()} | left
-        found = await self._ledger.expired(now_us(), cutoff, limit=EXPIRED_AT_ONCE + len(put_off))
-        return [each for each in found if each[0] not in put_off]
+    async def _expire(self, find: Callable[[int], Awaitable[list[SessionKey]]]) -> int:
+        deleted = 0
+        left: set[SessionKey] = set()
+        while found := await self._due(find, left):
+            for key in found:
+                if await self._let_go(key):
+                    deleted += 1
+                else:
+                    left.add(key)
+        return deleted
 
-    async def _let_go(self, session_id: str, owner: str) -> bool:
+    async def _due(self, find: Callable[[int], Awaitable[list[SessionKey]]], left: set[SessionKey]) -> list[SessionKey]:
+        """Sessions whose time is over, without those that could not be deleted: they must not hide the others."""
+        put_off = {key for key, (until, _) in self._put_off.items() if until > time.monotonic()} | left
+        found = await find(EXPIRED_AT_ONCE + len(put_off))
+        return [each for each in found if each not in put_off]
+
+    async def _let_go(self, key: SessionKey) -> bool:
         """Delete a session whose time is over; one that cannot be deleted now does not hold up the others."""
         try:
-            await self.delete(session_id, owner)
+            await self.delete(key)
         except (errors.SessionNotFound, errors.SessionActive):
             return False
         except errors.StoreUnavailable:
             raise
         except Exception as error:  # noqa: BLE001 - whatever an agent left, the others are cleaned up
-            pause = self._put_off_longer(session_id)
-            log.warning("session %s is over and cannot be removed: %s; next try in %d s", session_id, error, pause)
+            pause = self._put_off_longer(key)
+            log.warning("session %s is over and cannot be removed: %s; next try in %d s", key.session_id, error, pause)
             return False
-        self._put_off.pop(session_id, None)
+        self._put_off.pop(key, None)
         return True
 
-    def _put_off_longer(self, session_id: str) -> float:
+    def _put_off_longer(self, key: SessionKey) -> float:
         """Leave a session alone for twice as long as before; the seconds."""
-        _, before = self._put_off.get(session_id, (0.0, 0.0))
+        _, before = self._put_off.get(key, (0.0, 0.0))
         pause = min(2 * before or FIRST_PAUSE, LONGEST_PAUSE)
-        self._put_off[session_id] = (time.monotonic() + pause, pause)
+        self._put_off[key] = (time.monotonic() + pause, pause)
         return pause
 
 

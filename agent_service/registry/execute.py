@@ -13,7 +13,7 @@ from agent_service import errors
 from agent_service import options as translate
 from agent_service.agents.pool import AgentPool
 from agent_service.agents.workspace import Workspaces, conversation_of
-from agent_service.ledger import Journal, Ledger, RequestId, now_us
+from agent_service.ledger import Journal, Ledger, RequestId, SessionKey, now_us
 from agent_service.options import missing_directories
 from agent_service.policy import Policy
 from agent_service.registry import refusals
@@ -91,10 +91,11 @@ class Execution:
         self._policy = policy
         self._open_turns = 0
 
-    async def start(self, request: pb.ExecuteRequest, owner: str) -> Started:
-        """Give a session, new or existing, its next turn. Raises what the contract's table says of Execute.
+    async def start(self, request: pb.ExecuteRequest, owner: str, *, by: str) -> Started:
+        """Give a session, new or existing, its next turn, in the name of `by`.
 
-        A caller who leaves does not end it: a request id is claimed until what it did is durable.
+        Raises what the contract's table says of Execute. A caller who leaves does not end it: a request id is claimed
+        until what it did is durable.
         """
         self._drain.check()
 
@@ -102,25 +103,25 @@ class Execution:
             return await self._started_before(earlier, request)
 
         return await self._in_flight.once(
-            RequestKey.of(request, owner), lambda key: self._start(request, owner, key), again
+            RequestKey.of(request, owner), lambda key: self._start(request, owner, by, key), again
         )
 
     async def _started_before(self, earlier: RequestId, request: pb.ExecuteRequest) -> Started:
         response = pb.ExecuteResponse.FromString(earlier.response)
-        session = await self._live.get(earlier.session_id, earlier.owner)
+        session = await self._live.get(SessionKey(earlier.owner, earlier.session_id))
         turn = await self._ledger.turn(earlier.turn_id)
         return Started(
             session, turn or response.turn, resolve_options(session, request), response.watch_after_sequence, True
         )
 
-    async def _start(self, request: pb.ExecuteRequest, owner: str, key: RequestKey | None) -> Started:
+    async def _start(self, request: pb.ExecuteRequest, owner: str, by: str, key: RequestKey | None) -> Started:
         request = await self._branched(request, owner)
-        return await self._submit(await self._admit(request, owner), key)
+        return await self._submit(await self._admit(request, owner), by, key)
 
     async def _admit(self, request: pb.ExecuteRequest, owner: str) -> _Admitted:
         """The session that gets the turn, and the turn's options, if it may. It holds as long as nobody pauses."""
         parent = await self._parent(request, owner) if request.fork_from else None
-        session = await self._live.open(request.session_id, owner) if request.session_id else None
+        session = await self._live.open(SessionKey(owner, request.session_id)) if request.session_id else None
         if session is not None:
             request, options = self._check_resumable(session, request)
             self._drain.check()
@@ -140,7 +141,7 @@ class Execution:
         if key is not None:
             async with self._in_flight.claim(key) as earlier:
                 if earlier is not None:
-                    session = await self._live.get(earlier.session_id, owner)
+                    session = await self._live.get(SessionKey(owner, earlier.session_id))
                     return Checked(session, resolve_options(session, request))
         admitted = await self._admit(await self._branched(request, owner), owner)
         return Checked(admitted.session.journal.snapshot(), admitted.options)
@@ -152,7 +153,7 @@ class Execution:
         return await branched(request, await self._parent(request, owner), self._ledger, self._workspaces)
 
     async def _parent(self, request: pb.ExecuteRequest, owner: str) -> pb.Session:
-        parent = await self._live.get(request.fork_from, owner)
+        parent = await self._live.get(SessionKey(owner, request.fork_from))
         if self._workspaces.transcript(parent) is None:
             raise errors.ResumeRejected(
                 f"session {request.fork_from} has no conversation that could be continued", resource=request.fork_from
@@ -223,11 +224,11 @@ class Execution:
         if session.waiting >= MAX_PENDING_TURNS:
             raise refusals.session_queue_full(session.journal.record, session.waiting, MAX_PENDING_TURNS)
 
-    async def _submit(self, admitted: _Admitted, key: RequestKey | None) -> Started:
+    async def _submit(self, admitted: _Admitted, by: str, key: RequestKey | None) -> Started:
         session, request, options, parent = admitted
         after = session.journal.record.last_sequence
-        turn = new_turn(str(uuid4()), request.prompt)
-        self._describe(admitted, request)
+        turn = new_turn(str(uuid4()), request.prompt, by)
+        self._describe(admitted, request, by)
         interrupting = request.on_busy == pb.ON_BUSY_INTERRUPT and not session.journal.at_rest
         response = pb.ExecuteResponse(session_id=session.session_id, turn=turn, watch_after_sequence=after)
         kept = key.kept(session.session_id, turn.turn_id, response) if key is not None else None
@@ -245,7 +246,7 @@ class Execution:
         current = shown.current_turn if shown.current_turn.turn_id == turn.turn_id else accepted
         return Started(shown, current, options, after, False)
 
-    def _describe(self, admitted: _Admitted, request: pb.ExecuteRequest) -> None:
+    def _describe(self, admitted: _Admitted, request: pb.ExecuteRequest, by: str) -> None:
         """Record what the request says of the session, and name a new one's conversation.
 
         It is that of a warm agent if the turn can begin at once; a turn that must wait gets its agent when it begins.
@@ -255,6 +256,7 @@ class Execution:
             record.title = request.title or record.title
             if record.turn_count:
                 return
+            record.created_by = by
             if admitted.parent is not None:
                 record.agent_session_id = record.workspace_id = str(uuid4())
             elif self._admission.has_room:
@@ -268,9 +270,9 @@ class Execution:
     def _turn_closed(self, _: object) -> None:
         self._open_turns -= 1
 
-    async def wait_turn(self, session_id: str, turn_id: str, seconds: float) -> bool:
+    async def wait_turn(self, key: SessionKey, turn_id: str, seconds: float) -> bool:
         """Wait until the turn has ended; False when `seconds` were over first."""
-        session = self._live.sessions.get(session_id)
+        session = self._live.sessions.get(key)
         queued = session.find(turn_id) if session is not None else None
         if queued is None:
             if session is not None:

@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 
 from agent_service.errors import InteractionNotFound, InvalidField, SequenceInFuture, SessionNotFound, TurnNotFound
 from agent_service.events import OF_RECORDS, event_of_raw, field_at, first_of, is_stub
-from agent_service.ledger import Ledger
+from agent_service.ledger import Ledger, SessionKey, key_of
 
 PIECE = 1 << 20
 """Bytes of a piece."""
@@ -79,9 +79,9 @@ class FieldReader:
             case "sequence":
                 return await self._of_event(session, request.sequence, request.field)
             case "turn_id":
-                return await self._of_turn(session.session_id, request.turn_id, request.field)
+                return await self._of_turn(key_of(session), request.turn_id, request.field)
             case "interaction_id":
-                return await self._of_interaction(session.session_id, request.interaction_id, request.field)
+                return await self._of_interaction(key_of(session), request.interaction_id, request.field)
             case _:
                 return await self._of_session(session, request.field)
 
@@ -92,31 +92,31 @@ class FieldReader:
             return await asyncio.to_thread(field_at, session, path)
         index, _, rest = place.groups()
         if index is None:
-            return await self._of_turn(session.session_id, session.current_turn.turn_id, rest)
+            return await self._of_turn(key_of(session), session.current_turn.turn_id, rest)
         if int(index) >= len(session.pending_interactions):
             return None
         interaction_id = session.pending_interactions[int(index)].interaction_id
-        return await self._of_interaction(session.session_id, interaction_id, rest)
+        return await self._of_interaction(key_of(session), interaction_id, rest)
 
-    async def _of_turn(self, session_id: str, turn_id: str, path: str) -> bytes | None:
-        turn = await self._ledger.turn_of(session_id, turn_id)
+    async def _of_turn(self, key: SessionKey, turn_id: str, path: str) -> bytes | None:
+        turn = await self._ledger.turn_of(key, turn_id)
         if turn is None:
-            raise TurnNotFound(f"session {session_id} has no turn {turn_id[:128]}", resource=turn_id[:128])
-        return await self._kept(session_id, f"turn {turn_id}", path, turn, turn.truncated_fields)
+            raise TurnNotFound(f"session {key.session_id} has no turn {turn_id[:128]}", resource=turn_id[:128])
+        return await self._kept(key, f"turn {turn_id}", path, turn, turn.truncated_fields)
 
-    async def _of_interaction(self, session_id: str, interaction_id: str, path: str) -> bytes | None:
-        found = await self._interaction(session_id, interaction_id)
+    async def _of_interaction(self, key: SessionKey, interaction_id: str, path: str) -> bytes | None:
+        found = await self._interaction(key, interaction_id)
         if found is None:
             raise InteractionNotFound(
-                f"session {session_id} has no interaction {interaction_id[:128]}", resource=interaction_id[:128]
+                f"session {key.session_id} has no interaction {interaction_id[:128]}", resource=interaction_id[:128]
             )
-        return await self._kept(session_id, f"interaction {interaction_id}", path, *found)
+        return await self._kept(key, f"interaction {interaction_id}", path, *found)
 
-    async def _interaction(self, session_id: str, interaction_id: str) -> tuple[pb.Interaction, list[str]] | None:
+    async def _interaction(self, key: SessionKey, interaction_id: str) -> tuple[pb.Interaction, list[str]] | None:
         """An interaction as the newest event about it shows it, and what was cut in it there."""
         before: int | None = None
         while page := await self._ledger.read(
-            session_id, 0, types=("interaction.*",), newest_first=True, before_sequence=before
+            key, 0, types=("interaction.*",), newest_first=True, before_sequence=before
         ):
             for stored in page:
                 event = pb.SessionEvent.FromString(stored.body)
@@ -134,39 +134,39 @@ class FieldReader:
                 f"sequence {sequence} is past the log's end; the last sequence is {session.last_sequence}",
                 metadata={"last_sequence": str(session.last_sequence)},
             )
-        session_id = session.session_id
+        key = key_of(session)
         if path == "raw_json":
-            return await self._ledger.raw(session_id, sequence)
-        found = await self._ledger.read(session_id, sequence - 1, limit=1)
+            return await self._ledger.raw(key, sequence)
+        found = await self._ledger.read(key, sequence - 1, limit=1)
         if not found:
-            raise SessionNotFound(session_id)  # it has been deleted since it was looked up
+            raise SessionNotFound(session.session_id)  # it has been deleted since it was looked up
         event = pb.SessionEvent.FromString(found[0].body)
         payload = first_of(path)
         if payload in OF_RECORDS and event.WhichOneof("payload") == payload:
-            return await self._of_record(event, payload, path)
-        raw = await self._ledger.raw(session_id, sequence)
+            return await self._of_record(key, event, payload, path)
+        raw = await self._ledger.raw(key, sequence)
         if raw is None:
-            return await self._kept(session_id, f"event {sequence}", path, event, event.truncated_fields)
+            return await self._kept(key, f"event {sequence}", path, event, event.truncated_fields)
         if is_stub(raw):
             return None if event.truncated_fields else await asyncio.to_thread(field_at, event, path)
         return await asyncio.to_thread(_in_raw, raw, event, path)
 
-    async def _of_record(self, event: pb.SessionEvent, payload: str, path: str) -> bytes | None:
+    async def _of_record(self, key: SessionKey, event: pb.SessionEvent, payload: str, path: str) -> bytes | None:
         """A field of the turn or the interaction that an event shows."""
         if (rest := path.removeprefix(f"{payload}.turn.")) != path:
-            return await self._of_turn(event.session_id, getattr(event, payload).turn.turn_id, rest)
+            return await self._of_turn(key, getattr(event, payload).turn.turn_id, rest)
         if (rest := path.removeprefix(f"{payload}.interaction.")) != path:
             interaction_id = getattr(event, payload).interaction.interaction_id
-            return await self._of_interaction(event.session_id, interaction_id, rest)
+            return await self._of_interaction(key, interaction_id, rest)
         return None
 
-    async def _kept(self, session_id: str, record: str, path: str, shown: Message, cut: Iterable[str]) -> bytes | None:
+    async def _kept(self, key: SessionKey, record: str, path: str, shown: Message, cut: Iterable[str]) -> bytes | None:
         """A field that was kept beside its record, or of the record itself, in which it was not cut.
 
         None for a field that an earlier version cut: it kept only what it showed.
         """
         name = first_of(path)
-        body = await self._ledger.whole(session_id, record, name)
+        body = await self._ledger.whole(key, record, name)
         if body is None:
             lost = name in map(first_of, cut)
             return None if lost else await asyncio.to_thread(field_at, shown, path)

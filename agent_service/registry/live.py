@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from agentpb import agent_pb2 as pb
 
 from agent_service import errors
-from agent_service.ledger import Journal, Ledger, StoredStatus
+from agent_service.ledger import Journal, Ledger, SessionKey, StoredStatus, key_of
 from agent_service.registry.status_cache import StatusCache
 from agent_service.session.session import Session
 
@@ -22,88 +22,86 @@ MakeSession = Callable[[Journal, Callable[[Session], None]], Session]
 
 
 class LiveSessions:
-    """Sessions in memory by id, those being read from the ledger, and those being deleted."""
+    """Sessions in memory by owner and id, those being read from the ledger, and those being deleted."""
 
     def __init__(self, ledger: Ledger, make_session: MakeSession) -> None:
         """Read the others from `ledger`; make objects of them with `make_session`."""
-        self.sessions: dict[str, Session] = {}
-        self.deleting: dict[str, asyncio.Future[None]] = {}
+        self.sessions: dict[SessionKey, Session] = {}
+        self.deleting: dict[SessionKey, asyncio.Future[None]] = {}
         self.status_cache = StatusCache()
         self._ledger = ledger
         self._make_session = make_session
-        self._opening: dict[str, asyncio.Task[Session | None]] = {}
+        self._opening: dict[SessionKey, asyncio.Task[Session | None]] = {}
         self._deletions = 0
 
-    async def get(self, session_id: str, owner: str) -> pb.Session:
+    async def get(self, key: SessionKey) -> pb.Session:
         """A session as of its last durable commit. Raises SessionNotFound."""
-        shown = await self._snapshot(session_id)
-        if shown is None and session_id not in self.deleting:
-            shown = await self._ledger.session(session_id)
-        return self._checked(shown, session_id, owner)
+        shown = await self._snapshot(key)
+        if shown is None and key not in self.deleting:
+            shown = await self._ledger.session(key)
+        return self._checked(shown, key)
 
-    async def standing(self, session_id: str, owner: str) -> StoredStatus:
+    async def standing(self, key: SessionKey) -> StoredStatus:
         """A session as of its last durable commit, and its turn. Raises SessionNotFound."""
-        shown = await self._snapshot(session_id)
-        if shown is None and session_id not in self.deleting:
-            found = await self._ledger.standing(session_id)
+        shown = await self._snapshot(key)
+        if shown is None and key not in self.deleting:
+            found = await self._ledger.standing(key)
             if found is not None:
-                self._checked(found.session, session_id, owner)
+                self._checked(found.session, key)
                 return found
-        session = self._checked(shown, session_id, owner)
+        session = self._checked(shown, key)
         return StoredStatus(session, await self.turn_of(session))
 
     async def turn_of(self, session: pb.Session) -> pb.Turn | None:
         """The session's current turn; at rest the one that brought it to this state, which need not be the newest."""
         if session.HasField("current_turn"):
             return session.current_turn
-        return await self._ledger.turn_at(session.session_id, session.last_sequence)
+        return await self._ledger.turn_at(key_of(session), session.last_sequence)
 
-    async def _snapshot(self, session_id: str) -> pb.Session | None:
+    async def _snapshot(self, key: SessionKey) -> pb.Session | None:
         """A session that is held here, as of its last durable commit."""
-        session = self.sessions.get(session_id)
+        session = self.sessions.get(key)
         if session is not None and session.journal.is_behind:
             await asyncio.sleep(0)  # never show less than the events that were sent already
         return session.journal.snapshot() if session is not None else None
 
-    def _checked(self, shown: pb.Session | None, session_id: str, owner: str) -> pb.Session:
-        if shown is None or shown.owner != owner or session_id in self.deleting:
-            raise errors.SessionNotFound(session_id)
+    def _checked(self, shown: pb.Session | None, key: SessionKey) -> pb.Session:
+        if shown is None or key in self.deleting:
+            raise errors.SessionNotFound(key.session_id)
         return shown
 
-    async def open(self, session_id: str, owner: str) -> Session | None:
+    async def open(self, key: SessionKey) -> Session | None:
         """The session's object, made from the ledger when it is at rest there; None when there is no such session.
 
         It is the one object of that session as long as the caller does not pause before it decides.
         """
         while True:
             before = self._deletions
-            session = await self._found(session_id)
-            if session_id in self.deleting:
-                await asyncio.wait([self.deleting[session_id]])
-            elif before == self._deletions or session is None or session_id in self.sessions:
-                break  # otherwise what was read may have been deleted while it was read
-        if session is not None and session.journal.record.owner != owner:
-            raise errors.SessionAlreadyExists(f"session {session_id} cannot be used", resource=session_id)
-        return session
+            session = await self._found(key)
+            if key in self.deleting:
+                await asyncio.wait([self.deleting[key]])
+            elif before == self._deletions or session is None or key in self.sessions:
+                return session
+            # otherwise what was read may have been deleted while it was read
 
-    async def _found(self, session_id: str) -> Session | None:
-        if session_id in self.sessions:
-            return self.sessions[session_id]
-        opening = self._opening.get(session_id)
+    async def _found(self, key: SessionKey) -> Session | None:
+        if key in self.sessions:
+            return self.sessions[key]
+        opening = self._opening.get(key)
         if opening is None:
-            opening = self._opening[session_id] = asyncio.create_task(self._load(session_id))
-            opening.add_done_callback(lambda done: self._opened(session_id, done))
+            opening = self._opening[key] = asyncio.create_task(self._load(key))
+            opening.add_done_callback(lambda done: self._opened(key, done))
         loaded = await asyncio.shield(opening)
-        return self.sessions.get(session_id, loaded)
+        return self.sessions.get(key, loaded)
 
-    def _opened(self, session_id: str, opening: asyncio.Task[Session | None]) -> None:
-        if self._opening.get(session_id) is opening:
-            del self._opening[session_id]
+    def _opened(self, key: SessionKey, opening: asyncio.Task[Session | None]) -> None:
+        if self._opening.get(key) is opening:
+            del self._opening[key]
 
-    async def _load(self, session_id: str) -> Session | None:
-        record = await self._ledger.session(session_id)
-        if session_id in self.sessions:
-            return self.sessions[session_id]
+    async def _load(self, key: SessionKey) -> Session | None:
+        record = await self._ledger.session(key)
+        if key in self.sessions:
+            return self.sessions[key]
         return self.make(Journal(record, self._ledger, new=False)) if record is not None else None
 
     def make(self, journal: Journal) -> Session:
@@ -120,32 +118,32 @@ class LiveSessions:
         """Hold a session no longer than there is something to hold; its journal must be in the ledger first."""
         if session.released and not session.journal.is_flushed:
             session.journal.when_flushed(lambda: self.forget_if_released(session))
-        elif session.released and self.sessions.get(session.session_id) is session:
-            del self.sessions[session.session_id]
-            self.status_cache.forget(session.session_id)
+        elif session.released and self.sessions.get(session.key) is session:
+            del self.sessions[session.key]
+            self.status_cache.forget(session.key)
 
-    def find(self, session_id: str) -> Session | None:
+    def find(self, key: SessionKey) -> Session | None:
         """The session's object while it is at work or keeps a warm process."""
-        return self.sessions.get(session_id)
+        return self.sessions.get(key)
 
     def hold(self, session: Session) -> None:
         """Keep a session's object from now on: it has a turn."""
-        self.status_cache.forget(session.session_id)
-        self.sessions[session.session_id] = session
+        self.status_cache.forget(session.key)
+        self.sessions[session.key] = session
 
     @contextmanager
-    def removing(self, session_id: str) -> Iterator[None]:
+    def removing(self, key: SessionKey) -> Iterator[None]:
         """Let nobody open the session while the block lasts; whoever tries waits for its end."""
-        gone = self.deleting[session_id] = asyncio.get_running_loop().create_future()
+        gone = self.deleting[key] = asyncio.get_running_loop().create_future()
         try:
             yield
         finally:
-            del self.deleting[session_id]
+            del self.deleting[key]
             gone.set_result(None)
 
-    def removed(self, session_id: str) -> None:
+    def removed(self, key: SessionKey) -> None:
         """Forget a session that is no longer stored."""
-        self.sessions.pop(session_id, None)
-        self._opening.pop(session_id, None)  # what is being read is of the session that is gone
-        self.status_cache.forget(session_id)
+        self.sessions.pop(key, None)
+        self._opening.pop(key, None)  # what is being read is of the session that is gone
+        self.status_cache.forget(key)
         self._deletions += 1

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from agentpb import agent_pb2 as pb
 
-from agent_service.ledger import Counted, Event, GroupBy, Ledger, PageCursor
+from agent_service.ledger import Counted, Event, GroupBy, Ledger, PageCursor, SessionKey, key_of
 from agent_service.registry.drain import Drain
 from agent_service.registry.fields import FieldReader
 from agent_service.registry.live import LiveSessions
@@ -34,9 +34,9 @@ class Queries:
         self.watchers = 0
         """Watches that are open."""
 
-    async def get(self, session_id: str, owner: str) -> pb.Session:
+    async def get(self, key: SessionKey) -> pb.Session:
         """A session as of its last durable commit. Raises SessionNotFound."""
-        return await self._live.get(session_id, owner)
+        return await self._live.get(key)
 
     async def list(
         self, request: pb.ListSessionsRequest, owner: str, *, after: PageCursor | None, limit: int
@@ -45,7 +45,7 @@ class Queries:
         rows, cursor = await self._ledger.sessions(
             request.filter, request.order_by, owner=owner, after=after, limit=limit, max_bytes=PAGE_BYTES
         )
-        return [row for row in rows if row.session_id not in self._live.deleting], cursor
+        return [row for row in rows if key_of(row) not in self._live.deleting], cursor
 
     async def counts(self, wanted: pb.SessionFilter, owner: str, group_by: GroupBy, limit: int) -> Counted:
         """How many sessions meet a filter, and how many of them have each value of a property."""
@@ -65,47 +65,47 @@ class Queries:
         """The session's current turn; at rest the one that brought it to this state, which need not be the newest."""
         return await self._live.turn_of(session)
 
-    async def status(self, session_id: str, owner: str, encode: EncodeStatus) -> CachedStatus:
+    async def status(self, key: SessionKey, encode: EncodeStatus) -> CachedStatus:
         """Return the session and its turn as `encode` makes them; encoded once while both stay the same."""
-        session = self._live.sessions.get(session_id)
+        session = self._live.sessions.get(key)
         if session is not None and session.journal.is_behind:
             await asyncio.sleep(0)
         version = session.journal.version if session is not None else 0
-        known = self._live.status_cache.get(session_id, owner, version)
-        if known is not None and session_id not in self._live.deleting:
+        known = self._live.status_cache.get(key, version)
+        if known is not None and key not in self._live.deleting:
             return known
         changes = self._live.status_cache.changes
-        shown, turn = await self._live.standing(session_id, owner)
-        status = CachedStatus(owner, version, encode(shown, turn), shown.message_count > 0)
+        shown, turn = await self._live.standing(key)
+        status = CachedStatus(version, encode(shown, turn), shown.message_count > 0)
         if changes == self._live.status_cache.changes and (session is None or session.journal.version == version):
-            self._live.status_cache.put(session_id, status)
+            self._live.status_cache.put(key, status)
         return status
 
     async def newest_messages(
-        self, session_id: str, status: CachedStatus, limit: int, encode: EncodeMessages
+        self, key: SessionKey, status: CachedStatus, limit: int, encode: EncodeMessages
     ) -> CachedMessages:
         """The newest messages, oldest first, as `encode` makes them; made once for as long as `status` is valid."""
         if status.page is not None and status.page.limit == limit:
             return status.page
-        found, truncated = await self._ledger.messages(session_id, limit, PAGE_BYTES)
+        found, truncated = await self._ledger.messages(key, limit, PAGE_BYTES)
         page = CachedMessages(limit, encode(found), truncated)
-        session = self._live.sessions.get(session_id)
+        session = self._live.sessions.get(key)
         if session is None or session.journal.version == status.version:
-            self._live.status_cache.put_page(session_id, status, page)
+            self._live.status_cache.put_page(key, status, page)
         return page
 
-    async def wait_until(self, session_id: str, owner: str, seconds: float, wanted: Wanted) -> tuple[pb.Session, bool]:
+    async def wait_until(self, key: SessionKey, seconds: float, wanted: Wanted) -> tuple[pb.Session, bool]:
         """The session once `wanted` is true of it, and whether it became so within `seconds`.
 
         Raises SessionNotFound, and SequenceInFuture or SequenceCompacted for a cursor outside the log.
         """
         if wanted.wait_for == pb.WAIT_FOR_NEW_EVENT:
-            check_sequence(await self.get(session_id, owner), wanted.after_sequence)
+            check_sequence(await self.get(key), wanted.after_sequence)
         deadline = asyncio.get_running_loop().time() + seconds
-        tail = self._ledger.tail(session_id)
+        tail = self._ledger.tail(key)
         while True:
             changed = tail.changed
-            session = await self.get(session_id, owner)
+            session = await self.get(key)
             if wanted.met(session):
                 return session, True
             if asyncio.get_running_loop().time() >= deadline or self._drain.is_over:
@@ -116,7 +116,7 @@ class Queries:
 
     async def watch(self, request: pb.WatchSessionRequest, owner: str) -> Watcher:
         """Begin to watch. Raises SessionNotFound, SequenceInFuture, SequenceCompacted."""
-        session = await self.get(request.session_id, owner)
+        session = await self.get(SessionKey(owner, request.session_id))
         check_sequence(session, request.after_sequence)
         return Watcher(
             self._ledger,
@@ -140,27 +140,28 @@ class Queries:
             self.watchers -= 1
 
     async def events(
-        self, request: pb.ListEventsRequest, *, cursor: int | None, limit: int
+        self, request: pb.ListEventsRequest, owner: str, *, cursor: int | None, limit: int
     ) -> tuple[Sequence[Event], int | None]:
         """A page of a session's stored events, and the cursor of the page behind it; None on the last one.
 
         `cursor` is the sequence of the last event of the page before.
         """
-        page = await self._read(request, cursor, limit + 1, with_raw=request.include_raw)
+        key = SessionKey(owner, request.session_id)
+        page = await self._read(request, key, cursor, limit + 1, with_raw=request.include_raw)
         shown = page[:limit]
         if not shown:
             return [], None
         last = shown[-1].sequence
         # A page may also end because it had enough bytes.
-        more = len(page) > limit or bool(await self._read(request, last, 1, with_raw=False))
+        more = len(page) > limit or bool(await self._read(request, key, last, 1, with_raw=False))
         return shown, last if more else None
 
     async def _read(
-        self, request: pb.ListEventsRequest, cursor: int | None, limit: int, *, with_raw: bool
+        self, request: pb.ListEventsRequest, key: SessionKey, cursor: int | None, limit: int, *, with_raw: bool
     ) -> Sequence[Event]:
         backwards = request.newest_first
         return await self._ledger.read(
-            request.session_id,
+            key,
             request.after_sequence if cursor is None or backwards else cursor,
             limit=limit,
             max_bytes=PAGE_BYTES,

@@ -15,7 +15,7 @@ from agentpb import agent_pb2 as pb
 from agent_service import events
 from agent_service.agents.conversations import Conversation
 from agent_service.agents.workspace import conversation_of
-from agent_service.ledger import Journal, Ledger
+from agent_service.ledger import Journal, Ledger, SessionKey
 from agent_service.session import outcomes
 from agent_service.session.states import move
 from agent_service.session.turn import QueuedTurn, end_turn, may_continue, requeue, set_expiry
@@ -39,15 +39,15 @@ async def recover(ledger: Ledger) -> list[tuple[Journal, list[QueuedTurn]]]:
 
 
 async def _recover_session(ledger: Ledger, record: pb.Session) -> tuple[Journal, list[QueuedTurn]]:
-    last_sequence, message_count = await ledger.log_counts(record.session_id)
     journal = Journal(record, ledger, new=False)
+    last_sequence, message_count = await ledger.log_counts(journal.key)
     with journal.update() as written:
         written.last_sequence, written.message_count = last_sequence, message_count
     if record.phase == pb.SESSION_PHASE_IDLE:
         move(journal, pb.SESSION_PHASE_DORMANT, reason="the service was restarted")
         return journal, []
     await _withdraw_interactions(ledger, journal)
-    turns = await ledger.turns(record.session_id, states=(pb.TURN_STATE_QUEUED, pb.TURN_STATE_RUNNING))
+    turns = await ledger.turns(journal.key, states=(pb.TURN_STATE_QUEUED, pb.TURN_STATE_RUNNING))
     waiting = [
         QueuedTurn(turn, await _request_of(ledger, turn), fork_of=await _fork_of(ledger, record)) for turn in turns
     ]
@@ -57,7 +57,7 @@ async def _recover_session(ledger: Ledger, record: pb.Session) -> tuple[Journal,
     if running is not None:
         waiting.remove(running)
         waiting = _continued(journal, running, outcome) + waiting
-    await _note_recorded(ledger, record.session_id, waiting)
+    await _note_recorded(ledger, journal.key, waiting)
     with journal.update() as written:
         del written.pending_interactions[:]
         written.ClearField("current_turn")
@@ -81,12 +81,12 @@ def _continued(journal: Journal, queued: QueuedTurn, outcome: outcomes.Outcome) 
     return []
 
 
-async def _note_recorded(ledger: Ledger, session_id: str, waiting: list[QueuedTurn]) -> None:
+async def _note_recorded(ledger: Ledger, key: SessionKey, waiting: list[QueuedTurn]) -> None:
     """Mark the turns whose prompt is in the log: they had begun before."""
     restarted = {queued.turn.turn_id: queued for queued in waiting if queued.turn.restart_count}
     if not restarted:
         return
-    async for event in _events(ledger, session_id, ("turn.started",)):
+    async for event in _events(ledger, key, ("turn.started",)):
         turn_id = event.turn_started.turn.turn_id
         if turn_id in restarted:
             restarted[turn_id].recorded = True
@@ -95,7 +95,7 @@ async def _note_recorded(ledger: Ledger, session_id: str, waiting: list[QueuedTu
 async def _withdraw_interactions(ledger: Ledger, journal: Journal) -> None:
     """Resolve what the agent had asked and nobody answered: its process is gone."""
     open_ones: dict[str, tuple[pb.Interaction, list[str]]] = {}
-    async for event in _events(ledger, journal.session_id, ("interaction.requested", "interaction.resolved")):
+    async for event in _events(ledger, journal.key, ("interaction.requested", "interaction.resolved")):
         if event.HasField("interaction_requested"):
             interaction = event.interaction_requested.interaction
             open_ones[interaction.interaction_id] = interaction, list(event.truncated_fields)
@@ -112,10 +112,10 @@ async def _withdraw_interactions(ledger: Ledger, journal: Journal) -> None:
         journal.add(withdrawn, turn_id=interaction.turn_id)
 
 
-async def _events(ledger: Ledger, session_id: str, types: tuple[str, ...]) -> AsyncIterator[pb.SessionEvent]:
+async def _events(ledger: Ledger, key: SessionKey, types: tuple[str, ...]) -> AsyncIterator[pb.SessionEvent]:
     """All events of some types, oldest first. A read is bounded in bytes, so it takes several."""
     after = 0
-    while page := await ledger.read(session_id, after, types=types):
+    while page := await ledger.read(key, after, types=types):
         for stored in page:
             yield pb.SessionEvent.FromString(stored.body)
         after = page[-1].sequence
@@ -127,5 +127,7 @@ async def _request_of(ledger: Ledger, turn: pb.Turn) -> pb.ExecuteRequest:
 
 
 async def _fork_of(ledger: Ledger, record: pb.Session) -> Conversation | None:
-    parent = await ledger.session(record.parent_session_id) if record.parent_session_id else None
+    if not record.parent_session_id:
+        return None
+    parent = await ledger.session(SessionKey(record.owner, record.parent_session_id))
     return conversation_of(parent) if parent is not None else None

@@ -15,7 +15,7 @@ from agentpb import agent_pb2 as pb
 
 from agent_service.agents.pool import AgentPool
 from agent_service.agents.workspace import Workspaces
-from agent_service.ledger import Ledger
+from agent_service.ledger import Ledger, SessionKey
 from agent_service.policy import Policy
 from agent_service.registry.cancel import Cancellation
 from agent_service.registry.cancel_many import MassCancellation
@@ -111,9 +111,9 @@ class SessionRegistry:
         """Stop whatever still runs; its end is recorded when the ledger still can."""
         await self.drain(0)
 
-    def live(self, session_id: str) -> Session | None:
+    def live(self, session_id: str, owner: str = "") -> Session | None:
         """The session's object while it is at work or keeps a warm process."""
-        return self.live_sessions.find(session_id)
+        return self.live_sessions.find(SessionKey(owner, session_id))
 
     async def drain(self, seconds: float) -> None:
         """Let running turns go on for `seconds`, then end them; the queue is left for the next start."""

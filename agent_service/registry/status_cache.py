@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import NamedTuple
 
+from agent_service.ledger import SessionKey
+
 MAX_BYTES = 6 << 20
 """Bytes kept in all; the least recently used go first."""
 ENTRY = 512
@@ -24,7 +26,6 @@ class CachedMessages(NamedTuple):
 class CachedStatus(NamedTuple):
     """A session's encoded status without its messages, and the page of messages that was requested last."""
 
-    owner: str
     version: int
     body: bytes
     has_messages: bool
@@ -41,38 +42,38 @@ class StatusCache:
 
     def __init__(self) -> None:
         """Keep none yet."""
-        self._status_cache: OrderedDict[str, CachedStatus] = OrderedDict()
+        self._status_cache: OrderedDict[SessionKey, CachedStatus] = OrderedDict()
         self._size = 0
         self.changes = 0
         """How often a session was forgotten: what was read before and is put after that may be of yesterday."""
 
-    def get(self, session_id: str, owner: str, version: int) -> CachedStatus | None:
-        """The status of a session, if it is still true and this owner's."""
-        status = self._status_cache.get(session_id)
-        if status is None or status.version != version or status.owner != owner:
+    def get(self, key: SessionKey, version: int) -> CachedStatus | None:
+        """The status of a session, if it is still true."""
+        status = self._status_cache.get(key)
+        if status is None or status.version != version:
             return None
-        self._status_cache.move_to_end(session_id)
+        self._status_cache.move_to_end(key)
         return status
 
-    def put(self, session_id: str, status: CachedStatus) -> None:
+    def put(self, key: SessionKey, status: CachedStatus) -> None:
         """Keep a status."""
-        self._drop(session_id)
-        self._status_cache[session_id] = status
+        self._drop(key)
+        self._status_cache[key] = status
         self._size += status.size
         while self._size > MAX_BYTES:
             self._drop(next(iter(self._status_cache)))
 
-    def put_page(self, session_id: str, status: CachedStatus, page: CachedMessages) -> None:
+    def put_page(self, key: SessionKey, status: CachedStatus, page: CachedMessages) -> None:
         """Keep messages that were read after `status`, unless they are many or something has changed since."""
-        if self._status_cache.get(session_id) is status and len(page.body) <= MAX_PAGE:
-            self.put(session_id, status._replace(page=page))
+        if self._status_cache.get(key) is status and len(page.body) <= MAX_PAGE:
+            self.put(key, status._replace(page=page))
 
-    def forget(self, session_id: str) -> None:
+    def forget(self, key: SessionKey) -> None:
         """Give up what is known of a session: from here on it is another's to say what is true of it."""
         self.changes += 1
-        self._drop(session_id)
+        self._drop(key)
 
-    def _drop(self, session_id: str) -> None:
-        status = self._status_cache.pop(session_id, None)
+    def _drop(self, key: SessionKey) -> None:
+        status = self._status_cache.pop(key, None)
         if status is not None:
             self._size -= status.size

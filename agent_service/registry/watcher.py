@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from agentpb import agent_pb2 as pb
 
 from agent_service import errors
-from agent_service.ledger import Ledger, Position, is_at_rest
+from agent_service.ledger import Ledger, Position, is_at_rest, key_of
 from agent_service.registry.drain import Drain
 from agent_service.registry.live import LiveSessions
 
@@ -57,7 +57,8 @@ class Watcher:
         self._types = types
         self._partials = partials
         self._with_raw = with_raw
-        self._tail = ledger.tail(session.session_id)
+        self._key = key_of(session)
+        self._tail = ledger.tail(self._key)
         self._position = Position(after_sequence)
         self._looked_at = -1  # the end of the log when the watcher last looked whether it ends there
         self._ahead: asyncio.Task[tuple[list[bytes], Position]] | None = None
@@ -86,7 +87,7 @@ class Watcher:
 
     async def _next(self) -> tuple[list[bytes], Position]:
         return await self._ledger.follow(
-            self.session.session_id,
+            self._key,
             self._position,
             types=self._types,
             partials=self._partials,
@@ -109,7 +110,7 @@ class Watcher:
         if self._tail.deleted:
             return pb.WATCH_END_REASON_DELETED
         try:
-            self.session = await self._live.get(self.session.session_id, self.session.owner)
+            self.session = await self._live.get(self._key)
         except errors.SessionNotFound:
             return pb.WATCH_END_REASON_DELETED if self._tail.deleted else None
         if self.session.last_sequence > self._position.sequence:

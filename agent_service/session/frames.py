@@ -22,6 +22,7 @@ from agent_service.session.interactions import Interactions
 from agent_service.session.messages import Messages
 from agent_service.session.permissions import interaction_of, may_ask
 from agent_service.session.run import Run
+from agent_service.session.turn import SentMessage
 from agent_service.session.warnings import Warnings
 
 STDERR_EVENTS = 200
@@ -48,7 +49,7 @@ class FrameHandler:
         interactions: Interactions,
         messages: Messages,
         current_run: Callable[[], Run | None],
-        on_handover: Callable[[Run, str, pb.SendMessageRequest], None],
+        on_handover: Callable[[Run, str, SentMessage], None],
         on_gone: Callable[[], None],
     ) -> None:
         """Tell `on_handover` which message the agent began as a turn, and `on_gone` when it ended without a run."""

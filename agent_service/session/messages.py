@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from agentpb import agent_pb2 as pb
-
 from agent_service import errors, events
 from agent_service.agents.agent import AgentFailed
 from agent_service.ledger import Journal, RequestId
 from agent_service.session.run import Run
-from agent_service.session.turn import message_content
+from agent_service.session.turn import SentMessage, message_content
 
 
 class Messages:
@@ -20,13 +18,13 @@ class Messages:
     def __init__(self, journal: Journal) -> None:
         """Record what is sent in `journal`."""
         self._journal = journal
-        self._sent: dict[str, pb.SendMessageRequest] = {}
+        self._sent: dict[str, SentMessage] = {}
 
     def __len__(self) -> int:
         """Return how many the agent has not begun with."""
         return len(self._sent)
 
-    def __getitem__(self, uuid: str) -> pb.SendMessageRequest:
+    def __getitem__(self, uuid: str) -> SentMessage:
         """One of them."""
         return self._sent[uuid]
 
@@ -35,7 +33,7 @@ class Messages:
         return uuid in self._sent
 
     async def send(
-        self, run: Run | None, uuid: str, request: pb.SendMessageRequest, request_id: RequestId | None
+        self, run: Run | None, uuid: str, message: SentMessage, request_id: RequestId | None
     ) -> asyncio.Future[None]:
         """Give the agent a message while it works; the future is done when that is durable. Raises SessionNotActive."""
         agent, session_id = run.agent if run is not None else None, self._journal.session_id
@@ -44,7 +42,7 @@ class Messages:
                 f"session {session_id} has no turn that could take a message; use Execute", resource=session_id
             )
         turn_id = run.turn_id
-        self._sent[uuid] = request
+        self._sent[uuid], request = message, message.request
         self._journal.add(events.user_prompt(request.text, request.attachments, uuid), turn_id=turn_id)
         self._journal.commit()
         try:

@@ -32,6 +32,7 @@ from agent_service.session.states import move
 from agent_service.session.stop import Stop
 from agent_service.session.turn import (
     QueuedTurn,
+    SentMessage,
     keep_prompt,
     may_continue,
     put_off,
@@ -61,6 +62,7 @@ class Session:
     ) -> None:
         """Run turns with agents of `pool` in places of `admission`; tell `on_release` when nothing is left to do."""
         self.journal = journal
+        self.key = journal.key
         self.run: Run | None = None
         """What the agent is at; None while it is at nothing."""
         self._next: QueuedTurn | None = None
@@ -219,11 +221,9 @@ class Session:
         self._idle.release()
         await self._lease.closed()
 
-    async def send(
-        self, uuid: str, request: pb.SendMessageRequest, request_id: RequestId | None
-    ) -> asyncio.Future[None]:
+    async def send(self, uuid: str, message: SentMessage, request_id: RequestId | None) -> asyncio.Future[None]:
         """Give the agent a message while it works; the future is done when that is durable. Raises SessionNotActive."""
-        return await self._messages.send(self.run, uuid, request, request_id)
+        return await self._messages.send(self.run, uuid, message, request_id)
 
     # ------------------------------------------------------------------------------------------------------- the queue
 
@@ -379,7 +379,7 @@ class Session:
             return [queued]
         return [queued, *self._queue.drop("the turn before it did not complete")]
 
-    def _hand_over(self, run: Run, uuid: str, request: pb.SendMessageRequest) -> None:
+    def _hand_over(self, run: Run, uuid: str, message: SentMessage) -> None:
         """Run the message as a turn of its own, within the limits of the turn that it was sent into."""
         before, outcome = run.queued, run.outcome
         assert before is not None
@@ -388,7 +388,7 @@ class Session:
         ended = self._record_end(before, outcome, run)
         with self.journal.update() as record:
             record.turn_count += 1
-        queued = sent_turn(uuid, request, before, number=self.journal.record.turn_count)
+        queued = sent_turn(uuid, message, before, number=self.journal.record.turn_count)
         following = self._new_run(queued)
         following.begun_by_agent(queued)
         durable = self.journal.commit(requests={uuid: queued.request})

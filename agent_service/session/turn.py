@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from agentpb import agent_pb2 as pb
 
@@ -54,9 +54,16 @@ class QueuedTurn:
         durable.add_done_callback(finish)
 
 
-def new_turn(turn_id: str, prompt: str) -> pb.Turn:
+class SentMessage(NamedTuple):
+    """A message for an agent at work, and the name of its sender."""
+
+    request: pb.SendMessageRequest
+    sender: str
+
+
+def new_turn(turn_id: str, prompt: str, created_by: str) -> pb.Turn:
     """Make a turn's record; a prompt above MAX_STRING bytes is cut in it, and `keep_prompt` keeps the whole."""
-    turn = pb.Turn(turn_id=turn_id, prompt=prompt)
+    turn = pb.Turn(turn_id=turn_id, prompt=prompt, created_by=created_by)
     turn.create_time.FromMicroseconds(now_us())
     events.fit(turn, events.MAX_TURN)
     return turn
@@ -69,9 +76,10 @@ def keep_prompt(journal: Journal, queued: QueuedTurn) -> None:
         journal.keep(f"turn {queued.turn.turn_id}", {"prompt": whole.SerializeToString()})
 
 
-def sent_turn(uuid: str, sent: pb.SendMessageRequest, into: QueuedTurn, *, number: int) -> QueuedTurn:
+def sent_turn(uuid: str, message: SentMessage, into: QueuedTurn, *, number: int) -> QueuedTurn:
     """A turn of a message that was sent into another one, whose bounds hold for it as well."""
-    turn = new_turn(uuid, sent.text)
+    sent = message.request
+    turn = new_turn(uuid, sent.text, message.sender)
     turn.number, turn.state = number, pb.TURN_STATE_QUEUED
     request = pb.ExecuteRequest(
         prompt=sent.text, attachments=sent.attachments, restart_policy=into.request.restart_policy

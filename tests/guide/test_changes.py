@@ -9,7 +9,7 @@ import pytest
 from agentpb import agent_pb2 as pb
 
 from agent_service.agents import trees
-from agent_service.ledger import Commit
+from agent_service.ledger import Commit, key_of
 from tests.conftest import Service
 from tests.guide.test_keeping import HOUR, listed, record
 
@@ -55,7 +55,7 @@ async def test_sessions_that_cannot_be_removed_do_not_keep_others_from_being_rem
     old = [record(number, age=(9 - number) * HOUR) for number in range(6)]
     for session in old:
         session.workspace_id = session.agent_session_id
-        await service.running.registry.ledger.append(Commit(session.session_id, session=session))
+        await service.running.registry.ledger.append(Commit(key_of(session), session=session))
     stuck = {session.workspace_id for session in old[:3]}
     tries: list[str] = []
 
@@ -72,12 +72,12 @@ async def test_sessions_that_cannot_be_removed_do_not_keep_others_from_being_rem
     monkeypatch.setattr(trees, "remove", remove)
     monkeypatch.setattr("agent_service.registry.deletion.EXPIRED_AT_ONCE", 2)
     expire: Any = service.running.registry.deletion.expire
-    assert await expire(1800.0) == 3
+    assert await expire(lambda _: 1800.0) == 3
     assert sorted(tries) == sorted(stuck)
-    assert await expire(1800.0) == 0
+    assert await expire(lambda _: 1800.0) == 0
     assert len(tries) == 3, "they are left alone for a while"
     assert len(await listed(service)) == 3
     stuck.clear()
-    assert await expire(1800.0) == 0
+    assert await expire(lambda _: 1800.0) == 0
     monkeypatch.setattr(service.running.registry.deletion, "_put_off", {})
-    assert await expire(1800.0) == 3
+    assert await expire(lambda _: 1800.0) == 3

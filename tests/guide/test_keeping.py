@@ -13,7 +13,7 @@ import pytest
 from agentpb import agent_pb2 as pb
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from agent_service.ledger import Commit
+from agent_service.ledger import Commit, SessionKey, key_of
 from agent_service.ledger.journal import now_us
 from tests.conftest import Service
 from tests.invariants import check_log, check_session
@@ -39,7 +39,7 @@ def record(number: int, *, age: int = 0, **fields: Any) -> pb.Session:
 
 async def fill(service: Service, *records: pb.Session) -> None:
     """Put sessions into the ledger, without running them."""
-    await asyncio.gather(*(service.running.ledger.append(Commit(each.session_id, session=each)) for each in records))
+    await asyncio.gather(*(service.running.ledger.append(Commit(key_of(each), session=each)) for each in records))
 
 
 async def listed(service: Service, page_size: int = 1000, **fields: Any) -> list[str]:
@@ -221,10 +221,10 @@ async def test_a_session_says_when_its_time_is_over(service: Service) -> None:
     done = await service.run("say: hi", ttl={"seconds": 60})
     session = done.session
     assert session.expire_time.ToMilliseconds() - session.rest_time.ToMilliseconds() == 60_000
-    assert await service.running.registry.deletion.expire(0) == 0
+    assert await service.running.registry.deletion.expire(lambda _: 0) == 0
     short = await service.run("say: hi", session_id=done.session_id, ttl={"nanos": 1000})
     assert short.session.HasField("expire_time")
-    assert await service.running.registry.deletion.expire(0) == 1
+    assert await service.running.registry.deletion.expire(lambda _: 0) == 1
     assert await listed(service) == []
 
 
@@ -238,7 +238,7 @@ async def test_a_session_that_is_deleted_as_it_comes_to_rest_leaves_no_directory
     assert stored is not None
     stored.agent_session_id = stored.workspace_id = ""  # as it was before the commit that is on its way to the disk
 
-    async def early(session_id: str, owner: str) -> pb.Session:
+    async def early(_: SessionKey) -> pb.Session:
         return stored
 
     monkeypatch.setattr(service.running.registry.live_sessions, "get", early)
@@ -269,9 +269,9 @@ async def test_a_session_that_was_read_while_it_was_deleted_is_not_opened_by_who
     read, ledger = asyncio.Event(), service.running.ledger
     go_on, session_of = asyncio.Event(), ledger.session
 
-    async def slowly(session_id: str) -> pb.Session | None:
+    async def slowly(name: SessionKey) -> pb.Session | None:
         monkeypatch.undo()
-        found = await session_of(session_id)
+        found = await session_of(name)
         read.set()
         await go_on.wait()
         return found
@@ -292,10 +292,10 @@ async def test_a_deletion_whose_caller_leaves_is_carried_out(service: Service, m
     await service.run("say: hi", session_id="mine", title="old")
     begun, go_on, delete = asyncio.Event(), asyncio.Event(), service.running.ledger.delete
 
-    async def slowly(session_id: str, **fields: Any) -> int | None:
+    async def slowly(name: SessionKey, **fields: Any) -> int | None:
         begun.set()
         await go_on.wait()
-        return await delete(session_id, **fields)
+        return await delete(name, **fields)
 
     monkeypatch.setattr(service.running.ledger, "delete", slowly)
     call = service.stub.DeleteSession(pb.DeleteSessionRequest(session_id="mine"))

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from agent_service import events
 from agent_service.events.fields import field_at
 from agent_service.events.limits import MAX_RESPONSE
-from agent_service.ledger import Commit, Event
+from agent_service.ledger import Commit, Event, key_of
 from agent_service.ledger.journal import Journal
 from agent_service.session import outcomes
 from agent_service.session.interactions import Interactions
@@ -184,7 +184,7 @@ def test_whatever_records_contain_responses_fit_and_the_whole_is_read(world: Wor
         await asyncio.gather(*asking, return_exceptions=True)
         await told.end(result)
         await told.check()
-        await world.service.running.ledger.delete(told.record.session_id)
+        await world.service.running.ledger.delete(key_of(told.record))
 
     example()
 
@@ -222,7 +222,7 @@ async def test_what_an_earlier_version_cut_for_good_is_not_passed_off_as_whole(s
     event.assistant_message.content.add().text.text = "the beginning"
     stub = b'{"truncated":true,"type":"assistant","bytes":2000000}'
     stored = Event(1, event.type, event.SerializeToString(), stub)
-    await service.running.ledger.append(Commit("old", [stored], session))
+    await service.running.ledger.append(Commit(key_of(session), [stored], session))
     request = pb.ReadFieldRequest(session_id="old", sequence=1, field=field)
     assert (await refused(service.stub.ReadField(request))).reason == "INVALID_FIELD"
     async with AgentClient(service.running.address) as client:

@@ -13,12 +13,17 @@ from typing import Any
 from agentpb import agent_pb2 as pb
 
 from agent_service.events import WATCH_EVENTS
-from agent_service.ledger import Commit, Event, Ledger
+from agent_service.ledger import Commit, Event, Ledger, SessionKey, key_of
 from tests.rpc import split
 
 START_US = 1_700_000_000_000_000
 WORKING = (pb.SESSION_STATE_RUNNING, pb.SESSION_PHASE_WORKING)
 DORMANT = (pb.SESSION_STATE_COMPLETED, pb.SESSION_PHASE_DORMANT)
+
+
+def key(session_id: str, owner: str = "") -> SessionKey:
+    """The name of a session, of the empty tenant unless another is named."""
+    return SessionKey(owner, session_id)
 
 
 def session(
@@ -35,16 +40,21 @@ def session(
 
 
 def event(
-    session_id: str, sequence: int, kind: str = "message.assistant", text: str = "", raw: bytes | None = None
+    session_id: str | SessionKey,
+    sequence: int,
+    kind: str = "message.assistant",
+    text: str = "",
+    raw: bytes | None = None,
 ) -> Event:
     """A durable event, as the service would make it."""
+    session_id = session_id.session_id if isinstance(session_id, SessionKey) else session_id
     body = pb.SessionEvent(session_id=session_id, sequence=sequence, type=kind)
     if text:
         body.stderr_output.text = text
     return Event(sequence, kind, body.SerializeToString(), raw)
 
 
-def events(session_id: str, first: int, count: int, **fields: Any) -> list[Event]:
+def events(session_id: str | SessionKey, first: int, count: int, **fields: Any) -> list[Event]:
     """Consecutive events."""
     return [event(session_id, number, **fields) for number in range(first, first + count)]
 
@@ -55,13 +65,13 @@ def partial(text: str) -> Event:
     return Event(0, "message.partial", body.SerializeToString(), None)
 
 
-async def begin(ledger: Ledger, record: pb.Session, count: int = 0) -> str:
-    """Store a session with so many events; its id."""
-    await ledger.append(Commit(record.session_id, session=record, events=events(record.session_id, 1, count)))
-    return record.session_id
+async def begin(ledger: Ledger, record: pb.Session, count: int = 0) -> SessionKey:
+    """Store a session with so many events; its name."""
+    await ledger.append(Commit(key_of(record), session=record, events=events(record.session_id, 1, count)))
+    return key_of(record)
 
 
-async def read_on(ledger: Ledger, session_id: str, after: int = 0, **options: Any) -> list[Event]:
+async def read_on(ledger: Ledger, session_id: SessionKey, after: int = 0, **options: Any) -> list[Event]:
     """All that is visible past a sequence, batch by batch."""
     position, found = ledger.cursor(session_id, after), []
     while True:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from agentpb import agent_pb2 as pb
 
-from agent_service.ledger import Commit, Ledger, RequestId
-from tests.ledger.logs import begin, event, events, numbers, read_on, rows, session, until
+from agent_service.ledger import Commit, Ledger, RequestId, key_of
+from tests.ledger.logs import begin, event, events, key, numbers, read_on, rows, session, until
 
 
 async def test_an_event_is_visible_only_when_it_is_durable(ledger: Ledger) -> None:
@@ -34,11 +34,11 @@ async def test_what_was_appended_is_there_after_the_next_start(tmp_path: Path) -
 async def test_what_waits_is_written_when_the_ledger_closes(tmp_path: Path) -> None:
     async with Ledger(tmp_path) as ledger:
         record = session()
-        ledger.append(Commit(record.session_id, session=record))
-        last = [ledger.append(Commit(record.session_id, events=[event(record.session_id, n)])) for n in range(1, 50)]
+        ledger.append(Commit(key_of(record), session=record))
+        last = [ledger.append(Commit(key_of(record), events=[event(record.session_id, n)])) for n in range(1, 50)]
     assert all(future.done() and future.exception() is None for future in last)
     async with Ledger(tmp_path) as ledger:
-        assert await ledger.last_sequence(record.session_id) == 49
+        assert await ledger.last_sequence(key_of(record)) == 49
 
 
 async def test_fifty_sessions_share_transactions_and_lose_nothing(ledger: Ledger) -> None:
@@ -78,12 +78,12 @@ async def test_a_group_wakes_each_session_once(ledger: Ledger) -> None:
 async def test_a_record_may_change_once_it_is_handed_over(ledger: Ledger) -> None:
     record = session(title="before")
     turn = pb.Turn(turn_id="t1", number=1, state=pb.TURN_STATE_QUEUED)
-    durable = ledger.append(Commit(record.session_id, session=record, turns=[turn]))
+    durable = ledger.append(Commit(key_of(record), session=record, turns=[turn]))
     record.title = "after"
     turn.number = 9
     await durable
-    assert (await ledger.session(record.session_id)).title == "before"
-    assert [each.number for each in await ledger.turns(record.session_id)] == [1]
+    assert (await ledger.session(key_of(record))).title == "before"
+    assert [each.number for each in await ledger.turns(key_of(record))] == [1]
 
 
 async def test_a_session_counts_what_came_without_its_record(ledger: Ledger) -> None:
@@ -101,9 +101,9 @@ async def test_the_last_of_many_records_in_a_group_is_kept(ledger: Ledger) -> No
     for number in range(10):
         record.title = str(number)
         record.labels["a"] = str(number)
-        futures.append(ledger.append(Commit(record.session_id, session=record)))
+        futures.append(ledger.append(Commit(key_of(record), session=record)))
     await asyncio.gather(*futures)
-    assert (await ledger.session(record.session_id)).title == "9"
+    assert (await ledger.session(key_of(record))).title == "9"
     nine = await ledger.sessions(pb.SessionFilter(labels={"a": "9"}), pb.SESSION_ORDER_UNSPECIFIED, owner="")
     zero = await ledger.sessions(pb.SessionFilter(labels={"a": "0"}), pb.SESSION_ORDER_UNSPECIFIED, owner="")
     assert (len(nine[0]), len(zero[0])) == (1, 0)
@@ -113,13 +113,13 @@ async def test_a_turn_keeps_its_request_until_it_has_ended(ledger: Ledger) -> No
     record = session()
     turn = pb.Turn(turn_id="t1", number=1, state=pb.TURN_STATE_QUEUED, prompt="hello")
     request = pb.ExecuteRequest(prompt="hello", request_id="r")
-    await ledger.append(Commit(record.session_id, session=record, turns=[turn], requests={"t1": request}))
+    await ledger.append(Commit(key_of(record), session=record, turns=[turn], requests={"t1": request}))
     assert await ledger.turn_request("t1") == request
     turn.state = pb.TURN_STATE_COMPLETED
-    await ledger.append(Commit(record.session_id, turns=[turn]))
+    await ledger.append(Commit(key_of(record), turns=[turn]))
     assert await ledger.turn_request("t1") is None
-    assert await ledger.turn("t1") == await ledger.turn_at(record.session_id, 0) == turn
-    assert await ledger.turns(record.session_id, states=[pb.TURN_STATE_QUEUED]) == []
+    assert await ledger.turn("t1") == await ledger.turn_at(key_of(record), 0) == turn
+    assert await ledger.turns(key_of(record), states=[pb.TURN_STATE_QUEUED]) == []
 
 
 async def test_a_gap_is_the_callers_error_and_leaves_no_trace(ledger: Ledger) -> None:
@@ -149,7 +149,7 @@ async def test_a_commit_that_does_not_fit_the_file_harms_its_own_session_only(le
 
 async def test_a_session_begins_with_its_record(ledger: Ledger) -> None:
     with pytest.raises(ValueError, match="does not exist"):
-        await ledger.append(Commit("unknown", events=events("unknown", 1, 1)))
+        await ledger.append(Commit(key("unknown"), events=events("unknown", 1, 1)))
     assert await ledger.count() == 0
 
 
@@ -158,7 +158,7 @@ async def test_a_request_id_is_remembered_for_a_day(tmp_path: Path) -> None:
     async with Ledger(tmp_path, clock=lambda: now) as ledger:
         record = session()
         used = RequestId("alice", "r1", "f", record.session_id, "t1", "Execute", b"\x00\xff")
-        await ledger.append(Commit(record.session_id, session=record, request_id=used))
+        await ledger.append(Commit(key_of(record), session=record, request_id=used))
         found = await ledger.request("alice", "r1")
         assert found is not None
         assert (found.fingerprint, found.response, found.create_time) == ("f", b"\x00\xff", round(now * 1e6))
@@ -175,7 +175,7 @@ async def test_old_request_ids_are_swept(tmp_path: Path) -> None:
         record = session()
         for number in range(3):
             used = RequestId("", str(number), "f", record.session_id, "", "Execute", b"")
-            await ledger.append(Commit(record.session_id, session=record, request_id=used))
+            await ledger.append(Commit(key_of(record), session=record, request_id=used))
     async with Ledger(tmp_path, clock=lambda: now + 90_000) as ledger:
         await until(lambda: rows(tmp_path, "request_ids") == 0)
         assert await ledger.count() == 1
@@ -183,6 +183,6 @@ async def test_old_request_ids_are_swept(tmp_path: Path) -> None:
 
 async def test_a_cancelled_wait_does_not_undo_the_commit(ledger: Ledger) -> None:
     record = session()
-    ledger.append(Commit(record.session_id, session=record)).cancel()
-    await ledger.append(Commit(record.session_id, events=events(record.session_id, 1, 1)))
-    assert await ledger.session(record.session_id) is not None
+    ledger.append(Commit(key_of(record), session=record)).cancel()
+    await ledger.append(Commit(key_of(record), events=events(record.session_id, 1, 1)))
+    assert await ledger.session(key_of(record)) is not None

@@ -10,7 +10,7 @@ import pytest
 from agentpb import agent_pb2 as pb
 
 from agent_service.ledger import Commit, Event, Ledger, Whole, fsck
-from tests.ledger.logs import DORMANT, session
+from tests.ledger.logs import DORMANT, key, session
 
 
 def sealed(payloads: list[pb.SessionEvent]) -> list[Event]:
@@ -43,7 +43,7 @@ async def sound(tmp_path: Path) -> Path:
     log = [pb.SessionEvent(type="message.user"), *moved((1, 2), (2, 4), DORMANT)]
     log.append(pb.SessionEvent(type="turn.completed", turn_completed=pb.TurnCompleted(turn=turn)))
     async with Ledger(tmp_path) as ledger:
-        await ledger.append(Commit("s", sealed(log), record, [turn], wholes=[whole]))
+        await ledger.append(Commit(key("s"), sealed(log), record, [turn], wholes=[whole]))
         assert await ledger.check() == []
     return tmp_path
 

@@ -9,21 +9,21 @@ from pathlib import Path
 import pytest
 from agentpb import agent_pb2 as pb
 
-from agent_service.ledger import Commit, Ledger, RequestId
+from agent_service.ledger import Commit, Ledger, RequestId, SessionKey, key_of
 from tests.ledger.logs import begin, event, events, numbers, read_on, rows, session, until
 
 TABLES = ("sessions", "events", "turns", "turn_requests", "labels", "deletions")
 
 
-async def full(ledger: Ledger, count: int) -> str:
+async def full(ledger: Ledger, count: int) -> SessionKey:
     """A session with a row in every table."""
     record = session(labels={"a": "b"})
     turn = pb.Turn(turn_id=f"turn of {record.session_id}", number=1, state=pb.TURN_STATE_QUEUED)
     used = RequestId("", "r1", "f", record.session_id, turn.turn_id, "Execute", b"")
     requests = {turn.turn_id: pb.ExecuteRequest(prompt="p")}
     log = events(record.session_id, 1, count)
-    await ledger.append(Commit(record.session_id, log, record, [turn], requests, used))
-    return record.session_id
+    await ledger.append(Commit(key_of(record), log, record, [turn], requests, used))
+    return key_of(record)
 
 
 async def test_nothing_of_it_can_be_read_any_more(ledger: Ledger) -> None:
@@ -31,8 +31,8 @@ async def test_nothing_of_it_can_be_read_any_more(ledger: Ledger) -> None:
     size = sum(len(each.body) for each in events(session_id, 1, 3))
     assert await ledger.delete(session_id) == size
     assert await ledger.session(session_id) is None
-    assert await ledger.turn(f"turn of {session_id}") is None
-    assert await ledger.turn_request(f"turn of {session_id}") is None
+    assert await ledger.turn(f"turn of {session_id.session_id}") is None
+    assert await ledger.turn_request(f"turn of {session_id.session_id}") is None
     assert await ledger.turns(session_id) == await ledger.read(session_id, 0) == []
     assert await ledger.standing(session_id) is await ledger.turn_at(session_id, 3) is None
     assert await ledger.sessions(pb.SessionFilter(labels={"a": "b"}), 0, owner="") == ([], None)  # type: ignore[arg-type]
@@ -45,7 +45,7 @@ async def test_request_ids_outlive_it(ledger: Ledger) -> None:
     await ledger.delete(session_id)
     used = await ledger.request("", "r1")
     assert used is not None
-    assert used.session_id == session_id
+    assert used.session_id == session_id.session_id
 
 
 async def test_its_watchers_wake_and_see_it_deleted(ledger: Ledger) -> None:
@@ -80,7 +80,7 @@ async def test_the_same_id_may_begin_anew_while_the_old_rows_are_still_there(tmp
     async with Ledger(tmp_path) as ledger:
         session_id = await full(ledger, 3000)
         await ledger.delete(session_id)
-        await begin(ledger, session(session_id), 2)
+        await begin(ledger, session(session_id.session_id), 2)
         assert numbers(await read_on(ledger, session_id)) == [1, 2]
         await until(lambda: rows(tmp_path, "events") == 2)
         assert numbers(await ledger.read(session_id, 0)) == [1, 2]

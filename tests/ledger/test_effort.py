@@ -18,7 +18,7 @@ from agent_service.ledger.sqlite import reader, schema
 from agent_service.ledger.sqlite.file import connect
 from agent_service.ledger.sqlite.listing import Listing
 from agent_service.ledger.sqlite.status_reader import read_standings, read_turn_at
-from tests.ledger.logs import DORMANT, START_US, begin, session
+from tests.ledger.logs import DORMANT, START_US, begin, key, session
 
 FEW, MANY = 40, 2400
 ERROR = (pb.SESSION_STATE_ERROR, pb.SESSION_PHASE_FAILED)
@@ -33,6 +33,9 @@ FILTERS = {
     "the usual label": pb.SessionFilter(labels={"team": "all"}),
     "a label of the oldest": pb.SessionFilter(labels={"age": "old"}),
     "a label that none has": pb.SessionFilter(labels={"team": "none"}),
+    "a creator that none has": pb.SessionFilter(created_by="nobody"),
+    "the usual creator": pb.SessionFilter(created_by="all"),
+    "a creator of the oldest": pb.SessionFilter(created_by="old"),
     "a label and a state": pb.SessionFilter(labels={"age": "old"}, states=[pb.SESSION_STATE_CANCELLED]),
 }
 
@@ -54,7 +57,8 @@ def pasts(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 def made(number: int) -> pb.Session:
     """The session with a number."""
     place = DORMANT if number > 20 else ERROR if number % 2 else CANCELLED
-    record = session(f"{number:04}", place=place, created=START_US + number, labels={"team": "all"})
+    creator = "all" if number > 20 else "old"
+    record = session(f"{number:04}", place=place, created=START_US + number, labels={"team": "all"}, created_by=creator)
     if number <= 20:
         record.labels["age"] = "old"
     if place is ERROR:
@@ -96,8 +100,8 @@ def test_a_later_page(pasts: dict[int, Path]) -> None:
 
 
 def test_where_sessions_stand(pasts: dict[int, Path]) -> None:
-    expect_no_more(pasts, lambda db: read_standings(db, ["0003", "0030", "none"]))
-    expect_no_more(pasts, lambda db: read_turn_at(db, "0030", 3))
+    expect_no_more(pasts, lambda db: read_standings(db, [key("0003"), key("0030"), key("none")]))
+    expect_no_more(pasts, lambda db: read_turn_at(db, key("0030"), 3))
 
 
 @pytest.mark.parametrize(
@@ -107,11 +111,12 @@ def test_where_sessions_stand(pasts: dict[int, Path]) -> None:
         (schema.DELETIONS, ()),
         (schema.UNFINISHED, ()),
         (schema.EXPIRED, (START_US * 2, 500)),
-        (schema.OUTSTAYED, (START_US - 1, 500)),
+        (schema.OUTSTAYED, ("", START_US - 1, 500)),
+        (schema.OWNERS, ()),
         (schema.SWEEP_REQUEST_IDS.replace("DELETE", "SELECT *"), (START_US, 500)),
-        (schema.FIND_SESSION, ("0030",)),
-        (schema.SESSION, ("0030",)),
-        (schema.LAST_SEQUENCE, ("0030",)),
+        (schema.FIND_SESSION, ("", "0030")),
+        (schema.SESSION, ("", "0030")),
+        (schema.LAST_SEQUENCE, ("", "0030")),
         (schema.TURN, ("none",)),
     ],
 )

@@ -11,7 +11,7 @@ from agentpb import agent_pb2 as pb
 
 from agent_service.ledger import Commit, Ledger
 from tests.conftest import Service
-from tests.ledger.logs import begin, event, events, session
+from tests.ledger.logs import begin, event, events, key, session
 
 SECRET = "s3cret-value-of-a-variable"
 
@@ -47,13 +47,13 @@ async def test_records_and_events_of_many_deleted_sessions_leave_nothing(ledger:
             record = session(name, options=pb.AgentOptions(env={"A": SECRET * number}))
             asked = pb.ExecuteRequest(prompt=SECRET * 40)
             turn = pb.Turn(turn_id=f"t{number}", number=1, prompt=SECRET)
-            await ledger.append(Commit(name, session=record, turns=[turn], requests={turn.turn_id: asked}))
-        await ledger.append(Commit(name, events(name, 1, 40, text=SECRET)))
+            await ledger.append(Commit(key(name), session=record, turns=[turn], requests={turn.turn_id: asked}))
+        await ledger.append(Commit(key(name), events(name, 1, 40, text=SECRET)))
     for number in range(60):
         if number % 3:
-            await ledger.delete(f"s{number}")
+            await ledger.delete(key(f"s{number}"))
     for number in range(0, 60, 3):
-        await ledger.delete(f"s{number}")
+        await ledger.delete(key(f"s{number}"))
     await gone(tmp_path)
 
 
@@ -65,10 +65,10 @@ async def test_a_reader_of_an_old_state_holds_up_no_commit_and_the_log_is_emptie
     with closing(sqlite3.connect(tmp_path / "data" / "ledger.db", isolation_level=None)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT COUNT(*) FROM sessions").fetchone()
-        await ledger.delete("s")
+        await ledger.delete(key("s"))
         async with asyncio.timeout(10):
             for number in range(1, 200):
-                await ledger.append(Commit("other", [event("other", number)]))
+                await ledger.append(Commit(key("other"), [event("other", number)]))
         assert holds(tmp_path)
     await gone(tmp_path)
-    assert await ledger.last_sequence("other") == 199
+    assert await ledger.last_sequence(key("other")) == 199

@@ -16,18 +16,18 @@ import pytest
 
 from agent_service.errors import StoreUnavailable
 from agent_service.ledger import Commit, Ledger, RequestId, fsck
-from tests.ledger.logs import begin, event, events, numbers, read_on, session
+from tests.ledger.logs import begin, event, events, key, numbers, read_on, session
 
 CRASHING = """
 import asyncio, sys
 from pathlib import Path
 from agent_service.ledger import Commit, Ledger
-from tests.ledger.logs import begin, event, session
+from tests.ledger.logs import begin, event, key, session
 
 async def produce(ledger, name):
     await begin(ledger, session(name))
     for number in range(1, 10**9):
-        await ledger.append(Commit(name, events=[event(name, number)]))
+        await ledger.append(Commit(key(name), events=[event(name, number)]))
         print(name, number, flush=True)
 
 async def main():
@@ -68,7 +68,7 @@ async def fill(ledger: Ledger) -> int:
     await begin(ledger, session("s"))
     for number in range(1, 10_000):
         try:
-            await ledger.append(Commit("s", events=[event("s", number, text="x" * 20_000)]))
+            await ledger.append(Commit(key("s"), events=[event("s", number, text="x" * 20_000)]))
         except StoreUnavailable:
             return number - 1
     pytest.fail("the disk has no end")
@@ -92,7 +92,7 @@ async def test_nothing_acknowledged_is_missing_after_a_kill(tmp_path: Path) -> N
         await process.wait()
     async with Ledger(tmp_path) as ledger:
         for name, number in acknowledged.items():
-            stored = numbers(await read_on(ledger, name))
+            stored = numbers(await read_on(ledger, key(name)))
             assert stored == list(range(1, len(stored) + 1))
             assert len(stored) >= number
     assert not any("follows" in problem or "malformed" in problem for problem in fsck(tmp_path))
@@ -105,8 +105,8 @@ async def test_a_full_disk_ends_the_ledger_and_keeps_what_was_acknowledged(small
     assert last > 50
     await asyncio.to_thread(subprocess.run, ["mount", "-o", "remount,size=64m", small_disk], check=True)
     async with Ledger(small_disk / "data") as ledger:
-        assert await ledger.last_sequence("s") == last
-        await ledger.append(Commit("s", events=[event("s", last + 1)]))
+        assert await ledger.last_sequence(key("s")) == last
+        await ledger.append(Commit(key("s"), events=[event("s", last + 1)]))
 
 
 async def test_a_file_that_cannot_grow_ends_the_ledger(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ async def test_a_file_that_cannot_grow_ends_the_ledger(tmp_path: Path) -> None:
             async with asyncio.timeout(5):
                 await ledger.wait_failed()
     async with Ledger(tmp_path) as ledger:
-        assert numbers(await read_on(ledger, "s")) == list(range(1, last + 1))
+        assert numbers(await read_on(ledger, key("s"))) == list(range(1, last + 1))
 
 
 async def test_all_that_wait_are_told_and_none_of_it_is_seen(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +150,7 @@ async def test_all_that_come_later_are_refused(ledger: Ledger, monkeypatch: pyte
     await asyncio.wait([unheeded])
     monkeypatch.undo()
     used = RequestId("", "r", "f", session_id, "", "Execute", b"")
-    for commit in (Commit(session_id, request_id=used), Commit("new", session=session("new"))):
+    for commit in (Commit(session_id, request_id=used), Commit(key("new"), session=session("new"))):
         with pytest.raises(StoreUnavailable):
             await ledger.append(commit)
     with pytest.raises(StoreUnavailable):
@@ -166,4 +166,4 @@ async def test_what_cannot_be_read_is_unavailable(ledger: Ledger, tmp_path: Path
     os.truncate(f"{file}-wal", 0)
     os.truncate(file, 0)
     with pytest.raises(StoreUnavailable):
-        await ledger.session("s")
+        await ledger.session(key("s"))

@@ -12,18 +12,18 @@ from pathlib import Path
 from agentpb import agent_pb2 as pb
 
 from agent_service.ledger import Commit, Ledger, fsck
-from tests.ledger.logs import DORMANT, begin, event, session
+from tests.ledger.logs import DORMANT, begin, event, key, session
 
 CHANGING = """
 import asyncio, sys
 from pathlib import Path
 from agent_service.ledger import Commit, Ledger
-from tests.ledger.logs import begin, session
+from tests.ledger.logs import begin, key, session
 
 async def produce(ledger, name):
     for number in range(1, 10**9):
         record = session(name, title=str(number))
-        print(name, number, await ledger.append(Commit(name, session=record)), flush=True)
+        print(name, number, await ledger.append(Commit(key(name), session=record)), flush=True)
 
 async def main():
     async with Ledger(Path(sys.argv[1])) as ledger:
@@ -58,20 +58,20 @@ class Follower:
 
 async def test_each_write_of_a_record_has_the_next_number_and_events_alone_have_none(ledger: Ledger) -> None:
     assert ledger.feed.last == 0
-    assert await ledger.append(Commit("a", session=session("a"))) == 1
-    assert await ledger.append(Commit("b", session=session("b"))) == 2
-    assert await ledger.append(Commit("a", [event("a", 1)])) == 0
-    assert await ledger.append(Commit("a", session=session("a", title="new"))) == 3
+    assert await ledger.append(Commit(key("a"), session=session("a"))) == 1
+    assert await ledger.append(Commit(key("b"), session=session("b"))) == 2
+    assert await ledger.append(Commit(key("a"), [event("a", 1)])) == 0
+    assert await ledger.append(Commit(key("a"), session=session("a", title="new"))) == 3
     assert ledger.feed.last == 3
     assert {name: each.change for name, each in (await listing(ledger)).items()} == {"a": 3, "b": 2}
-    standing = await ledger.standing("a")
+    standing = await ledger.standing(key("a"))
     assert standing is not None
     assert standing.session.change == 3
     assert [each.session_id for each in await ledger.feed.changes(0)] == ["b", "a"]
 
 
 async def test_writes_of_one_record_at_once_are_one_change_with_the_last_number(ledger: Ledger) -> None:
-    waiting = [ledger.append(Commit("a", session=session("a", title=str(number)))) for number in range(5)]
+    waiting = [ledger.append(Commit(key("a"), session=session("a", title=str(number)))) for number in range(5)]
     numbers = await asyncio.gather(*waiting)
     assert numbers == sorted(set(numbers))
     assert [(each.title, each.change) for each in await ledger.feed.changes(0)] == [("4", numbers[-1])]
@@ -79,21 +79,21 @@ async def test_writes_of_one_record_at_once_are_one_change_with_the_last_number(
 
 async def test_a_refused_commit_has_no_number(ledger: Ledger) -> None:
     await begin(ledger, session("a"), 1)
-    ledger.tail("a").appended = 6
-    refused = ledger.append(Commit("a", [event("a", 7)], session("a")))
+    ledger.tail(key("a")).appended = 6
+    refused = ledger.append(Commit(key("a"), [event("a", 7)], session("a")))
     await asyncio.wait([refused])
     assert refused.exception() is not None
-    assert await ledger.append(Commit("b", session=session("b"))) == 2
+    assert await ledger.append(Commit(key("b"), session=session("b"))) == 2
 
 
 async def test_the_numbers_of_deleted_sessions_are_never_given_again(tmp_path: Path) -> None:
     async with Ledger(tmp_path) as ledger:
         await begin(ledger, session("a"))
         await begin(ledger, session("b"))
-        await ledger.delete("b")
+        await ledger.delete(key("b"))
     async with Ledger(tmp_path) as ledger:
         assert ledger.feed.last == 2
-        assert await ledger.append(Commit("b", session=session("b"))) == 3
+        assert await ledger.append(Commit(key("b"), session=session("b"))) == 3
         assert await ledger.check() == []
 
 
@@ -104,10 +104,10 @@ async def test_after_any_cut_and_resume_a_followers_map_is_the_listing(tmp_path:
         async with Ledger(tmp_path) as ledger:
             for _ in range(60):
                 name = f"s{chance.randrange(12)}"
-                ledger.append(Commit(name, session=session(name, title=str(chance.random()), place=DORMANT)))
+                ledger.append(Commit(key(name), session=session(name, title=str(chance.random()), place=DORMANT)))
                 if chance.random() < 0.2:
                     await follower.read(ledger, limit=chance.randrange(1, 6))
-            await ledger.append(Commit("end", session=session("end", place=DORMANT)))
+            await ledger.append(Commit(key("end"), session=session("end", place=DORMANT)))
     async with Ledger(tmp_path) as ledger:
         while await follower.read(ledger, limit=3):
             pass
@@ -128,7 +128,7 @@ async def test_a_follower_is_woken_and_not_more_often_than_it_needs(ledger: Ledg
 
     following = asyncio.create_task(follow())
     for number in range(200):
-        await ledger.append(Commit("s", session=session("s", title=str(number))))
+        await ledger.append(Commit(key("s"), session=session("s", title=str(number))))
     async with asyncio.timeout(10):
         await following
     assert follower.sessions["s"].title == "199"
@@ -153,12 +153,12 @@ async def test_a_killed_service_has_lost_no_number_it_told(tmp_path: Path) -> No
     assert len(set(seen)) == len(seen)
     async with Ledger(tmp_path) as ledger:
         stored = await listing(ledger)
-        for key, (number, change) in told.items():
-            found = stored[key.decode()]
+        for name, (number, change) in told.items():
+            found = stored[name.decode()]
             assert (int(found.title), found.change) >= (number, change)
         last = ledger.feed.last
         assert last >= max(seen)
-        assert await ledger.append(Commit("new", session=session("new"))) == last + 1
+        assert await ledger.append(Commit(key("new"), session=session("new"))) == last + 1
         assert not [problem for problem in await ledger.check() if "change" in problem]
 
 

@@ -12,7 +12,7 @@ from agentpb import agent_pb2 as pb
 
 from agent_service.ledger import Ledger, LedgerUnusable, fsck
 from agent_service.ledger.commits import Record
-from agent_service.ledger.sqlite import schema
+from agent_service.ledger.sqlite import migrations, schema
 from agent_service.ledger.sqlite.file import connect
 from tests.ledger.logs import DORMANT, START_US, begin, read_on, rows, session
 
@@ -48,7 +48,7 @@ async def test_a_second_service_is_refused_until_the_first_is_gone(tmp_path: Pat
 async def test_a_newer_file_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     async with Ledger(tmp_path):
         pass
-    change(tmp_path, f"PRAGMA user_version = {schema.VERSION + 1}")
+    change(tmp_path, f"PRAGMA user_version = {migrations.VERSION + 1}")
     before = (tmp_path / "ledger.db").read_bytes()
     assert "newer version" in await refusal(tmp_path)
     assert (tmp_path / "ledger.db").read_bytes() == before
@@ -101,8 +101,8 @@ def test_a_damaged_file_leaves_no_connection_open(tmp_path: Path) -> None:
 async def test_each_version_is_reached_by_one_migration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with Ledger(tmp_path) as ledger:
         session_id = await begin(ledger, session(), 2)
-    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, ("CREATE TABLE more (x INTEGER)",)))
-    monkeypatch.setattr(schema, "VERSION", schema.VERSION + 1)
+    monkeypatch.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, ("CREATE TABLE more (x INTEGER)",)))
+    monkeypatch.setattr(migrations, "VERSION", migrations.VERSION + 1)
     for _ in range(2):
         async with Ledger(tmp_path) as ledger:
             assert len(await read_on(ledger, session_id)) == 2
@@ -112,15 +112,16 @@ async def test_each_version_is_reached_by_one_migration(tmp_path: Path, monkeypa
 async def test_labels_of_the_first_version_are_listed_by_time(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "ledger.db")) as db, db:
         for sql in (
-            *schema.MIGRATIONS[0],
-            f"PRAGMA application_id = {schema.APPLICATION_ID}",
+            *migrations.MIGRATIONS[0],
+            f"PRAGMA application_id = {migrations.APPLICATION_ID}",
             "PRAGMA user_version = 1",
         ):
             db.execute(sql)
         for key, name in enumerate("abc", 1):
             made = Record.of(session(name, place=DORMANT, created=START_US - key, labels={"k": "v"}))
-            times = (made.update_time, made.rest_time, made.expire_time, made.last_sequence, made.body)
-            db.execute(f"INSERT INTO sessions VALUES ({schema.marks(range(12))})", (key, name, *made[:5], *times))
+            times = (made.create_time, made.update_time, made.rest_time, made.expire_time)
+            row = (key, name, made.owner, made.state, made.phase, made.title, *times, made.last_sequence, made.body)
+            db.execute(f"INSERT INTO sessions VALUES ({schema.marks(row)})", row)
         db.executemany("INSERT INTO labels VALUES (?, 'k', 'v', '')", [(1,), (2,), (3,), (77,)])
         db.execute("INSERT INTO deletions VALUES (77)")
     async with Ledger(tmp_path) as ledger:
@@ -134,8 +135,8 @@ async def test_a_migration_that_fails_changes_nothing(tmp_path: Path, monkeypatc
     async with Ledger(tmp_path) as ledger:
         await begin(ledger, session(), 2)
     with monkeypatch.context() as patched:
-        patched.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, ("CREATE TABLE more (x)", "nonsense")))
-        patched.setattr(schema, "VERSION", schema.VERSION + 1)
+        patched.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, ("CREATE TABLE more (x)", "nonsense")))
+        patched.setattr(migrations, "VERSION", migrations.VERSION + 1)
         assert "cannot be used" in await refusal(tmp_path)
     async with Ledger(tmp_path) as ledger:
         assert await ledger.count() == 1

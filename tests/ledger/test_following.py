@@ -9,7 +9,7 @@ import pytest
 from agent_service.events import WATCH_EVENTS
 from agent_service.ledger import Commit, Event, Ledger, Position
 from agent_service.ledger.tail import BATCH_BYTES
-from tests.ledger.logs import begin, event, events, numbers, partial, read_on, session, shown, until
+from tests.ledger.logs import begin, event, events, key, numbers, partial, read_on, session, shown, until
 from tests.rpc import split
 
 
@@ -134,7 +134,7 @@ async def test_reading_by_page_goes_both_ways(ledger: Ledger) -> None:
     assert numbers(await ledger.read(session_id, 3, newest_first=True, before_sequence=6)) == [5, 4]
     assert numbers(await ledger.read(session_id, 0, max_bytes=1)) == [1]
     assert await ledger.read(session_id, 10) == []
-    assert await ledger.read("unknown", 0) == []
+    assert await ledger.read(key("unknown"), 0) == []
 
 
 async def test_bytes_come_back_as_they_were_given(ledger: Ledger) -> None:
@@ -161,9 +161,9 @@ async def test_the_newest_messages_come_oldest_first(ledger: Ledger) -> None:
     assert (len(everything.events), everything.truncated) == (10, False)
     assert await ledger.messages(session_id, 0) == ([], True)
     assert (await ledger.messages(session_id, 5, max_bytes=1)).truncated
-    assert await ledger.messages("unknown", 5) == ([], False)
+    assert await ledger.messages(key("unknown"), 5) == ([], False)
 
 
 async def test_following_what_does_not_exist_yields_nothing(ledger: Ledger) -> None:
-    assert await read_on(ledger, "unknown") == []
+    assert await read_on(ledger, key("unknown")) == []
     assert ledger.statistics()["tails"] == 0

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from agentpb import agent_pb2 as pb
 
-from agent_service.ledger import Commit, GroupBy, Ledger
+from agent_service.ledger import Commit, GroupBy, Ledger, SessionKey
 from agent_service.ledger.sqlite import reader
 from agent_service.ledger.sqlite.listing import Listing
-from tests.ledger.logs import DORMANT, START_US, WORKING, begin, session
+from tests.ledger.logs import DORMANT, START_US, WORKING, begin, key, session
 
 ERROR = (pb.SESSION_STATE_ERROR, pb.SESSION_PHASE_FAILED)
 AWAITING = (pb.SESSION_STATE_RUNNING, pb.SESSION_PHASE_AWAITING_PERMISSION)
@@ -47,6 +47,7 @@ def made(number: int, place: Any) -> pb.Session:
         place=place,
         created=START_US + number // 2,
         owner="alice" if number % 2 == 0 else "bob",
+        created_by=f"by{number % 5}",
         title=f"Größe 100%_{number}",
         labels={"app": f"app{number % 3}", "all": "yes"},
     )
@@ -82,6 +83,8 @@ def filters() -> list[tuple[pb.SessionFilter, Any]]:
         (pb.SessionFilter(labels={"app": "nothing"}), lambda n: False),
         (pb.SessionFilter(title_contains="GRÖSSE 100%_7"), lambda n: str(n).startswith("7")),
         (pb.SessionFilter(title_contains="100__"), lambda n: False),
+        (pb.SessionFilter(created_by="by3"), lambda n: n % 5 == 3),
+        (pb.SessionFilter(created_by="by1", states=[2], labels={"app": "app1"}), lambda n: n % 60 in (16, 31)),
     ]
     between = pb.SessionFilter()
     between.create_time_min.FromMicroseconds(START_US + 10)
@@ -147,14 +150,14 @@ async def test_pages_neither_repeat_nor_lose_what_is_there_all_the_while(many: L
         if after is None:
             break
         await begin(many, session(owner="alice", created=START_US + chance.randrange(200)))
-        await many.delete(f"{step * 5:04}")
-        await begin_again(many, chance.choice(found))
+        await many.delete(key(f"{step * 5:04}", "bob" if step % 2 else "alice"))
+        await begin_again(many, key(chance.choice(found), "alice"))
     old = [each for each in found if len(each) == 4]
     assert len(found) == len(set(found))
     assert {each for each in stays if int(each) % 2 == 0} <= set(old)
 
 
-async def begin_again(ledger: Ledger, session_id: str) -> None:
+async def begin_again(ledger: Ledger, session_id: SessionKey) -> None:
     """Change a session."""
     record = await ledger.session(session_id)
     if record is not None:
@@ -181,7 +184,7 @@ async def test_a_change_of_labels_and_title_is_found(ledger: Ledger) -> None:
     await begin(ledger, record)
     del record.labels["gone"]
     record.labels["k"], record.title = "new", "new"
-    await ledger.append(Commit("a", session=record))
+    await ledger.append(Commit(key("a"), session=record))
     for wanted in (pb.SessionFilter(labels={"k": "new"}), pb.SessionFilter(title_contains="NEW")):
         assert await pages(ledger, wanted, owner="") == ["a"]
     for wanted in (pb.SessionFilter(labels={"k": "old"}), pb.SessionFilter(labels={"gone": "x"})):
@@ -203,10 +206,12 @@ async def test_expiry_is_by_its_own_time_or_by_the_retention(ledger: Ledger) -> 
     later.expire_time.FromMicroseconds(START_US + 10_000)
     for record in (own, later, session("plain", place=DORMANT, owner="b"), session("works")):
         await begin(ledger, record)
-    assert await ledger.expired(START_US + 99, None, 10) == []
-    assert await ledger.expired(START_US + 100, None, 10) == [("own", "a")]
-    assert await ledger.expired(START_US + 100, START_US, 10) == [("own", "a"), ("plain", "b")]
-    assert await ledger.expired(START_US + 100, START_US, 1) == [("own", "a")]
+    assert await ledger.expired(START_US + 99, 10) == []
+    assert await ledger.expired(START_US + 100, 10) == [key("own", "a")]
+    assert await ledger.owners() == ["", "a", "b"]
+    assert await ledger.outstayed("a", START_US, 10) == []
+    assert await ledger.outstayed("b", START_US - 1, 10) == []
+    assert await ledger.outstayed("b", START_US, 10) == [key("plain", "b")]
 
 
 async def test_what_a_crash_left_is_found_oldest_first(ledger: Ledger) -> None:

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from agent_service.ledger import Commit, Event, Ledger, Position
 from agent_service.ledger.tail import Tail
-from tests.ledger.logs import begin, event, partial, session, shown
+from tests.ledger.logs import begin, event, key, partial, session, shown
 
 
 class Reader:
@@ -24,12 +24,12 @@ class Reader:
         """Begin behind a sequence."""
         self.after = after
         self.seen: list[Event] = []
-        self.tail: Tail = ledger.tail("s")
-        self.position = ledger.cursor("s", after)
+        self.tail: Tail = ledger.tail(key("s"))
+        self.position = ledger.cursor(key("s"), after)
 
     async def read(self, ledger: Ledger, limit: int) -> bool:
         """Read a batch; whether there was one."""
-        responses, position = await ledger.follow("s", self.position, limit=limit)
+        responses, position = await ledger.follow(key("s"), self.position, limit=limit)
         batch = shown(responses)
         assert (position.sequence > self.position.sequence) == any(each.sequence for each in batch)
         assert all(len(shown([response])) <= limit for response in responses)
@@ -78,7 +78,7 @@ class Watching(RuleBasedStateMachine):
         self.log += added
 
         async def append() -> None:
-            future = self.ledger.append(Commit("s", events=added))
+            future = self.ledger.append(Commit(key("s"), events=added))
             if wait:
                 await future
 
@@ -91,14 +91,14 @@ class Watching(RuleBasedStateMachine):
         async def publish() -> None:
             for _ in range(count):
                 self.partials += 1
-                self.ledger.publish("s", partial(f"{len(self.log)} {self.partials}"))
+                self.ledger.publish(key("s"), partial(f"{len(self.log)} {self.partials}"))
 
         self.runner.run(publish())
 
     @rule(share=st.sampled_from([0.0, 0.5, 0.9, 1.0]))
     def come(self, share: float) -> None:
         """A reader comes, behind something that is durable."""
-        durable = self.runner.run(self.ledger.last_sequence("s"))
+        durable = self.runner.run(self.ledger.last_sequence(key("s")))
         self.readers.append(Reader(self.ledger, round(durable * share)))
 
     @rule(data=st.data(), limit=st.sampled_from([1, 7, 256]))
@@ -112,7 +112,7 @@ class Watching(RuleBasedStateMachine):
     @rule(hold=st.booleans())
     def hold(self, hold: bool) -> None:
         """The writer holds the tail, or lets go of it."""
-        self.holder = self.ledger.tail("s") if hold else None
+        self.holder = self.ledger.tail(key("s")) if hold else None
 
     @rule()
     def restart(self) -> None:
@@ -121,7 +121,7 @@ class Watching(RuleBasedStateMachine):
         self.holder = None
         self.ledger = self.open()
         for reader in self.readers:
-            reader.tail = self.ledger.tail("s")
+            reader.tail = self.ledger.tail(key("s"))
             reader.position = Position(reader.position.sequence)
 
     def teardown(self) -> None:
@@ -135,7 +135,7 @@ class Watching(RuleBasedStateMachine):
 
     async def finish(self) -> None:
         """Read to the end."""
-        await self.ledger.append(Commit("s"))
+        await self.ledger.append(Commit(key("s")))
         for reader in self.readers:
             while await reader.read(self.ledger, 256):
                 pass

@@ -9,11 +9,11 @@ import weakref
 import pytest
 
 from agent_service.ledger.tail import MAX_BYTES, MAX_ENTRIES, Change, Event, Position, Tail
-from tests.ledger.logs import event, events, numbers, partial, shown
+from tests.ledger.logs import event, events, key, numbers, partial, shown
 
 
 def tail_with(count: int) -> Tail:
-    tail = Tail("s")
+    tail = Tail(key("s"))
     tail.append(events("s", 1, count))
     tail.reveal(count)
     return tail
@@ -65,7 +65,7 @@ def test_it_forgets_the_oldest_beyond_its_size() -> None:
 
 
 def test_it_forgets_by_bytes_as_well() -> None:
-    tail = Tail("s")
+    tail = Tail(key("s"))
     big = [Event(number, "x", b"." * (MAX_BYTES // 4), b"." * (MAX_BYTES // 4)) for number in (1, 2, 3)]
     tail.append(big)
     tail.reveal(3)
@@ -135,7 +135,7 @@ def test_whoever_reads_at_the_same_place_gets_the_same_bytes() -> None:
 
 
 def test_types_and_partials_are_filtered_and_passed_over() -> None:
-    tail = Tail("s")
+    tail = Tail(key("s"))
     tail.append([event("s", 1, "task.started"), event("s", 2, "stderr"), event("s", 3, "task.updated")])
     tail.reveal(3)
     tail.publish(partial("a"))
@@ -186,7 +186,7 @@ async def test_a_wait_ends_with_the_news_at_its_time_or_when_it_is_cancelled() -
 
 def test_a_position_means_nothing_to_another_tail_of_the_session() -> None:
     _, position = read(tail_with(5), Position(0), limit=2)
-    again = Tail("s")
+    again = Tail(key("s"))
     again.learn(5)
     assert again.after(position) is None
 

@@ -106,7 +106,7 @@ async def test_files_that_cannot_be_removed_hold_up_no_other_session(service: Se
     held.mkdir()
     subprocess.run(["mount", "--bind", small_disk, held], check=True)
     try:
-        assert await service.running.registry.deletion.expire(1e-6) == 1
+        assert await service.running.registry.deletion.expire(lambda _: 1e-6) == 1
         with pytest.raises(grpc.aio.AioRpcError, match="held") as refused_call:
             await service.stub.DeleteSession(pb.DeleteSessionRequest(session_id=stuck.session_id))
         assert refused_call.value.code() == grpc.StatusCode.UNAVAILABLE
@@ -116,6 +116,6 @@ async def test_files_that_cannot_be_removed_hold_up_no_other_session(service: Se
         subprocess.run(["umount", held], check=True)
     left = (await service.stub.ListSessions(pb.ListSessionsRequest())).sessions
     assert [session.session_id for session in left] == [stuck.session_id] != [free.session_id]
-    assert await service.running.registry.deletion.expire(1e-6) == 0  # the sweep tries it again after a pause
+    assert await service.running.registry.deletion.expire(lambda _: 1e-6) == 0  # the sweep tries it again after a pause
     await service.stub.DeleteSession(pb.DeleteSessionRequest(session_id=stuck.session_id))
     assert not Path(stuck.cwd).exists()

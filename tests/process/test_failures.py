@@ -86,8 +86,8 @@ async def test_a_session_is_deleted_when_its_time_to_live_is_over_and_not_before
     kept = (await service.run("say: long life")).session
     assert not kept.HasField("expire_time")
     registry = service.running.registry
-    assert await registry.deletion.expire(0) == 0
-    while not await registry.deletion.expire(0):
+    assert await registry.deletion.expire(lambda _: 0) == 0
+    while not await registry.deletion.expire(lambda _: 0):
         await asyncio.sleep(0.05)
     assert time.time() > short.expire_time.ToMilliseconds() / 1000
     assert (await service.stub.ListSessions(pb.ListSessionsRequest())).sessions[0].session_id == kept.session_id

@@ -13,7 +13,7 @@ from agentpb import agent_pb2 as pb
 from google.protobuf.message import DecodeError, Message
 
 from agent_service.ledger.commits import AT_REST, FINISHED, MESSAGES, Record
-from agent_service.ledger.sqlite import schema
+from agent_service.ledger.sqlite import migrations, schema
 from agent_service.ledger.sqlite.file import FILE, connect, snapshot, value
 from agent_service.ledger.sqlite.reader import read_session
 
@@ -46,9 +46,9 @@ def stored_sessions(directory: Path) -> list[pb.Session]:
 
 def _other_version(db: sqlite3.Connection) -> str:
     version = value(db, "PRAGMA user_version")
-    if version < schema.VERSION and value(db, "PRAGMA application_id") == schema.APPLICATION_ID:
+    if version < migrations.VERSION and value(db, "PRAGMA application_id") == migrations.APPLICATION_ID:
         return f"was written by an older version (schema {version}): start the service once, which brings it up to date"
-    return f"was written by a newer version (schema {version})" if version > schema.VERSION else ""
+    return f"was written by a newer version (schema {version})" if version > migrations.VERSION else ""
 
 
 def _change_problems(db: sqlite3.Connection) -> Iterator[str]:
@@ -61,7 +61,7 @@ def _change_problems(db: sqlite3.Connection) -> Iterator[str]:
 def _session_problems(db: sqlite3.Connection, row: Sequence[Any]) -> Iterator[str]:
     key, session_id, *columns, body, last, since, _ = row
     stored = Record.of(session := pb.Session.FromString(body))
-    if (session.session_id, *stored[:5], stored.update_time, *stored[5:7]) != (session_id, *columns):
+    if (session.session_id, *stored[:6], stored.update_time, *stored[6:8]) != (session_id, *columns):
         yield "its columns differ from its record"
     labels = db.execute(schema.ALL_LABELS, (key,)).fetchall()
     if labels != [(*label, stored.owner, stored.create_time) for label in stored.labels]:

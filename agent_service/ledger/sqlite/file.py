@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from agent_service.ledger.sqlite import schema
+from agent_service.ledger.sqlite import migrations
 from agent_service.ledger.store import LedgerUnusable
 
 log = logging.getLogger(__name__)
@@ -67,12 +67,12 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
 def _prepare(db: sqlite3.Connection, path: Path) -> None:
     """Bring the file to this version. Raises LedgerUnusable."""
     version = value(db, "PRAGMA user_version")
-    if version > schema.VERSION:
+    if version > migrations.VERSION:
         raise LedgerUnusable(
             f"{path} was written by a newer version of agent-service (schema {version}, this one knows "
-            f"{schema.VERSION}). Use that version, or another directory."
+            f"{migrations.VERSION}). Use that version, or another directory."
         )
-    known = value(db, "PRAGMA application_id") == schema.APPLICATION_ID
+    known = value(db, "PRAGMA application_id") == migrations.APPLICATION_ID
     if not known and (version or value(db, "SELECT COUNT(*) FROM sqlite_master")):
         raise LedgerUnusable(f"{path} is a database of something else. Use another directory.")
     db.execute("PRAGMA journal_mode = WAL")
@@ -80,14 +80,14 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     db.execute("PRAGMA wal_autocheckpoint = 4000")
     db.execute("PRAGMA journal_size_limit = 67108864")
     db.execute("PRAGMA secure_delete = ON")
-    for number in range(version, schema.VERSION):
+    for number in range(version, migrations.VERSION):
         _check_room(db, path, number)
         _migrate(db, number)
 
 
 def _check_room(db: sqlite3.Connection, path: Path, number: int) -> None:
     """Raise LedgerUnusable when the disk has no room for a migration."""
-    needed = value(db, schema.ROOM[number]) if number in schema.ROOM else 0
+    needed = value(db, migrations.ROOM[number]) if number in migrations.ROOM else 0
     free = shutil.disk_usage(path.parent).free
     if needed and needed + SLACK > free:
         raise LedgerUnusable(
@@ -99,9 +99,9 @@ def _check_room(db: sqlite3.Connection, path: Path, number: int) -> None:
 def _migrate(db: sqlite3.Connection, number: int) -> None:
     db.execute("BEGIN IMMEDIATE")
     try:
-        for statement in schema.MIGRATIONS[number]:
+        for statement in migrations.MIGRATIONS[number]:
             db.execute(statement)
-        db.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+        db.execute(f"PRAGMA application_id = {migrations.APPLICATION_ID}")
         db.execute(f"PRAGMA user_version = {number + 1}")
         db.execute("COMMIT")
     except sqlite3.Error:

@@ -61,6 +61,8 @@ class Listing:
         for column, values in (("phase", wanted.phases), ("state", wanted.states)):
             tests = [all_of([owner, Query(f"n.{column} = ?", (value,))]) for value in sorted(set(values))]
             found += [Condition("sessions", tests)] if tests else []
+        if wanted.created_by:
+            found.append(Condition("sessions", [all_of([owner, Query("n.created_by = ?", (wanted.created_by,))])]))
         for column in ("create_time", "update_time"):
             bounds = self._times(column, f"n.{column}")
             if bounds and column != self._column:
@@ -119,7 +121,7 @@ class Listing:
 
     def at_rest(self, cutoff: int, limit: int) -> Query:
         """Make the query for the ids of those at rest since `cutoff` or longer, longest first."""
-        owned = [Query("+s.owner = ?", (self.owner,))] if self.owner is not None else []
+        owned = [Query("s.owner = ?", (self.owner,))] if self.owner is not None else []
         rested = Query("s.rest_time IS NOT NULL AND s.rest_time <= ?", (cutoff,))
         where, parameters = all_of([rested, *owned, *self._times("create_time", "+s.create_time"), *self._admits("s")])
         sql = f"SELECT s.session_id FROM sessions AS s WHERE {where} ORDER BY s.rest_time, s.session_key LIMIT ?"
@@ -139,6 +141,8 @@ class Listing:
                 f"SELECT 1 FROM labels AS l WHERE l.session_key = {session}.session_key AND l.label = ? AND l.value = ?"
             )
             conditions.append(Query(f"EXISTS ({labelled})", label))
+        if wanted.created_by:
+            conditions.append(Query(f"+{session}.created_by = ?", (wanted.created_by,)))
         if wanted.title_contains:
             conditions.append(Query(f"{session}.title LIKE ? ESCAPE '!'", (f"%{_escaped(wanted.title_contains)}%",)))
         return conditions

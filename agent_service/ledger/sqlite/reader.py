@@ -125,7 +125,7 @@ def read_responses(db: sqlite3.Connection, asked: Stretch, limit: int, max_bytes
         responses, after = _read_joined(db, asked, limit, max_bytes)
         if responses:
             return responses, after
-    query = EventQuery(asked.session_id, asked.after, asked.last + 1, asked.types, with_raw=asked.with_raw)
+    query = EventQuery(asked.session, asked.after, asked.last + 1, asked.types, with_raw=asked.with_raw)
     events, whole = read_events(db, query, limit, max_bytes)
     response = response_bytes(event.sent(asked.with_raw) for event in events)
     return [response] if events else [], asked.last if whole else events[-1].sequence
@@ -137,7 +137,7 @@ def _read_joined(db: sqlite3.Connection, asked: Stretch, limit: int, max_bytes: 
     after = asked.after
     while after < asked.last and len(responses) < RESPONSES:
         last = min(after + limit, asked.last)
-        place = {"session_id": asked.session_id, "after": after, "last": last, "most": SMALL, "heads": heads(SMALL)}
+        place = {"after": after, "last": last, "most": SMALL, "heads": heads(SMALL), **asked.session._asdict()}
         count, size, largest, joined = db.execute(schema.JOINED, place).fetchone()
         if count != last - after or largest > SMALL or size > max_bytes:
             break

@@ -1,7 +1,6 @@
-"""The ledger's tables, and every SQL text it runs. Plain SQL: a twin on PostgreSQL is to understand it.
+"""Every SQL text that the ledger runs, but for the making of its tables (migrations.py).
 
-Rows hang on an integer key of the session, never used twice: so a session vanishes with one row, its events can be
-swept later, and a new session under the same id has nothing to do with them.
+Plain SQL: a twin on PostgreSQL is to understand it.
 """
 
 from __future__ import annotations
@@ -12,125 +11,13 @@ from typing import NamedTuple
 from agent_service.events import MAX_EVENT, STUB_START
 from agent_service.ledger.store import EventQuery
 
-APPLICATION_ID = 0x41474C31
-
-# One entry per version: the statements that lead to it. Entries that were released are never changed.
-MIGRATIONS: tuple[tuple[str, ...], ...] = (
-    (
-        """CREATE TABLE sessions (
-            session_key   INTEGER NOT NULL PRIMARY KEY,
-            session_id    TEXT    NOT NULL UNIQUE,
-            owner         TEXT    NOT NULL,
-            state         INTEGER NOT NULL,
-            phase         INTEGER NOT NULL,
-            title         TEXT    NOT NULL,
-            create_time   BIGINT  NOT NULL,
-            update_time   BIGINT  NOT NULL,
-            rest_time     BIGINT,
-            expire_time   BIGINT,
-            last_sequence BIGINT  NOT NULL,
-            record        BLOB    NOT NULL
-        )""",
-        "CREATE INDEX sessions_by_create ON sessions (create_time, session_key)",
-        "CREATE INDEX sessions_by_owner_create ON sessions (owner, create_time, session_key)",
-        "CREATE INDEX sessions_by_owner_update ON sessions (owner, update_time, session_key)",
-        "CREATE INDEX sessions_by_owner_state ON sessions (owner, state)",
-        "CREATE INDEX sessions_by_owner_phase ON sessions (owner, phase)",
-        "CREATE INDEX sessions_unfinished ON sessions (create_time) WHERE state IN (1, 2) OR phase = 9",
-        "CREATE INDEX sessions_at_rest ON sessions (rest_time) WHERE rest_time IS NOT NULL",
-        "CREATE INDEX sessions_to_expire ON sessions (expire_time) WHERE expire_time IS NOT NULL",
-        """CREATE TABLE labels (
-            session_key INTEGER NOT NULL,
-            label       TEXT    NOT NULL,
-            value       TEXT    NOT NULL,
-            owner       TEXT    NOT NULL,
-            PRIMARY KEY (session_key, label)
-        )""",
-        "CREATE INDEX labels_by_value ON labels (owner, label, value, session_key)",
-        """CREATE TABLE turns (
-            turn_id     TEXT    NOT NULL PRIMARY KEY,
-            session_key INTEGER NOT NULL,
-            number      INTEGER NOT NULL,
-            state       INTEGER NOT NULL,
-            record      BLOB    NOT NULL
-        )""",
-        "CREATE INDEX turns_by_session ON turns (session_key, number)",
-        """CREATE TABLE turn_requests (
-            turn_id     TEXT    NOT NULL PRIMARY KEY,
-            session_key INTEGER NOT NULL,
-            request     BLOB    NOT NULL
-        )""",
-        "CREATE INDEX turn_requests_by_session ON turn_requests (session_key)",
-        """CREATE TABLE events (
-            session_key INTEGER NOT NULL,
-            sequence    BIGINT  NOT NULL,
-            type        TEXT    NOT NULL,
-            body        BLOB    NOT NULL,
-            raw         BLOB,
-            PRIMARY KEY (session_key, sequence)
-        )""",
-        """CREATE TABLE request_ids (
-            owner       TEXT   NOT NULL,
-            request_id  TEXT   NOT NULL,
-            fingerprint TEXT   NOT NULL,
-            session_id  TEXT   NOT NULL,
-            turn_id     TEXT   NOT NULL,
-            method      TEXT   NOT NULL,
-            response    BLOB   NOT NULL,
-            create_time BIGINT NOT NULL,
-            PRIMARY KEY (owner, request_id)
-        )""",
-        "CREATE INDEX request_ids_by_create ON request_ids (create_time)",
-        "CREATE TABLE deletions (session_key INTEGER NOT NULL PRIMARY KEY)",
-    ),
-    (  # what a listing asks for has its sessions in the listing's order
-        "DROP INDEX sessions_by_owner_state",
-        "DROP INDEX sessions_by_owner_phase",
-        "CREATE INDEX sessions_by_owner_state ON sessions (owner, state, create_time, session_key)",
-        "CREATE INDEX sessions_by_owner_phase ON sessions (owner, phase, create_time, session_key)",
-        "DROP INDEX labels_by_value",
-        "ALTER TABLE labels ADD COLUMN create_time BIGINT NOT NULL DEFAULT 0",
-        """UPDATE labels SET create_time = COALESCE((SELECT s.create_time FROM sessions AS s
-            WHERE s.session_key = labels.session_key), 0)""",
-        "CREATE INDEX labels_by_value ON labels (owner, label, value, create_time, session_key)",
-    ),
-    (  # fields that are too long for the record they belong to
-        """CREATE TABLE wholes (
-            session_key INTEGER NOT NULL,
-            record      TEXT    NOT NULL,
-            field       TEXT    NOT NULL,
-            body        BLOB    NOT NULL,
-            PRIMARY KEY (session_key, record, field)
-        )""",
-    ),
-    (  # a request id is of one RPC; answers had no fingerprint
-        "DELETE FROM request_ids WHERE method = 'RespondToInteraction'",
-        "UPDATE request_ids SET request_id = method || ' ' || request_id",
-    ),
-    (  # the number of a record's last write, from one counter that is never set back
-        "CREATE TABLE counters (name TEXT NOT NULL PRIMARY KEY, value BIGINT NOT NULL)",
-        "INSERT INTO counters SELECT 'change', COUNT(*) FROM sessions",
-        "ALTER TABLE sessions ADD COLUMN change BIGINT NOT NULL DEFAULT 0",
-        """UPDATE sessions SET change = n.number FROM (SELECT session_key AS numbered,
-            ROW_NUMBER() OVER (ORDER BY update_time, session_key) AS number FROM sessions) AS n
-            WHERE n.numbered = session_key""",
-        "CREATE UNIQUE INDEX sessions_by_change ON sessions (change)",
-    ),
-)
-VERSION = len(MIGRATIONS)
-ROOM = {
-    1: "SELECT COUNT(*) * 600 FROM labels",
-    4: "SELECT COUNT(*) * 600 + COALESCE(SUM(LENGTH(record)) * 3, 0) FROM sessions",
-}
-"""Queries for the bytes that a migration (by its index) may need: changed pages lie in the log too."""
-
 # -------------------------------------------------------------------------------------------------------------- writing
 
-INSERT_SESSION = "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-UPDATE_SESSION = """UPDATE sessions SET owner = ?, state = ?, phase = ?, title = ?, create_time = ?, update_time = ?,
-    rest_time = ?, expire_time = ?, last_sequence = ?, record = ?, change = ? WHERE session_key = ?"""
+INSERT_SESSION = f"INSERT INTO sessions VALUES ({', '.join('?' * 14)})"
+UPDATE_SESSION = """UPDATE sessions SET state = ?, phase = ?, title = ?, update_time = ?, rest_time = ?,
+    expire_time = ?, last_sequence = ?, change = ?, record = ? WHERE session_key = ?"""
 # Naming a column costs the upkeep of its indexes, so what did not change is not named.
-TOUCH_SESSION = "UPDATE sessions SET update_time = ?, last_sequence = ?, record = ?, change = ? WHERE session_key = ?"
+TOUCH_SESSION = "UPDATE sessions SET update_time = ?, last_sequence = ?, change = ?, record = ? WHERE session_key = ?"
 LAST_CHANGE = "SELECT value FROM counters WHERE name = 'change'"
 SET_LAST_CHANGE = "UPDATE counters SET value = ? WHERE name = 'change'"
 DELETE_LABELS = "DELETE FROM labels WHERE session_key = ?"
@@ -151,7 +38,7 @@ INSERT_EVENTS = {
     rows: "INSERT INTO events VALUES " + ", ".join(["(?, ?, ?, ?, ?)"] * rows) for rows in (128, 32, 8, 2, 1)
 }
 FIND_SESSION = """SELECT s.session_key, COALESCE((SELECT MAX(e.sequence) FROM events AS e
-    WHERE e.session_key = s.session_key), 0) FROM sessions AS s WHERE s.session_id = ?"""
+    WHERE e.session_key = s.session_key), 0) FROM sessions AS s WHERE s.owner = ? AND s.session_id = ?"""
 LAST_KEYS = "SELECT MAX(session_key) FROM sessions UNION ALL SELECT MAX(session_key) FROM deletions"
 DELETE_SESSION = "DELETE FROM sessions WHERE session_key = ?"
 INSERT_DELETION = "INSERT INTO deletions VALUES (?)"
@@ -167,7 +54,8 @@ SWEEP_REQUEST_IDS = """DELETE FROM request_ids WHERE (owner, request_id) IN
 
 # -------------------------------------------------------------------------------------------------------------- reading
 
-_KEY = "(SELECT session_key FROM sessions WHERE session_id = ?)"
+KEY = "SELECT session_key FROM sessions WHERE owner = ? AND session_id = ?"
+_KEY = f"({KEY})"
 # A commit may bring events without a record: what a record counts is made good when it is read.
 LAST = """COALESCE((SELECT MAX(e.sequence) FROM events AS e WHERE e.session_key = s.session_key), 0)"""
 MESSAGES_SINCE = """(SELECT COUNT(*) FROM events AS e WHERE e.session_key = s.session_key
@@ -175,7 +63,7 @@ MESSAGES_SINCE = """(SELECT COUNT(*) FROM events AS e WHERE e.session_key = s.se
 COUNTS = (LAST, MESSAGES_SINCE, "s.change")
 """Columns that are read beside a session's record: last sequence, messages since the record, change number."""
 _RECORD = f"s.record, {', '.join(COUNTS)}"
-SESSION = f"SELECT {_RECORD} FROM sessions AS s WHERE s.session_id = ?"
+SESSION = f"SELECT {_RECORD} FROM sessions AS s WHERE s.owner = ? AND s.session_id = ?"
 UNFINISHED = f"""SELECT {_RECORD} FROM sessions AS s
     WHERE s.state IN (1, 2) OR s.phase = 9 ORDER BY s.create_time, s.session_key"""
 TURN = "SELECT t.record FROM turns AS t JOIN sessions AS s ON s.session_key = t.session_key WHERE t.turn_id = ?"
@@ -185,21 +73,25 @@ TURNS = f"SELECT state, record FROM turns WHERE session_key = {_KEY} ORDER BY nu
 LAST_TURN = f"SELECT record FROM turns WHERE session_key = {_KEY} ORDER BY number DESC LIMIT 1"
 MOVE_BEFORE = """SELECT sequence, body FROM events WHERE session_key = ? AND sequence < ? AND type = 'state.changed'
     ORDER BY sequence DESC LIMIT 1"""
-KEY = "SELECT session_key FROM sessions WHERE session_id = ?"
 LAST_SEQUENCE = f"SELECT MAX(sequence) FROM events WHERE session_key = {_KEY}"
 LOG_COUNTS = f"""SELECT COALESCE(MAX(sequence), 0),
     COALESCE(SUM(CASE WHEN type IN ('message.user', 'message.assistant') THEN 1 ELSE 0 END), 0)
     FROM events WHERE session_key = {_KEY}"""
 REQUEST_ID = """SELECT owner, request_id, fingerprint, session_id, turn_id, method, response, create_time
     FROM request_ids WHERE owner = ? AND request_id = ? AND create_time >= ?"""
-EXPIRED = """SELECT session_id, owner FROM sessions WHERE rest_time IS NOT NULL AND expire_time IS NOT NULL
+EXPIRED = """SELECT owner, session_id FROM sessions WHERE rest_time IS NOT NULL AND expire_time IS NOT NULL
     AND expire_time <= ? ORDER BY expire_time LIMIT ?"""
-OUTSTAYED = """SELECT session_id, owner FROM sessions WHERE rest_time IS NOT NULL AND expire_time IS NULL
-    AND rest_time <= ? ORDER BY rest_time LIMIT ?"""
+OUTSTAYED = """SELECT owner, session_id FROM sessions WHERE owner = ? AND rest_time IS NOT NULL AND rest_time <= ?
+    AND expire_time IS NULL ORDER BY rest_time LIMIT ?"""
+# One step of the index for each owner, however many sessions there are.
+OWNERS = """WITH RECURSIVE found (owner) AS (SELECT MIN(owner) FROM sessions UNION ALL
+    SELECT (SELECT MIN(s.owner) FROM sessions AS s WHERE s.owner > found.owner) FROM found
+        WHERE found.owner IS NOT NULL)
+    SELECT owner FROM found WHERE owner IS NOT NULL"""
 ALL_WHOLES = "SELECT record, field, body FROM wholes WHERE session_key = ? ORDER BY record, field"
 COUNT = "SELECT COUNT(*) FROM sessions"
-ALL_SESSIONS = f"""SELECT s.session_key, s.session_id, s.owner, s.state, s.phase, s.title, s.create_time, s.update_time,
-    s.rest_time, s.expire_time, {_RECORD} FROM sessions AS s ORDER BY s.session_key"""
+ALL_SESSIONS = f"""SELECT s.session_key, s.session_id, s.owner, s.created_by, s.create_time, s.state, s.phase, s.title,
+    s.update_time, s.rest_time, s.expire_time, {_RECORD} FROM sessions AS s ORDER BY s.session_key"""
 ALL_EVENTS = "SELECT sequence, type, body FROM events WHERE session_key = ? ORDER BY sequence"
 ALL_TURNS = "SELECT turn_id, number, state, record FROM turns WHERE session_key = ? ORDER BY number"
 ALL_LABELS = "SELECT label, value, owner, create_time FROM labels WHERE session_key = ? ORDER BY label"
@@ -216,25 +108,29 @@ CHANGES_BEYOND = f"SELECT COUNT(*) FROM sessions WHERE change > COALESCE(({LAST_
 JOINED = """SELECT COUNT(*), SUM(LENGTH(body)), MAX(LENGTH(body)),
     CAST(group_concat(CASE WHEN LENGTH(body) <= :most THEN
         substr(:heads, LENGTH(body) * 3 + 1, CASE WHEN LENGTH(body) < 128 THEN 2 ELSE 3 END) || body END, '') AS BLOB)
-    FROM events WHERE session_key = (SELECT session_key FROM sessions WHERE session_id = :session_id)
+    FROM events WHERE session_key =
+        (SELECT session_key FROM sessions WHERE owner = :owner AND session_id = :session_id)
     AND sequence > :after AND sequence <= :last"""
-# Where many sessions stand, joined into one row for the reason that reader.py gives. Of each: id, key, last sequence,
-# messages since its record, change number, sequence of its last move, four sizes; then all records, last moves, the
-# moves right before those, newest turns.
-_STANDINGS = f"""SELECT group_concat(s.session_id || ' ' || s.session_key || ' ' || {LAST} || ' ' || {MESSAGES_SINCE}
+# Where many sessions stand, joined into one row for the reason that reader.py gives. Of each: its place in what was
+# asked, key, last sequence, messages since its record, change number, sequence of its last move, four sizes; then all
+# records, last moves, the moves right before those, newest turns.
+_STANDINGS = f"""SELECT group_concat(w.place || ' ' || s.session_key || ' ' || {LAST} || ' ' || {MESSAGES_SINCE}
         || ' ' || s.change || ' ' || COALESCE(e.sequence, 0) || ' ' || LENGTH(s.record)
         || ' ' || COALESCE(LENGTH(e.body), 0) || ' ' || COALESCE(LENGTH(b.body), 0)
         || ' ' || COALESCE(LENGTH(t.record), 0), ' '),
     CAST(group_concat(s.record, '') AS BLOB), CAST(group_concat(COALESCE(e.body, ''), '') AS BLOB),
     CAST(group_concat(COALESCE(b.body, ''), '') AS BLOB), CAST(group_concat(COALESCE(t.record, ''), '') AS BLOB)
-    FROM sessions AS s
+    FROM wanted AS w CROSS JOIN sessions AS s ON s.owner = w.owner AND s.session_id = w.session_id
     LEFT JOIN events AS e ON e.session_key = s.session_key AND e.sequence = (SELECT m.sequence FROM events AS m
         WHERE m.session_key = s.session_key AND m.type = 'state.changed' ORDER BY m.sequence DESC LIMIT 1)
     LEFT JOIN events AS b ON b.session_key = e.session_key AND b.sequence = e.sequence - 1 AND b.type = 'state.changed'
     LEFT JOIN turns AS t ON t.session_key = s.session_key
-        AND t.number = (SELECT MAX(n.number) FROM turns AS n WHERE n.session_key = s.session_key)
-    WHERE s.session_id IN """
-STANDINGS = {count: f"{_STANDINGS}({', '.join('?' * count)})" for count in (1, 2, 4, 8, 16, 32)}
+        AND t.number = (SELECT MAX(n.number) FROM turns AS n WHERE n.session_key = s.session_key)"""
+STANDINGS = {
+    count: f"WITH wanted (place, owner, session_id) AS (VALUES {', '.join(f'({n}, ?, ?)' for n in range(count))}) "
+    + _STANDINGS
+    for count in (1, 2, 4, 8, 16, 32)
+}
 SIZE = f"""SELECT COALESCE((SELECT SUM(LENGTH(body) + COALESCE(LENGTH(raw), 0)) FROM events
     WHERE session_key = {_KEY}), 0) + COALESCE((SELECT SUM(LENGTH(body)) FROM wholes WHERE session_key = {_KEY}), 0)"""
 WHOLE = f"SELECT body FROM wholes WHERE session_key = {_KEY} AND record = ? AND field = ?"
@@ -289,7 +185,7 @@ def changes_query(after: int) -> BatchQuery:
 
 def events_query(wanted: EventQuery) -> BatchQuery:
     """Make the query for a batch of events; it notes sequence and type."""
-    conditions = [Query(f"session_key = {_KEY}", (wanted.session_id,)), Query("sequence > ?", (wanted.after,))]
+    conditions = [Query(f"session_key = {_KEY}", wanted.session), Query("sequence > ?", (wanted.after,))]
     if wanted.before is not None:
         conditions.append(Query("sequence < ?", (wanted.before,)))
     if wanted.types:

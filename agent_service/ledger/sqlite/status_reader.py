@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Sequence
+from itertools import chain
 from operator import add
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from agent_service.ledger.sqlite import schema
 from agent_service.ledger.sqlite.file import snapshot, value
 from agent_service.ledger.sqlite.reader import Readers, read_session
 from agent_service.ledger.store import StoredStatus
+from agent_service.ledger.tail import SessionKey
 
 MOST = max(schema.STANDINGS)
 """Sessions in one read, at most."""
@@ -28,7 +30,7 @@ LINGER = 0.002
 
 
 class _Question(NamedTuple):
-    session_id: str
+    session: SessionKey
     answer: asyncio.Future[StoredStatus | None]
 
 
@@ -42,10 +44,10 @@ class StatusReader:
         self._answering: asyncio.Task[None] | None = None
         self._crowded = False
 
-    async def ask(self, session_id: str) -> StoredStatus | None:
+    async def ask(self, session: SessionKey) -> StoredStatus | None:
         """A session and its turn, as of some moment after the call. Raises StoreUnavailable."""
         answer: asyncio.Future[StoredStatus | None] = asyncio.get_running_loop().create_future()
-        self._asked.append(_Question(session_id, answer))
+        self._asked.append(_Question(session, answer))
         if self._answering is None:
             self._answering = asyncio.create_task(self._answer_all(), name="ledger standings")
         return await answer
@@ -67,42 +69,44 @@ class StatusReader:
             self._answering = None
 
     async def _answer(self, asked: Sequence[_Question]) -> None:
-        ids = [each.session_id for each in asked]
+        keys = [each.session for each in asked]
         try:
-            found = await self._readers.run(lambda db: read_standings(db, ids)) if ids else {}
+            found = await self._readers.run(lambda db: read_standings(db, keys)) if keys else {}
         except Exception as error:  # noqa: BLE001 - whatever it is, those who asked must hear of it
             for each in asked:
                 fail(each.answer, error)
             return
         for each in asked:
             if not each.answer.done():
-                each.answer.set_result(found.get(each.session_id))
+                each.answer.set_result(found.get(each.session))
 
 
-def read_standings(db: sqlite3.Connection, ids: Sequence[str]) -> dict[str, StoredStatus]:
-    """Read where sessions stand, up to `MOST` of them, by their ids."""
-    wanted = next(count for count in schema.STANDINGS if count >= len(ids))
+def read_standings(db: sqlite3.Connection, keys: Sequence[SessionKey]) -> dict[SessionKey, StoredStatus]:
+    """Read where sessions stand, up to `MOST` of them."""
+    wanted = next(count for count in schema.STANDINGS if count >= len(keys))
+    named = (*chain.from_iterable(keys), *("", "") * (wanted - len(keys)))  # no session has an empty id
     with snapshot(db):
-        notes, *blobs = db.execute(schema.STANDINGS[wanted], (*ids, *[ids[-1]] * (wanted - len(ids)))).fetchone()
+        notes, *blobs = db.execute(schema.STANDINGS[wanted], named).fetchone()
         fields = iter(notes.split(" ") if notes is not None else ())
         ends = [0] * len(blobs)
         found = {}
-        for session_id, *noted in zip(*[fields] * 10, strict=True):
-            key, last, since, change, moved, *sizes = map(int, noted)
+        for noted in zip(*[fields] * 10, strict=True):
+            place, key, last, since, change, moved, *sizes = map(int, noted)
             ends = list(map(add, ends, sizes))
             record, *rest = (blob[end - size : end] for blob, end, size in zip(blobs, ends, sizes, strict=True))
             session = read_session(record, last, since, change)
             at_work = session.HasField("current_turn")
-            found[session_id] = StoredStatus(session, session.current_turn if at_work else _turn(db, key, moved, *rest))
+            turn = session.current_turn if at_work else _turn(db, key, moved, *rest)
+            found[keys[place]] = StoredStatus(session, turn)
     return found
 
 
-def read_turn_at(db: sqlite3.Connection, session_id: str, sequence: int) -> pb.Turn | None:
+def read_turn_at(db: sqlite3.Connection, session: SessionKey, sequence: int) -> pb.Turn | None:
     """Read the turn of a session as it stood right after an event."""
     with snapshot(db):
-        key = value(db, schema.KEY, session_id)
+        key = value(db, schema.KEY, *session)
         moved, move = _move_before(db, key, sequence + 1)
-        return _turn(db, key, moved, move, b"", value(db, schema.LAST_TURN, session_id) or b"")
+        return _turn(db, key, moved, move, b"", value(db, schema.LAST_TURN, *session) or b"")
 
 
 def _turn(db: sqlite3.Connection, key: int, moved: int, move: bytes, before: bytes, newest: bytes) -> pb.Turn | None:

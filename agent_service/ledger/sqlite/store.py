@@ -38,7 +38,7 @@ from agent_service.ledger.store import (
     Stretch,
     unavailable,
 )
-from agent_service.ledger.tail import Event, Tail
+from agent_service.ledger.tail import Event, SessionKey, Tail
 
 T = TypeVar("T")
 
@@ -131,26 +131,26 @@ class SqliteStore:
 
     # -------------------------------------------------------------------------------------------------- one session
 
-    async def session(self, session_id: str) -> pb.Session | None:
+    async def session(self, key: SessionKey) -> pb.Session | None:
         """A session as it is stored, secrets included."""
-        rows = await self._rows(schema.SESSION, session_id)
+        rows = await self._rows(schema.SESSION, *key)
         return read_session(*rows[0]) if rows else None
 
-    async def standing(self, session_id: str) -> StoredStatus | None:
+    async def standing(self, key: SessionKey) -> StoredStatus | None:
         """A session and its turn; questions of one moment share a read."""
-        return await self._standings.ask(session_id)
+        return await self._standings.ask(key)
 
-    async def size(self, session_id: str) -> int:
+    async def size(self, key: SessionKey) -> int:
         """Bytes of a session's events and of what was cut in its records."""
-        return await self._value(schema.SIZE, session_id, session_id) or 0
+        return await self._value(schema.SIZE, *key, *key) or 0
 
-    async def last_sequence(self, session_id: str) -> int:
+    async def last_sequence(self, key: SessionKey) -> int:
         """The sequence of a session's last event; 0 without events."""
-        return await self._value(schema.LAST_SEQUENCE, session_id) or 0
+        return await self._value(schema.LAST_SEQUENCE, *key) or 0
 
-    async def log_counts(self, session_id: str) -> tuple[int, int]:
+    async def log_counts(self, key: SessionKey) -> tuple[int, int]:
         """The last sequence and the number of messages, counted in the log itself."""
-        last, messages = (await self._rows(schema.LOG_COUNTS, session_id))[0]
+        last, messages = (await self._rows(schema.LOG_COUNTS, *key))[0]
         return last, messages
 
     async def events(self, query: EventQuery, limit: int, max_bytes: int) -> tuple[list[Event], bool]:
@@ -166,29 +166,29 @@ class SqliteStore:
         record = await self._value(schema.TURN, turn_id)
         return pb.Turn.FromString(record) if record is not None else None
 
-    async def turns(self, session_id: str, states: Sequence[pb.TurnState.ValueType]) -> list[pb.Turn]:
+    async def turns(self, key: SessionKey, states: Sequence[pb.TurnState.ValueType]) -> list[pb.Turn]:
         """A session's turns by number; only those in one of `states`, if any are given."""
-        rows = await self._rows(schema.TURNS, session_id)
+        rows = await self._rows(schema.TURNS, *key)
         return [pb.Turn.FromString(record) for state, record in rows if not states or state in states]
 
-    async def turn_of(self, session_id: str, turn_id: str) -> pb.Turn | None:
+    async def turn_of(self, key: SessionKey, turn_id: str) -> pb.Turn | None:
         """A turn of this session as it is stored."""
-        record = await self._value(schema.TURN_OF, session_id, turn_id)
+        record = await self._value(schema.TURN_OF, *key, turn_id)
         return pb.Turn.FromString(record) if record is not None else None
 
-    async def whole(self, session_id: str, record: str, field: str) -> bytes | None:
+    async def whole(self, key: SessionKey, record: str, field: str) -> bytes | None:
         """A field that was cut in a record; None when it was not."""
-        body: bytes | None = await self._value(schema.WHOLE, session_id, record, field)
+        body: bytes | None = await self._value(schema.WHOLE, *key, record, field)
         return body
 
-    async def raw(self, session_id: str, sequence: int) -> bytes | None:
+    async def raw(self, key: SessionKey, sequence: int) -> bytes | None:
         """The agent's own message of an event, whole."""
-        raw: bytes | None = await self._value(schema.RAW, session_id, sequence)
+        raw: bytes | None = await self._value(schema.RAW, *key, sequence)
         return raw
 
-    async def turn_at(self, session_id: str, sequence: int) -> pb.Turn | None:
+    async def turn_at(self, key: SessionKey, sequence: int) -> pb.Turn | None:
         """The turn in which a session was, or that had brought it to rest, right after an event."""
-        return await self._readers.run(lambda db: read_turn_at(db, session_id, sequence))
+        return await self._readers.run(lambda db: read_turn_at(db, key, sequence))
 
     async def turn_request(self, turn_id: str) -> pb.ExecuteRequest | None:
         """The request of an unfinished turn."""
@@ -222,12 +222,17 @@ class SqliteStore:
         query = Listing(wanted, owner).at_rest(cutoff, limit)
         return [row[0] for row in await self._rows(query.sql, *query.parameters)]
 
-    async def expired(self, now: int, cutoff: int | None, limit: int) -> list[tuple[str, str]]:
-        """Id and owner of sessions past their expire_time, and of those without one at rest since `cutoff`."""
-        rows = await self._rows(schema.EXPIRED, now, limit)
-        if cutoff is not None and len(rows) < limit:
-            rows += await self._rows(schema.OUTSTAYED, cutoff, limit - len(rows))
-        return [(session_id, owner) for session_id, owner in rows]
+    async def expired(self, now: int, limit: int) -> list[SessionKey]:
+        """Sessions at rest past their own expire_time, the earliest first."""
+        return [SessionKey(*row) for row in await self._rows(schema.EXPIRED, now, limit)]
+
+    async def outstayed(self, owner: str, cutoff: int, limit: int) -> list[SessionKey]:
+        """An owner's sessions without an expire_time that are at rest since `cutoff` or longer, longest first."""
+        return [SessionKey(*row) for row in await self._rows(schema.OUTSTAYED, owner, cutoff, limit)]
+
+    async def owners(self) -> list[str]:
+        """Everybody who has sessions."""
+        return [owner for (owner,) in await self._rows(schema.OWNERS)]
 
     async def unfinished(self) -> list[pb.Session]:
         """Sessions in state PENDING or RUNNING, and those in phase IDLE, oldest first."""

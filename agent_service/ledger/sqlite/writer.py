@@ -79,10 +79,10 @@ class Writer:
     def bury(self, tail: Tail, request_id: RequestId | None = None) -> bool:
         """Take a session's row away, leave a note of what is to be swept, and store a request id. A job."""
         self._pending.flush(self._db)
-        row = self._db.execute(schema.FIND_SESSION, (tail.session_id,)).fetchone()
+        row = self._db.execute(schema.FIND_SESSION, tail.session).fetchone()
         if row is None:
             return False
-        tail.broken = ValueError(f"session {tail.session_id} has been deleted")
+        tail.broken = ValueError(f"session {tail.session.session_id} has been deleted")
         self._db.execute(schema.DELETE_SESSION, row[:1])
         self._db.execute(schema.INSERT_DELETION, row[:1])
         self.dead.append(row[0])
@@ -181,14 +181,14 @@ class Writer:
         if tail.broken is not None:
             return tail.broken
         if tail.key is None:
-            row = self._db.execute(schema.FIND_SESSION, (tail.session_id,)).fetchone()
+            row = self._db.execute(schema.FIND_SESSION, tail.session).fetchone()
             if row is not None:
                 tail.key, tail.stored = row
             elif item.record is None:
-                return ValueError(f"session {tail.session_id} does not exist")
+                return ValueError(f"session {tail.session.session_id} does not exist")
         if item.events and item.events[0].sequence != tail.stored + 1:
             return ValueError(
-                f"session {tail.session_id}: event {item.events[0].sequence} where {tail.stored + 1} is due"
+                f"session {tail.session.session_id}: event {item.events[0].sequence} where {tail.stored + 1} is due"
             )
         if tail.key is None:
             tail.key, tail.searched = self._next_key, _NEW
@@ -298,12 +298,12 @@ class Pending:
 
 def _write_record(db: sqlite3.Connection, tail: Tail, record: Record, change: int) -> None:
     if tail.searched == record.searched:
-        db.execute(schema.TOUCH_SESSION, (record.update_time, record.last_sequence, record.body, change, tail.key))
+        db.execute(schema.TOUCH_SESSION, (record.update_time, record.last_sequence, change, record.body, tail.key))
         return
-    times = (record.update_time, record.rest_time, record.expire_time)
-    row = (*record[:5], *times, record.last_sequence, record.body, change)
+    shown = (record.state, record.phase, record.title, record.update_time, record.rest_time, record.expire_time)
+    row = (*shown, record.last_sequence, change, record.body)
     if tail.searched is _NEW:
-        db.execute(schema.INSERT_SESSION, (tail.key, tail.session_id, *row))
+        db.execute(schema.INSERT_SESSION, (tail.key, *tail.session, record.created_by, record.create_time, *row))
     else:
         db.execute(schema.UPDATE_SESSION, (*row, tail.key))
         db.execute(schema.DELETE_LABELS, (tail.key,))
