@@ -293,7 +293,8 @@ class TestEveryGuard:
             assert {name: seen.get(name) for name in odd} == odd
             wrappers = run.tree._wrappers(run.tree.processes())
             assert len(wrappers) == guard.wrappers
-            for process in (each for each in run.tree.processes() if each != the_command(run)):
+            command = the_command(run).pid
+            for process in (each for each in run.tree.processes() if each.pid != command):
                 assert b"CALLERS" not in proctable.read(f"/proc/{process.pid}/environ"), process.name
 
     async def test_no_tool_ends_another_agent_by_the_descriptors_of_its_guard(self, guard: ProcessGuard) -> None:
