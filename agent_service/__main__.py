@@ -264,6 +264,7 @@ def offline_model_command(listen: str, key: str) -> None:
 
 
 cli.add_command(commands.audit)
+cli.add_command(commands.policy)
 cli.add_command(commands.token)
 
 

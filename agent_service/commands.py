@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import IO
 
 import click
 
@@ -51,6 +52,37 @@ def audit_verify(files: tuple[Path, ...], head: str) -> None:
     if head:
         click.echo(f"the head that was asked for is record {found.anchored_at}")
     click.echo(f"{found.records} records, as they were written; head {found.head}")
+
+
+@click.group("policy")
+def policy() -> None:
+    """Look at the policy of an access file."""
+
+
+@policy.command("check")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.argument("request", type=click.File("r", encoding="utf-8"))
+@click.option("--as", "name", required=True, help="the principal of the file that asks, or a tenant")
+@click.option("--tenant", default="", help="the tenant, for a principal of several")
+@click.option("--profiles", type=click.Path(path_type=Path, file_okay=False), help="the directory of profiles")
+def policy_check(file: Path, request: IO[str], name: str, tenant: str, profiles: Path | None) -> None:
+    """Say what the access file FILE would say of REQUEST: an ExecuteRequest, or only its options, in JSON; - for stdin.
+
+    Needs no service, for the CI of the file. Exit code 0: it is allowed, and the lines say what is filled in; 1: it is
+    refused, and the lines say what for; 2: the question cannot be asked.
+    """
+    from agent_service.policy_check import BadQuestion, ask
+
+    try:
+        verdict = ask(file, name, tenant, request.read(), profiles)
+    except BadQuestion as problem:
+        raise click.UsageError(str(problem)) from problem
+    for line in verdict.lines:
+        click.echo(line)
+    whose = f"tenant {verdict.tenant}" if verdict.tenant else "the empty tenant"
+    click.echo(f"{verdict.reason}, as {name} for {whose}" if verdict.reason else f"allowed, as {name} for {whose}")
+    if verdict.reason:
+        sys.exit(1)
 
 
 @click.command("token")

@@ -4,7 +4,7 @@ from agent_service.access.access import Access
 from agent_service.access.local_token import LocalToken
 from agent_service.access.opening import open_access
 from agent_service.access.rates import Rates
-from agent_service.access.rpcs import GROUPS, RPCS
+from agent_service.access.rpcs import GROUPS, RPCS, expand
 from agent_service.access.rules import AccessFileInvalid, Rules, local_rules, no_rules, read_rules
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "LocalToken",
     "Rates",
     "Rules",
+    "expand",
     "local_rules",
     "no_rules",
     "open_access",
