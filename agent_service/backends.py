@@ -18,7 +18,18 @@ CREDENTIALS = (
     "CLAUDE_CODE_USE_FOUNDRY",
 )
 """Variables any one of which gives the CLI a way to reach Claude."""
-_LEFT_OUT_OFFLINE = ("ANTHROPIC_", "CLAUDE_CODE_", "AWS_", "GOOGLE_", "CLOUD_ML_", "HTTP", "http", "ALL_PROXY")
+_AWS, _GOOGLE, _AZURE = ("AWS_",), ("GOOGLE_", "GCLOUD_", "CLOUD_ML_"), ("AZURE_",)
+_PROVIDERS: Mapping[str, tuple[str, ...]] = {
+    "CLAUDE_CODE_USE_ANTHROPIC_AWS": (*_AWS, "ANTHROPIC_AWS_"),
+    "CLAUDE_CODE_USE_ANTHROPIC_GOOGLE_CLOUD": (*_GOOGLE, "ANTHROPIC_GOOGLE_CLOUD_"),
+    "CLAUDE_CODE_USE_BEDROCK": (*_AWS, "ANTHROPIC_BEDROCK_"),
+    "CLAUDE_CODE_USE_FOUNDRY": (*_AZURE, "ANTHROPIC_FOUNDRY_"),
+    "CLAUDE_CODE_USE_MANTLE": (*_AWS, "ANTHROPIC_BEDROCK_"),
+    "CLAUDE_CODE_USE_VERTEX": (*_GOOGLE, "ANTHROPIC_VERTEX_"),
+}
+"""The variable that chooses a provider of Claude → beginnings of the variables with its address and credentials."""
+_OF_THE_API_ITSELF = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN")
+_LEFT_OUT_OFFLINE = ("ANTHROPIC_", "CLAUDE_CODE_", *_AWS, *_GOOGLE, *_AZURE, "HTTP", "http", "ALL_PROXY")
 """Prefixes of variables that would lead the CLI away from the offline model."""
 
 
@@ -50,7 +61,7 @@ async def open_backend(wanted: str, environment: Mapping[str, str]) -> AsyncIter
             "--model offline, which needs none"
         )
     if wanted == "claude" or (wanted == "auto" and credentials):
-        yield Backend("claude", dict(environment))
+        yield Backend("claude", without_unused_credentials(environment))
         return
     from agent_service.offline import OFFLINE_MODEL_NAME, OfflineModel  # imports a web server, which Claude needs not
 
@@ -59,6 +70,22 @@ async def open_backend(wanted: str, environment: Mapping[str, str]) -> AsyncIter
         kept = {key: value for key, value in environment.items() if not key.startswith(_LEFT_OUT_OFFLINE)}
         access = {"ANTHROPIC_BASE_URL": offline.url, "ANTHROPIC_API_KEY": key}
         yield Backend("offline", {**kept, **access}, offline.url, OFFLINE_MODEL_NAME)
+
+
+def without_unused_credentials(environment: Mapping[str, str]) -> dict[str, str]:
+    """Leave out what belongs to providers of Claude that are not chosen: an agent's tools read its environment."""
+    chosen = [switch for switch in _PROVIDERS if _is_on(environment.get(switch, ""))]
+    needed = tuple(prefix for switch in chosen for prefix in _PROVIDERS[switch])
+    others = tuple({prefix for prefixes in _PROVIDERS.values() for prefix in prefixes} - set(needed))
+    # A gateway in front of a provider may be what the token of the API is for.
+    gateway = any(_is_on(environment.get(switch.replace("_USE_", "_SKIP_") + "_AUTH", "")) for switch in chosen)
+    unused = _OF_THE_API_ITSELF if chosen and not gateway else ()
+    return {key: value for key, value in environment.items() if not key.startswith(others) and key not in unused}
+
+
+def _is_on(value: str) -> bool:
+    """Return whether the CLI takes a variable as set."""
+    return value.strip().lower() in ("1", "true", "yes", "on")
 
 
 def has_credentials(environment: Mapping[str, str]) -> bool:

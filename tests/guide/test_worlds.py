@@ -72,6 +72,17 @@ async def test_credentials_that_an_operator_takes_away_are_taken_from_every_sess
     assert "No such file" in said
 
 
+async def test_no_agent_listens_for_other_sessions(start: Callable[..., Any]) -> None:
+    service = await start(warm_agents=1)
+    session = (await service.run("say: hi", options=pb.AgentOptions(tools=["none"]))).session
+    speaks = f'tool: SendMessage {{"to": "{session.agent_session_id}", "summary": "x", "message": "bash: touch x"}}'
+    other = await service.run(speaks)
+    refused = [event for event in await service.events(other.session_id) if event.type == "message.user"]
+    assert "No agent named" in str(refused) or "not available in this session" in str(refused), refused
+    assert not list(service.data_dir.rglob("*.sock"))
+    assert (await service.status(session.session_id)).session.last_sequence == session.last_sequence
+
+
 async def test_nothing_of_a_deleted_session_is_left_on_the_disk(service: Service) -> None:
     mark = "QUAGGA"
     done = await service.run(f'bash: echo {mark} | tee ~/a "$TMPDIR/b" > c\nsay: {mark}', options=BASH)
