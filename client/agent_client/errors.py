@@ -78,16 +78,22 @@ class InvalidArgument(AgentServiceError):
     code = grpc.StatusCode.INVALID_ARGUMENT
 
 
-class InvalidField(InvalidArgument):
-    """Fields of the request are not acceptable; `violations` names them all."""
+class RefusedFields:
+    """What an error that is about fields of the request has besides: `violations` names them all."""
 
-    reason = "INVALID_FIELD"
+    details: tuple[Any, ...]
 
     @property
     def violations(self) -> tuple[FieldViolation, ...]:
         """Each bad field, with what would be accepted."""
         bad = first_of(self.details, error_details_pb2.BadRequest)
         return tuple(FieldViolation(each.field, each.description) for each in bad.field_violations) if bad else ()
+
+
+class InvalidField(InvalidArgument, RefusedFields):
+    """Fields of the request are not acceptable; `violations` names them all."""
+
+    reason = "INVALID_FIELD"
 
 
 class MalformedRequest(InvalidArgument):
@@ -138,14 +144,14 @@ class RpcNotAllowed(PermissionDenied):
     reason = "RPC_NOT_ALLOWED"
 
 
-class OptionNotAllowed(PermissionDenied):
-    """The operator's policy forbids an option."""
+class OptionNotAllowed(PermissionDenied, RefusedFields):
+    """The operator's policy, or a profile, forbids options; `violations` names them all, `metadata` has the rule."""
 
     reason = "OPTION_NOT_ALLOWED"
 
 
-class PathNotAllowed(PermissionDenied):
-    """The operator's policy forbids a directory."""
+class PathNotAllowed(PermissionDenied, RefusedFields):
+    """The operator's policy forbids directories; `violations` names them all, `metadata` has the rule."""
 
     reason = "PATH_NOT_ALLOWED"
 

@@ -154,6 +154,18 @@ async def test_an_unknown_reason_becomes_the_class_of_its_code(client, service, 
     assert lost.value.code is grpc.StatusCode.DATA_LOSS
 
 
+@pytest.mark.parametrize("reason", ["OPTION_NOT_ALLOWED", "PATH_NOT_ALLOWED"])
+async def test_what_a_policy_forbids_is_named_field_by_field(client, service, script, reason):
+    bad = rpc.BadRequest(field_violations=[{"field": "options.max_turns", "description": "must be at most 5"}])
+    refusal = script.refusal(grpc.StatusCode.PERMISSION_DENIED, reason, "no", bad, rule="tenant.a.max_turns")
+    service.fail("Execute", refusal)
+    with pytest.raises(errors.PermissionDenied) as denied:
+        await client.execute("x", profile="review")
+    assert denied.value.violations == (("options.max_turns", "must be at most 5"),)
+    assert denied.value.metadata["rule"] == "tenant.a.max_turns"
+    assert service.requests["Execute"][0].profile == "review"
+
+
 async def test_details_arrive_as_attributes(client, service, script):
     bad = rpc.BadRequest(field_violations=[{"field": "options.max_turns", "description": "at least 1"}])
     service.fail("Execute", script.refusal(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", "bad", bad))

@@ -41,17 +41,43 @@ async def test_a_first_run_shows_the_tool_its_output_the_answer_and_one_line_of_
     assert (done.code, done.err) == (0, "")
 
 
+async def test_info_shows_who_calls_and_what_the_tenant_may(service, agentctl):
+    table = {
+        "env": [],
+        "max_turns": 50,
+        "max_ttl": "any",
+        "sessions": {"at_work": 2, "kept": "any"},
+        "profiles": ["a", "b"],
+    }
+    caller = pb.Caller(principal="ci", tenant="payments", ceilings_json=json.dumps(table))
+    service.answers["GetServerInfo"] = pb.GetServerInfoResponse(caller=caller, policy_version="a1b2", sandbox="sealed")
+    lines = (await agentctl("info")).out.splitlines()
+    for line in (
+        "caller               ci",
+        "tenant               payments",
+        "policy               a1b2",
+        "  env                none",
+        "  max_turns          50",
+        "  sessions           at_work 2",
+        "  profiles           a, b",
+    ):
+        assert line in lines
+    assert not any("max_ttl" in line for line in lines), "what has no limit is not listed"
+
+
 async def test_every_flag_of_run_reaches_the_service(finished, agentctl):
     flags = (
         "--allow Bash --allow Read --deny Write --model m --cwd /w --system s --fork f --permission-mode acceptEdits"
     )
-    flags += " --max-turns 3 --budget 0.5 --title t --label a=b --env K=V --timeout 5m --on-busy enqueue --ask"
+    flags += (
+        " --max-turns 3 --budget 0.5 --title t --label a=b --env K=V --timeout 5m --on-busy enqueue --ask --profile p"
+    )
     done = await agentctl(
         "run", *flags.split(), "--option", 'add_dirs=["/x"]', "--option", "effort=high", "-", stdin="hi"
     )
     assert done.code == 0, done
     request = finished.requests["Execute"][0]
-    assert (request.prompt, request.fork_from, request.title) == ("hi", "f", "t")
+    assert (request.prompt, request.fork_from, request.title, request.profile) == ("hi", "f", "t", "p")
     assert (dict(request.labels), request.on_busy) == ({"a": "b"}, pb.ON_BUSY_ENQUEUE)
     assert request.execution_timeout.seconds == 300
     assert request.options == pb.AgentOptions(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
@@ -133,9 +134,44 @@ async def info(as_json: Json = False) -> None:
         "sessions": str(load.sessions),
         "pending": str(load.pending_interactions),
         "features": ", ".join(response.features),
+        "sandbox": response.sandbox,
+        "policy": response.policy_version,
+        "caller": response.caller.principal,
+        "tenant": response.caller.tenant,
+        **_ceilings(response.caller.ceilings_json),
     }
     for name, value in facts.items():
-        console().print(f"{name:15}{visible_line(value)}")
+        if value or name in _ALWAYS_SHOWN:
+            console().print(f"{name:21}{visible_line(value)}")
+
+
+_ALWAYS_SHOWN = frozenset({"model backend", "process guard", "features"})
+
+
+def _ceilings(ceilings_json: str) -> dict[str, str]:
+    """What the tenant may ask for, a line for each key of its table; a line that means "any" is left out."""
+    try:
+        table = json.loads(ceilings_json or "{}")
+    except ValueError:
+        return {"may": ceilings_json}
+    if not isinstance(table, dict):
+        return {"may": ceilings_json}
+    return {f"  {key}": _ceiling(value) for key, value in table.items() if _ceiling(value) != "any"}
+
+
+def _ceiling(value: object) -> str:
+    """A value of the table as people read it."""
+    match value:
+        case []:
+            return "none"
+        case list():
+            return ", ".join(map(str, value))
+        case dict():
+            return ", ".join(f"{key} {each}" for key, each in value.items() if each != "any") or "any"
+        case bool():
+            return "yes" if value else "no"
+        case _:
+            return str(value)
 
 
 class ExportFormat(StrEnum):
@@ -189,6 +225,7 @@ def _print_status(response: pb.GetStatusResponse) -> None:
         "state": state_word(session),
         "error": response.error.message,
         "model": session.model,
+        "profile": session.profile,
         "mode": _mode(session),
         "effort": session.effort,
         "cwd": session.cwd,
