@@ -176,7 +176,7 @@ async def running(config: Config, *, signals: asyncio.Queue[int] | None = None) 
             deletion=registry.deletion,
             retention=config.retention or 86400.0,
             policy=policy,
-            server_info=lambda: _current_info(info, registry, pool, access),
+            server_info=lambda owner: _current_info(info, registry, pool, access, owner),
         )
         identity = Identity(access)
         chain = Chain(handlers, [*around, identity])
@@ -312,11 +312,11 @@ def _server_info(config: Config, backend: str, guard: Choice, instance: str) -> 
 
 
 def _current_info(
-    info: pb.GetServerInfoResponse, registry: SessionRegistry, pool: AgentPool, access: Access
+    info: pb.GetServerInfoResponse, registry: SessionRegistry, pool: AgentPool, access: Access, owner: str
 ) -> pb.GetServerInfoResponse:
     response = pb.GetServerInfoResponse(
         draining=registry.draining,
-        load=pb.ServerLoad(**registry.statistics()),
+        load=pb.ServerLoad(**registry.statistics(owner)),
         pool=pool.statistics(),
         authentication=access.kinds,
     )

@@ -58,9 +58,9 @@ class Handlers:
         deletion: Deletion,
         retention: float,
         policy: Policy,
-        server_info: Callable[[], pb.GetServerInfoResponse],
+        server_info: Callable[[str], pb.GetServerInfoResponse],
     ) -> None:
-        """Sessions at rest are kept for `retention` seconds; `server_info` is all of it but the sessions stored."""
+        """Sessions at rest are kept for `retention` seconds; `server_info` lacks the number of sessions stored."""
         self._queries = queries
         self._execution = execution
         self._control = control
@@ -132,7 +132,7 @@ class Handlers:
         interval = _heartbeat_interval(request)
         started = pb.WatchStarted(session=shown(watcher.session), last_sequence=watcher.session.last_sequence)
         await call.write(pb.WatchSessionResponse(started=started))
-        with self._queries.watching():
+        with self._queries.watching(call.owner):
             while (end := watcher.end) is None:
                 responses = await watcher.read(interval)
                 for response in responses:
@@ -234,11 +234,11 @@ class Handlers:
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, call: Call) -> pb.GetServerInfoResponse:
         """Say what runs here, and who calls; without a credential, the versions alone."""
-        response = self._server_info()
+        response = self._server_info(call.owner)
         if call.principal is ANONYMOUS:
             return versions(response)
         response.caller.CopyFrom(caller(call))
-        response.load.sessions = await self._queries.count()
+        response.load.sessions = await self._queries.count(call.owner if self._policy.version else None)
         response.policy_version = self._policy.version
         response.caller.ceilings_json = self._policy.ceilings_json(call.owner)
         return response

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -31,7 +32,8 @@ class Queries:
         self._live = live
         self._ledger = ledger
         self._drain = drain
-        self.watchers = 0
+        self.watchers: Counter[str] = Counter()
+        """Open watches by tenant."""
         """Watches that are open."""
 
     async def get(self, key: SessionKey) -> pb.Session:
@@ -51,9 +53,11 @@ class Queries:
         """How many sessions meet a filter, and how many of them have each value of a property."""
         return await self._ledger.counts(wanted, owner, group_by, limit)
 
-    async def count(self) -> int:
-        """Return how many sessions are stored."""
-        return await self._ledger.count()
+    async def count(self, owner: str | None) -> int:
+        """Return how many sessions of a tenant are stored; of all without one, which is known and not counted."""
+        if owner is None:
+            return await self._ledger.count()
+        return (await self._ledger.counts(pb.SessionFilter(), owner, GroupBy(), 0)).total
 
     # ----------------------------------------------------------------------------------------------------------- status
 
@@ -131,13 +135,15 @@ class Queries:
         )
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Count a watch while the block lasts."""
-        self.watchers += 1
+    def watching(self, owner: str) -> Iterator[None]:
+        """Count a tenant's watch while the block lasts."""
+        self.watchers[owner] += 1
         try:
             yield
         finally:
-            self.watchers -= 1
+            self.watchers[owner] -= 1
+            if not self.watchers[owner]:
+                del self.watchers[owner]
 
     async def events(
         self, request: pb.ListEventsRequest, owner: str, *, cursor: int | None, limit: int

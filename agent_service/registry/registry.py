@@ -30,6 +30,7 @@ from agent_service.registry.recovery import recover
 from agent_service.session.admission import Admission
 from agent_service.session.limits import Limits
 from agent_service.session.session import Session
+from agent_service.session.states import is_at_work
 
 log = logging.getLogger(__name__)
 
@@ -134,12 +135,13 @@ class SessionRegistry:
         self._drain.finish()
         self.ledger.wake_all()
 
-    def statistics(self) -> dict[str, int]:
-        """Return the load: running, queued, warm, watchers, pending interactions."""
+    def statistics(self, owner: str) -> dict[str, int]:
+        """Return a tenant's load: running, queued, warm, watchers, pending interactions."""
+        sessions = [session for session in self.live_sessions.sessions.values() if session.key.owner == owner]
         return {
-            "running": self._admission.running,
-            "queued": sum(session.waiting for session in self.live_sessions.sessions.values()),
-            "warm": sum(session.warm for session in self.live_sessions.sessions.values()),
-            "watchers": self.queries.watchers,
-            "pending_interactions": sum(len(session.interactions) for session in self.live_sessions.sessions.values()),
+            "running": sum(is_at_work(session.journal.record) for session in sessions),
+            "queued": sum(session.waiting for session in sessions),
+            "warm": sum(session.warm for session in sessions),
+            "watchers": self.queries.watchers[owner],
+            "pending_interactions": sum(len(session.interactions) for session in sessions),
         }

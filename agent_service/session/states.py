@@ -111,6 +111,11 @@ def move(
             record.rest_time.FromMicroseconds(now_us())
 
 
+def is_at_work(record: pb.Session) -> bool:
+    """Tell whether a session has its place: an agent works for it, or is about to."""
+    return record.state == pb.SESSION_STATE_RUNNING or record.phase in (_STARTING, _RECOVERING)
+
+
 def table() -> str:
     """The moves as a Markdown table, a row for each phase."""
     rows = [

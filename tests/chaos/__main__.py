@@ -20,6 +20,7 @@ from tests.chaos.keepalive import quiet_clients
 from tests.chaos.race import RaceReport, race_once
 from tests.chaos.watchers import WatchersReport, idle_watchers, stalled_reader
 from tests.process.live import serve
+from tests.tenants.machine import Tenants, isolation, run
 
 
 async def _crash(rounds: int, seed: int) -> int:
@@ -97,6 +98,28 @@ async def _keepalive(rounds: int, seed: int) -> int:
     return _failures(report.failures)
 
 
+async def _tenants(rounds: int, seed: int) -> int:
+    return await asyncio.to_thread(_isolation, rounds, seed)
+
+
+def _isolation(rounds: int, seed: int) -> int:
+    """Run the isolation machine on a loop of this thread's own; a crossing is an AssertionError with its steps."""
+    failures: list[str] = []
+    with tempfile.TemporaryDirectory() as folder:
+        tenants = Tenants(Path(folder))
+        machine = isolation(tenants)
+        try:
+            while machine.calls < rounds:
+                seed += 1
+                run(machine, examples=10, steps=60, chance=seed)
+                print(f"    {machine.calls} of {rounds}", file=sys.stderr, flush=True)
+        except AssertionError as error:
+            failures.append("\n".join([str(error), *getattr(error, "__notes__", ())]))
+        tenants.close()
+    print(f"tenants: {machine.calls} calls of two tenants with their own and the other's ids, seed {seed}")
+    return _failures(failures)
+
+
 def _failures(failures: list[str]) -> int:
     print(f"  failures: {len(failures)}")
     for failure in failures[:20]:
@@ -116,6 +139,7 @@ PARTS: dict[str, tuple[Callable[[int, int], Awaitable[int]], int]] = {
     "watchers": (_watchers, 10_000),
     "fuzz": (_fuzz, 100_000),
     "keepalive": (_keepalive, 150),
+    "tenants": (_tenants, 10_000),
 }
 
 
