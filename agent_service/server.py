@@ -134,7 +134,7 @@ async def running(config: Config, *, signals: asyncio.Queue[int] | None = None) 
         instance = str(uuid4())
         workspaces = Workspaces(data_dir)
         default_model = config.default_model or backend.default_model
-        policy = open_policy(config, access, default_model)
+        policy = open_policy(config, access, default_model, data_dir)
         await stack.enter_async_context(workspaces.removals)
         launch = Launch(
             workspaces=workspaces,
@@ -234,7 +234,7 @@ def _leave_token(token: LocalToken | None, listeners: Listeners, directory: Path
             token.leave(directory, listener.place)
 
 
-def open_policy(config: Config, access: Access, default_model: str) -> Policy:
+def open_policy(config: Config, access: Access, default_model: str, data_dir: Path) -> Policy:
     """Make the policy of a configuration. Raises CannotServe."""
     return Policy(
         access.grant,
@@ -242,6 +242,7 @@ def open_policy(config: Config, access: Access, default_model: str) -> Policy:
         profiles=Profiles(Path(config.profiles) if config.profiles else None),
         default_model=default_model,
         bounds=Bounds(config.execution_timeout, config.queue_timeout, config.retention),
+        data_dir=data_dir,
     )
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks import audit, calls, scale, starts, streams
+from benchmarks import audit, calls, policy, scale, starts, streams
 from benchmarks.harness import ROOT, Bench, Report, build_load, markdown, program
 
 MEASUREMENTS: dict[str, tuple[str, Callable[[Bench], Awaitable[None]]]] = {
@@ -30,6 +30,7 @@ MEASUREMENTS: dict[str, tuple[str, Callable[[Bench], Awaitable[None]]]] = {
     "live": ("Live", streams.live),
     "appends": ("Durable appends", streams.appends),
     "audit": ("The audit log", audit.measure),
+    "policy": ("Policy", policy.measure),
     "scale": ("As work piles up", scale.measure),
     "watchers": ("Idle watchers", scale.watchers),
 }

@@ -47,8 +47,8 @@ CEILINGS = {
     "thinking": Ceiling("D", "any"),
     "effort": Ceiling("D", "any"),
     "output_schema_json": Ceiling("E", "any that the agent can check", 'output_schema_json: \'{"type":"array"}\''),
-    "cwd": Ceiling("B", "any", tenant="its own directory", beyond_tenant='cwd: "/srv"'),
-    "add_dirs": Ceiling("B", "any", tenant="none", beyond_tenant='add_dirs: "/srv"'),
+    "cwd": Ceiling("B", "any but the data directory", tenant="its own directory", beyond_tenant='cwd: "/srv"'),
+    "add_dirs": Ceiling("B", "any but the data directory", tenant="none", beyond_tenant='add_dirs: "/srv"'),
     "env": Ceiling(
         "AC",
         "any but the reserved",

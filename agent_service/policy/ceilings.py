@@ -81,9 +81,14 @@ def beyond(options: pb.AgentOptions, grant: Grant, *, resolve: bool) -> list[Vio
 
 def is_below(path: str, roots: Iterable[str], *, resolve: bool) -> bool:
     """Return whether a path is one of the roots or below one: by its name, and with `resolve` by its links too."""
-    if not _is_below(os.path.normpath(path), [os.path.normpath(root) for root in roots]):
+    named = [os.path.normpath(root) for root in roots]
+    if not _is_below(os.path.normpath(path), named):
         return False  # decided by the name alone, so that no answer tells what there is outside
-    return not resolve or _is_below(os.path.realpath(path), [os.path.realpath(root) for root in roots])
+    if not resolve:
+        return True
+    real = os.path.realpath(path)
+    # Most roots are no links: then they are named by their real paths, and need not be looked up.
+    return _is_below(real, named) or _is_below(real, [os.path.realpath(root) for root in named])
 
 
 def _is_below(path: str, roots: Sequence[str]) -> bool:

@@ -6,7 +6,9 @@ The order is: what was given (`check_given`, nothing of the host is looked at), 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 from agentpb import agent_pb2 as pb
 
@@ -14,6 +16,7 @@ from agent_service import errors
 from agent_service.errors import FieldViolation
 from agent_service.options import quoted
 from agent_service.policy.ceilings import Violation, beyond, violation
+from agent_service.policy.closed import closed_directories
 from agent_service.policy.defaults import fill, without_model
 from agent_service.policy.durations import Bounds, bounded
 from agent_service.policy.grant import Grant
@@ -33,16 +36,18 @@ class Policy:
         profiles: Profiles | None = None,
         default_model: str = "",
         bounds: Bounds | None = None,
+        data_dir: Path | None = None,
     ) -> None:
         """Ask `grant` what a tenant may; `version` is that of the access file.
 
-        `default_model` and `bounds` hold for requests that say nothing.
+        `default_model` and `bounds` hold for requests that say nothing; `data_dir` is closed to everybody.
         """
         self.grant = grant
         self._version = version
         self._profiles = profiles or Profiles()
         self._default_model = default_model
         self._bounds = bounds or Bounds()
+        self._data_dir = os.path.realpath(data_dir) if data_dir is not None else ""
 
     @property
     def version(self) -> str:
@@ -64,7 +69,7 @@ class Policy:
             found += beyond_request(request, grant)
             found += beyond(request.options, grant, resolve=False)
         self._refuse(found, grant)
-        _check_servers(request.options, grant)
+        self._check_open(request.options, grant)
 
     def check_message(self, request: pb.SendMessageRequest, tenant: str) -> None:
         """Hold a message's attachments against the grant. Raises OptionNotAllowed."""
@@ -103,16 +108,20 @@ class Policy:
         return prepared
 
     def check_merged(self, options: pb.AgentOptions, record: pb.Session, tenant: str) -> None:
-        """Hold the options of a turn, as merged, against the grant. Raises OptionNotAllowed, PathNotAllowed."""
+        """Hold the options of a turn, as merged, against the grant.
+
+        Raises OptionNotAllowed, PathNotAllowed, InvalidField.
+        """
         grant = self.grant(tenant)
         if grant.limited:
             self._refuse(self._beyond(options, record, grant), grant)
-        _check_servers(options, grant)
+        self._check_open(options, grant)
 
     def problem(self, request: pb.ExecuteRequest, options: pb.AgentOptions, record: pb.Session) -> str:
         """Why a turn that was accepted may not begin under the rules as they are now; empty when it may."""
         grant = self.grant(record.owner)
         found: list[Violation | FieldViolation] = [*_unknown_servers(options, grant)]
+        found += closed_directories(options, self._data_dir)
         if grant.limited:
             found += self._beyond(options, record, grant)
         if not request.profile and record.profile and (profile := self._profiles.get(record.profile)) is not None:
@@ -139,6 +148,10 @@ class Policy:
         return table_json(grant, self._names(grant)) if grant.limited else ""
 
     # ----------------------------------------------------------------------------------------------------------------
+
+    def _check_open(self, options: pb.AgentOptions, grant: Grant) -> None:
+        if found := [*_unknown_servers(options, grant), *closed_directories(options, self._data_dir)]:
+            raise errors.InvalidField(found)
 
     def _beyond(self, options: pb.AgentOptions, record: pb.Session, grant: Grant) -> list[Violation]:
         found = beyond(options, grant, resolve=True) + without_model(options, grant, self._default_model)
@@ -176,11 +189,6 @@ def _locked(request: pb.ExecuteRequest, profile: Profile) -> list[Violation]:
         Violation(path, f"{name} is locked by profile {profile.name} ({rule})", rule)
         for path, name in (set_names(request, profile.locked) if profile.locked else ())
     ]
-
-
-def _check_servers(options: pb.AgentOptions, grant: Grant) -> None:
-    if found := list(_unknown_servers(options, grant)):
-        raise errors.InvalidField(found)
 
 
 def _unknown_servers(options: pb.AgentOptions, grant: Grant) -> Iterable[FieldViolation]:

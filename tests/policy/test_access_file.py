@@ -9,7 +9,7 @@ from typing import Any
 from agentpb import agent_pb2 as pb
 
 from agent_service.auth import digest_of, new_token
-from tests.conftest import Service
+from tests.conftest import Service, start_service
 from tests.rpc import refused
 
 TABLES = """
@@ -60,3 +60,19 @@ async def test_each_tenant_is_held_to_its_own_table_as_the_file_has_it_now(
     assert await service.stub.Execute(request, **as_(payments)), "a file with an error changes nothing"
     info = await service.stub.GetServerInfo(pb.GetServerInfoRequest(), **as_(payments))
     assert (info.caller.tenant, '"max_turns": 60' in info.caller.ceilings_json) == ("payments", True)
+
+
+async def test_a_turn_that_a_restart_continues_is_held_against_the_file_of_now(tmp_path: Path) -> None:
+    file, search = tmp_path / "access.toml", new_token()
+    principal = f'[principal.search]\ntoken = "{digest_of(search)}"\ntenant = "search"\n'
+    file.write_text(f'{principal}[tenant.search]\nenv = ["CI"]')
+    busy = pb.ExecuteRequest(prompt="wait: 60", options={"env": {"CI": "1"}}, restart_policy=pb.RESTART_POLICY_RESUME)
+    async with start_service(tmp_path / "data", access=file) as service:
+        session_id = (await service.stub.Execute(busy, **as_(search))).session_id
+    file.write_text(principal)
+    async with start_service(tmp_path / "data", access=file) as service:
+        status = pb.GetStatusRequest(session_id=session_id, wait={"seconds": 30})
+        session = (await service.stub.GetStatus(status, **as_(search))).session
+        assert session.error.reason == "POLICY_DENIED"
+        assert 'options.env["CI"]: is not allowed' in session.error.message
+        assert service.running.pool.statistics().cold_starts == 0

@@ -70,6 +70,18 @@ async def test_a_refusal_of_directories_tells_nothing_of_the_host(rules: Rules, 
     assert missing.reason == "INVALID_FIELD", "below a root, callers may know"
 
 
+async def test_the_data_directory_is_closed_to_everybody(rules: Rules, ruled: Service, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(ruled.data_dir)
+    done = await ruled.run("say: hi")
+    for path in (ruled.data_dir, ruled.data_dir / "any", tmp_path / "link", Path(done.session.cwd).parent):
+        for given in ({"cwd": str(path)}, {"add_dirs": [str(path)]}):
+            answer = await refusal(ruled, options=pb.AgentOptions(**given))
+            assert answer.reason == "INVALID_FIELD", given
+            assert set(answer.fields.values()) == {"must not be in the service's data directory"}
+    request = pb.ExecuteRequest(prompt="x", options={"cwd": done.session.cwd}, validate_only=True)
+    assert await ruled.stub.Execute(request), "the directory that a session shows"
+
+
 async def test_durations_and_attachments_have_ceilings_too(rules: Rules, ruled: Service) -> None:
     rules.set(PAYMENTS)
     image = pb.Attachment(media_type="image/png", url="https://169.254.169.254/latest")
