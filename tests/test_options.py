@@ -301,7 +301,7 @@ def test_no_settings_of_a_caller_let_other_sessions_in(tmp_path: Path) -> None:
     given.settings_json = '{"crossSessionInbound":"accept","env":{"TOKEN":"sesame","CLAUDE_CODE_HARBOR_KITE":"1"}}'
     settings = read(sdk_of(given, tmp_path))["settings"]
     assert settings["crossSessionInbound"] == "refuse"
-    assert settings["env"] == {"TOKEN": "sesame", **options.NO_MESSAGING}
+    assert settings["env"] == {"TOKEN": "sesame", **options.ALONE}
 
 
 def test_the_sdk_accepts_all_options(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ class Launch:
             "TMPDIR": str(directories.tmp),
             "CLAUDE_CODE_TMPDIR": str(directories.tmp),
             "PWD": str(directories.cwd),
-            **translate.NO_MESSAGING,
+            **translate.ALONE,
         }
         if not options.file_mentions:
             # The agent reads every "@path" of a prompt into it, whatever its tools are and with nobody asked.

@@ -17,8 +17,8 @@ from agent_service.options.references import SCHEME, Reference, filled, is_refer
 from agent_service.options.remembered import CLEAR, effect, permissions, remember, takes_away
 from agent_service.options.strict_json import LOST_KEYS, parse_object
 from agent_service.options.translation import (
+    ALONE,
     EFFORTS,
-    NO_MESSAGING,
     NOT_EXPOSED,
     OWN_SETTINGS,
     PERMISSION_MODES,
@@ -28,6 +28,7 @@ from agent_service.options.translation import (
 from agent_service.options.words import is_http_url, is_one_rule, is_uuid
 
 __all__ = [
+    "ALONE",
     "CLEAR",
     "DESTINATION",
     "EFFORTS",
@@ -36,7 +37,6 @@ __all__ = [
     "MAX_WARNINGS",
     "NEVER_INHERITED",
     "NOT_EXPOSED",
-    "NO_MESSAGING",
     "OWN_SETTINGS",
     "PERMISSION_MODES",
     "PLACED_ELSEWHERE",

@@ -28,15 +28,16 @@ FLAGS: Mapping[str, str | None] = {
 }
 """Flags that every agent is started with, unless `extra_args` says otherwise."""
 
-NO_MESSAGING = {"CLAUDE_CODE_HARBOR_KITE": "0"}
-"""The variable that keeps the CLI from speaking to other sessions: it opens no inbox, has no tool that lists other
-agents, and SendMessage reaches the agents of its own session alone.
+ALONE = {"CLAUDE_CODE_HARBOR_KITE": "0", "CLAUDE_CODE_DISABLE_CRON": "1"}
+"""Variables that keep agents from working for each other. tests/test_agent_sdk.py is their canary.
 
-It is undocumented: tests/test_agent_sdk.py is its canary. Should it go, `crossSessionInbound` below, which is
-documented, still refuses every message; a session could then see the sockets of others, but not make them act.
+The first, undocumented: no inbox, no tool that lists other agents, and SendMessage reaches the agents of its session
+alone. Should it go, `crossSessionInbound` below, which is documented, still refuses every message; a session could then
+see the sockets of others, but not make them act. The second: no schedules. The CLI keeps those in a file of the working
+directory, and whichever agent is there when the time comes runs the prompt, with its own permissions.
 """
 
-OWN_SETTINGS: Mapping[str, Any] = {"crossSessionInbound": "refuse", "env": NO_MESSAGING}
+OWN_SETTINGS: Mapping[str, Any] = {"crossSessionInbound": "refuse", "env": ALONE}
 """Settings of every agent. They stand above those of a project and of a user, which could open the door again."""
 
 NOT_EXPOSED = {
@@ -264,7 +265,7 @@ def _settings(options: pb.AgentOptions, scratch: Path) -> str:
         settings["sandbox"] = _sandbox(options.sandbox)
     if not settings:
         return json.dumps(OWN_SETTINGS)
-    env = {**settings.get("env", {}), **NO_MESSAGING}  # a session of an earlier version may have variables here
+    env = {**settings.get("env", {}), **ALONE}  # a session of an earlier version may have variables here
     return _spill(scratch, "settings.json", json.dumps({**settings, **OWN_SETTINGS, "env": env}))
 
 
