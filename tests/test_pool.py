@@ -167,10 +167,12 @@ async def test_a_fork_and_a_continued_conversation_are_never_given_a_warm_agent(
     assert again.session.agent_session_id == parent.agent_session_id
 
 
-async def test_what_an_agent_reads_at_its_start_keeps_it_from_being_started_early(start: Callable[..., Any]) -> None:
+async def test_what_an_agent_reads_at_its_start_keeps_it_from_being_started_early(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
     service = await start(warm_agents=2)
     await warmed(service)  # the one for a session without options
-    repository = service.data_dir / "repository"
+    repository = tmp_path / "repository"
     (repository / ".git").mkdir(parents=True)
     for options in (
         pb.AgentOptions(setting_sources=[pb.SETTING_SOURCE_PROJECT]),
