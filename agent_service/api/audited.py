@@ -118,10 +118,10 @@ def _is_nameless(error: BaseException | None) -> bool:
 
 
 def _identity(call: Call, error: BaseException | None) -> dict[str, str]:
-    if _is_nameless(error):
-        return {}
     who = call.principal
-    found = {"principal": who.name, "tenant": call.owner, "via": who.via, "credential": who.credential}
+    if _is_nameless(error) or not who.name:
+        return {}
+    found = {"principal": who.name, "tenant": call.owner or who.tenant, "via": who.via, "credential": who.credential}
     return {key: _short(value) for key, value in found.items() if value}
 
 

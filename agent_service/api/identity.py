@@ -41,6 +41,7 @@ class Identity:
     async def admit(self, call: Call) -> None:
         """Set the principal and the tenant of a call. Raises RequestError."""
         headers = call.headers()
+        call.principal = ANONYMOUS  # until it has shown who it is
         if headers.origin:
             raise RpcNotAllowed("calls from web pages (metadata origin) are not accepted")
         call.credentials = headers.credentials

@@ -17,7 +17,7 @@ from agent_service.api.audited import READS, Audited
 from agent_service.api.call import Call, Door
 from agent_service.audit import AuditLog, verify
 from agent_service.audit.log import MAX_NAMELESS
-from agent_service.auth import Principal
+from agent_service.auth import Principal, digest_of, new_token, token_id
 
 SECRET = "a-value-that-is-nobodys-business"
 
@@ -270,3 +270,42 @@ async def test_the_head_is_noted_in_the_log_of_the_service(tmp_path, caplog):
     assert log.head in told[-1]
     heads = [line.rpartition(" ")[2] for line in told[1:]]
     assert all(verify([tmp_path / "audit.log"], head).problems == [] for head in heads)
+
+
+async def test_the_log_says_who_called_with_which_credential_and_who_was_turned_away(start, lines, tmp_path):
+    token = new_token()
+    (tmp_path / "access.toml").write_text(
+        f'[principal.ci]\ntoken = "{digest_of(token)}"\ntenant = "payments"\nrpcs = ["@read", "Cancel"]\n'
+        '[tenant.default]\nsandbox = "off"\n'
+    )
+    service = await start(audit_log=str(tmp_path / "audit.log"), access=tmp_path / "access.toml")
+    stub, known = service.stub, [("authorization", f"Bearer {token}")]
+    for call, request, metadata in (
+        (stub.Execute, pb.ExecuteRequest(prompt=SECRET), known),
+        (stub.Cancel, pb.CancelRequest(session_id="none"), known),
+        (stub.GetStatus, pb.GetStatusRequest(session_id="none"), known),
+        (stub.GetStatus, pb.GetStatusRequest(session_id="none"), []),
+        (stub.Execute, pb.ExecuteRequest(prompt="x"), [("authorization", "Bearer wrong-and-long-enough")]),
+        (stub.ListSessions, pb.ListSessionsRequest(), [*known, ("origin", "http://evil.example")]),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError):
+            await call(request, metadata=metadata)
+    denied, cancelled, *strangers, page = lines()[1:]
+    assert {key: denied[key] for key in ("principal", "tenant", "via", "credential", "decision", "reason")} == {
+        "principal": "ci",
+        "tenant": "payments",
+        "via": "token",
+        "credential": token_id(digest_of(token)),
+        "decision": "refused",
+        "reason": "RPC_NOT_ALLOWED",
+    }
+    assert len(denied["policy"]) == 12
+    assert (cancelled["method"], cancelled["reason"]) == ("Cancel", "SESSION_NOT_FOUND")
+    assert [(each["method"], each["reason"]) for each in strangers] == [
+        ("GetStatus", "CREDENTIALS_MISSING"),
+        ("Execute", "CREDENTIALS_INVALID"),
+    ]
+    assert not any("principal" in each for each in [*strangers, page])
+    told = json.dumps(lines())
+    assert token not in told
+    assert SECRET not in told
