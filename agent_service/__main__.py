@@ -240,6 +240,50 @@ def backup_command(data_dir: Path, destination: Path) -> None:
     click.echo(f"{data_dir} is copied to {destination}")
 
 
+@cli.command("assign")
+@_DATA_DIR
+@click.argument("tenant", metavar="TENANT")
+def assign_command(data_dir: Path, tenant: str) -> None:
+    """Give the sessions that belong to no tenant to TENANT, while no service uses the data directory.
+
+    Sessions made before there was an access file belong to no tenant: only callers without a tenant see them. Their
+    request ids go with them. A session whose id TENANT uses for another one stays. Exit code 0: all were given; 1: not.
+    """
+    from agent_service import maintenance as upkeep
+    from agent_service.ledger import LedgerUnusable
+
+    if not commands.NAME.fullmatch(tenant) or tenant in ("default", "operator"):
+        raise click.BadParameter(f"{tenant!r} is not the name of a tenant", param_hint="TENANT")
+    try:
+        assigned = upkeep.assign_sessions(data_dir, tenant)
+    except (OSError, LedgerUnusable) as error:
+        click.echo(f"agent-service: cannot assign the sessions of {data_dir}: {error}", err=True)
+        sys.exit(78)  # EX_CONFIG
+    click.echo(f"{assigned.given} sessions were given to tenant {tenant}")
+    for session_id in assigned.left:
+        click.echo(f"left: session {session_id}, as tenant {tenant} has another one of this id", err=True)
+    if assigned.left:
+        sys.exit(1)
+
+
+@cli.command("accept-ledger")
+@_DATA_DIR
+def accept_command(data_dir: Path) -> None:
+    """Let the next start go on with the ledger that is there, although sessions or parts of them are missing.
+
+    For a start that was refused because the ledger is missing, is another one, or is older than it was: after a backup
+    was put back on purpose, or when what is missing is gone for good.
+    """
+    from agent_service import maintenance as upkeep
+
+    try:
+        upkeep.accept_ledger(data_dir)
+    except OSError as error:
+        click.echo(f"agent-service: cannot write to {data_dir}: {error}", err=True)
+        sys.exit(74)  # EX_IOERR
+    click.echo(f"the next start takes the ledger in {data_dir} as it is")
+
+
 @cli.command("offline-model")
 @click.option(
     "--listen", default="127.0.0.1:0", show_default=True, help="HOST:PORT to serve on; port 0 picks a free one"

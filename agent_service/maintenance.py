@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agent_service.agents import tree_copy
 from agent_service.agents.workspace import Workspaces
-from agent_service.ledger import copy_ledger, fsck, stored_sessions
+from agent_service.ledger import Assigned, accept, assign, copy_ledger, fsck, stored_sessions
 
 FOLDERS = ("tenants", "sessions")
 
@@ -41,6 +41,16 @@ def check(data_dir: Path) -> Findings:
     ]
     notes += [f"removing/{name} is not removed yet: the service tries again" for name in workspaces.removals.left()]
     return Findings(len(sessions), (), tuple(notes))
+
+
+def assign_sessions(data_dir: Path, tenant: str) -> Assigned:
+    """Give the sessions that belong to no tenant to one. Raises LedgerUnusable, OSError."""
+    return assign(data_dir, tenant, Workspaces(data_dir).adopt)
+
+
+def accept_ledger(data_dir: Path) -> None:
+    """Have the next start take the ledger as it is, whatever it lacks. Raises OSError."""
+    accept(data_dir)
 
 
 def backup(data_dir: Path, destination: Path) -> list[str]:

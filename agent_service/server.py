@@ -31,6 +31,7 @@ from agent_service.api.identity import Identity
 from agent_service.api.limits import fixed_limits
 from agent_service.api.listener import Doorway, Listeners, listen
 from agent_service.api.tls import TlsFiles
+from agent_service.api.writes import Writes
 from agent_service.audit import AuditLog, AuditUnwritable
 from agent_service.backends import cli_bounds, open_backend
 from agent_service.config import Config
@@ -125,6 +126,8 @@ async def running(config: Config, *, signals: asyncio.Queue[int] | None = None) 
         data_dir = _data_directory(config.data_dir)
         ledger = await stack.enter_async_context(Ledger(data_dir))
         access, token = open_access(config.access, config.auth, data_dir)
+        if config.access is not None and (count := await ledger.count("")):
+            log.warning("%d sessions belong to no tenant; agent-service assign TENANT gives them to one", count)
         around = [await stack.enter_async_context(_audited(config, access))] if config.audit_log else []
         guard = await choose_guard(config.process_guard)
         _log_guard(guard)
@@ -179,7 +182,7 @@ async def running(config: Config, *, signals: asyncio.Queue[int] | None = None) 
             server_info=lambda owner: _current_info(info, registry, pool, access, owner),
         )
         identity = Identity(access)
-        chain = Chain(handlers, [*around, identity])
+        chain = Chain(handlers, [*around, identity, Writes(ledger.obstruction)])
         listeners = await listen(addresses, Doorway(chain, identity, _tls_files(config)))
         _leave_token(token, listeners, config.runtime_dir)
         sweeper = asyncio.create_task(_sweep(registry, config.retention), name="retention sweeper")

@@ -4,11 +4,12 @@ from agent_service.access.access import Access
 from agent_service.access.local_token import LocalToken
 from agent_service.access.opening import open_access
 from agent_service.access.rates import Rates
-from agent_service.access.rpcs import GROUPS, RPCS, expand
+from agent_service.access.rpcs import GROUPS, READING, RPCS, expand
 from agent_service.access.rules import AccessFileInvalid, Rules, local_rules, no_rules, read_rules
 
 __all__ = [
     "GROUPS",
+    "READING",
     "RPCS",
     "Access",
     "AccessFileInvalid",

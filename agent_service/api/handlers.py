@@ -238,7 +238,7 @@ class Handlers:
         if call.principal is ANONYMOUS:
             return versions(response)
         response.caller.CopyFrom(caller(call))
-        response.load.sessions = await self._queries.count(call.owner if self._policy.version else None)
+        response.load.sessions = await self._queries.count(call.owner)
         response.policy_version = self._policy.version
         response.caller.ceilings_json = self._policy.ceilings_json(call.owner)
         return response

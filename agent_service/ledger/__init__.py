@@ -14,8 +14,11 @@ a gap would be worse. Other sessions go on.
 from agent_service.ledger.commits import REQUEST_ID_SECONDS, Commit, RequestId, Whole, key_of
 from agent_service.ledger.journal import AT_REST, Journal, is_at_rest, now_us
 from agent_service.ledger.ledger import Ledger, Messages
+from agent_service.ledger.obstruction import Obstruction
+from agent_service.ledger.sqlite.assign import Assigned, assign
 from agent_service.ledger.sqlite.check import fsck, stored_sessions
 from agent_service.ledger.sqlite.file import copy_ledger
+from agent_service.ledger.sqlite.generation import accept
 from agent_service.ledger.store import Counted, GroupBy, LedgerUnusable, PageCursor, StoredStatus
 from agent_service.ledger.tail import BATCH_EVENTS, Event, Position, SessionKey, Tail
 
@@ -23,6 +26,7 @@ __all__ = [
     "AT_REST",
     "BATCH_EVENTS",
     "REQUEST_ID_SECONDS",
+    "Assigned",
     "Commit",
     "Counted",
     "Event",
@@ -31,6 +35,7 @@ __all__ = [
     "Ledger",
     "LedgerUnusable",
     "Messages",
+    "Obstruction",
     "PageCursor",
     "Position",
     "RequestId",
@@ -38,6 +43,8 @@ __all__ = [
     "StoredStatus",
     "Tail",
     "Whole",
+    "accept",
+    "assign",
     "copy_ledger",
     "fsck",
     "is_at_rest",

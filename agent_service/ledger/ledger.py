@@ -15,6 +15,7 @@ from agentpb import agent_pb2 as pb
 
 from agent_service.ledger.commits import MESSAGES, REQUEST_ID_SECONDS, Append, Commit, Job, RequestId, fail
 from agent_service.ledger.feed import Feed
+from agent_service.ledger.obstruction import Obstruction
 from agent_service.ledger.sqlite.store import SqliteStore
 from agent_service.ledger.store import (
     Counted,
@@ -49,10 +50,12 @@ class Ledger:
         """The changes of all sessions' records."""
         self._tails: WeakValueDictionary[SessionKey, Tail] = WeakValueDictionary()
         self._failed = asyncio.Event()
+        self.obstruction = Obstruction()
+        """A lock of another process that keeps the ledger from writing."""
 
     async def __aenter__(self) -> Self:
         """Open the ledger. Raises LedgerUnusable."""
-        await self._store.open(self._committed)
+        await self._store.open(self._committed, self.obstruction.note)
         self.feed.last = await self._store.last_change()
         return self
 
@@ -297,9 +300,9 @@ class Ledger:
         """The use of a request id in the last 24 hours; None when there was none."""
         return await self._store.request(owner, request_id, self._now() - REQUEST_ID_SECONDS * 1_000_000)
 
-    async def count(self) -> int:
-        """The number of sessions."""
-        return await self._store.count()
+    async def count(self, owner: str | None = None) -> int:
+        """The number of sessions of an owner, or of all."""
+        return await self._store.count(owner)
 
     # -------------------------------------------------------------------------------------------------------- health
 

@@ -22,6 +22,9 @@ from agent_service.ledger.tail import Event, SessionKey, Tail
 OnGroup = Callable[[Sequence["Append | Job[Any]"], Exception | None], None]
 """Called on the event loop once for each group: its commits in their order, and the error when none was written."""
 
+OnObstruction = Callable[[bool], None]
+"""Called on the event loop when another process keeps the store from writing for seconds, and when that is over."""
+
 PageCursor = tuple[int, str]
 """End of a page of sessions: a time in microseconds, and what decides between equal times. Opaque to callers."""
 
@@ -76,8 +79,12 @@ class Stretch(NamedTuple):
 class Store(Protocol):
     """Sessions, turns, events and request ids in a database."""
 
-    async def open(self, on_group: OnGroup) -> None:
-        """Open the database and bring it to this version. Raises LedgerUnusable."""
+    async def open(self, on_group: OnGroup, on_obstruction: OnObstruction = lambda obstructed: None) -> None:
+        """Open the database and bring it to this version. Raises LedgerUnusable, also when it lacks what it had.
+
+        While another process holds a lock, commits wait; `on_obstruction` is called with True when that has lasted for
+        seconds, and with False when it is over. A database that is deleted or replaced while it is open ends writing.
+        """
 
     async def close(self) -> None:
         """Write all commits that were put, then close."""
@@ -192,8 +199,8 @@ class Store(Protocol):
     async def request(self, owner: str, request_id: str, since: int) -> RequestId | None:
         """The use of a request id, unless that was before `since` (microseconds)."""
 
-    async def count(self) -> int:
-        """The number of sessions, commits included that were put before."""
+    async def count(self, owner: str | None = None) -> int:
+        """The number of sessions of an owner, or of all, commits included that were put before."""
 
     async def changes(self, after: int, limit: int, max_bytes: int) -> list[pb.Session]:
         """Sessions with a change number greater than `after`, by number; at least one if there is any."""

@@ -110,6 +110,7 @@ class Tail:
         "_start",
         "appended",
         "broken",
+        "chain",
         "deleted",
         "key",
         "last_sequence",
@@ -131,8 +132,9 @@ class Tail:
         self.deleted = False
         self.broken: Exception | None = None
         """The error of all further appends; None while appending works."""
-        self.key: int | None = None  # this and the next two are the writer thread's notes of what the file holds
+        self.key: int | None = None  # this and the next three are the writer thread's notes of what the file holds
         self.stored = 0
+        self.chain = b""
         self.searched: object = None
         # Ordinals are never used twice, so that a position of an earlier tail of this session means nothing here.
         self._start = self._end = next(_ordinals) << 40

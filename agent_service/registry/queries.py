@@ -53,11 +53,9 @@ class Queries:
         """How many sessions meet a filter, and how many of them have each value of a property."""
         return await self._ledger.counts(wanted, owner, group_by, limit)
 
-    async def count(self, owner: str | None) -> int:
-        """Return how many sessions of a tenant are stored; of all without one, which is known and not counted."""
-        if owner is None:
-            return await self._ledger.count()
-        return (await self._ledger.counts(pb.SessionFilter(), owner, GroupBy(), 0)).total
+    async def count(self, owner: str) -> int:
+        """Return how many sessions of an owner are stored."""
+        return await self._ledger.count(owner)
 
     # ----------------------------------------------------------------------------------------------------------- status
 

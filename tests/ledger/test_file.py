@@ -35,7 +35,14 @@ async def test_only_its_user_can_read_it(tmp_path: Path) -> None:
     async with Ledger(directory) as ledger:
         await begin(ledger, session(), 1)
         modes = {path.name: path.stat().st_mode & 0o777 for path in [directory, *directory.iterdir()]}
-    assert modes == {"data": 0o700, "ledger.db": 0o600, "ledger.db-wal": 0o600, "ledger.db-shm": 0o600, "lock": 0o600}
+    assert modes == {
+        "data": 0o700,
+        "ledger.db": 0o600,
+        "ledger.db-wal": 0o600,
+        "ledger.db-shm": 0o600,
+        "lock": 0o600,
+        "generation": 0o600,
+    }
 
 
 async def test_a_second_service_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:

@@ -12,10 +12,12 @@ from typing import Any
 from agentpb import agent_pb2 as pb
 from google.protobuf.message import DecodeError, Message
 
+from agent_service.ledger.chain import link
 from agent_service.ledger.commits import AT_REST, FINISHED, MESSAGES, Record
 from agent_service.ledger.sqlite import migrations, schema
 from agent_service.ledger.sqlite.file import FILE, connect, snapshot, value
 from agent_service.ledger.sqlite.reader import read_session
+from agent_service.ledger.tail import Event
 
 
 def fsck(path: Path) -> list[str]:
@@ -69,10 +71,10 @@ def _session_problems(db: sqlite3.Connection, row: Sequence[Any]) -> Iterator[st
     if session.last_sequence > last:
         yield f"its record knows event {session.last_sequence}, the log ends at {last}"
     yield from _rest_problems(session)
-    log_ = _Log(session_id)
+    log_ = _Log(session_id, chained=key > (value(db, schema.UNCHAINED) or 0))
     with closing(db.execute(schema.ALL_EVENTS, (key,))) as rows:
-        for sequence, kind, event in rows:
-            yield from log_.problems(sequence, kind, event)
+        for *event, chain in rows:
+            yield from log_.problems(Event(*event), chain)
     yield from log_.end_problems(session, since)
     turns = db.execute(schema.ALL_TURNS, (key,)).fetchall()
     yield from _turn_problems(turns, session, log_.completed)
@@ -117,14 +119,18 @@ def _rest_problems(session: pb.Session) -> Iterator[str]:
 class _Log:
     """Findings of a walk through one session's events."""
 
-    def __init__(self, session_id: str) -> None:
+    def __init__(self, session_id: str, *, chained: bool) -> None:
         self.completed: Counter[str] = Counter()
         self._session_id = session_id
         self._place: tuple[int, int] = (pb.SESSION_STATE_UNSPECIFIED, pb.SESSION_PHASE_UNSPECIFIED)
         self._last = 0
         self._messages = 0
+        self._chained = chained
+        self._chain = b""
 
-    def problems(self, sequence: int, kind: str, body: bytes) -> Iterator[str]:
+    def problems(self, stored: Event, chain: bytes | None) -> Iterator[str]:
+        sequence, kind, body, _ = stored
+        yield from self._chain_problems(stored, chain)
         if sequence != self._last + 1:
             yield f"event {sequence} follows event {self._last}"
         self._last = sequence
@@ -140,6 +146,16 @@ class _Log:
             self.completed[event.turn_completed.turn.turn_id] += 1
         if kind == "state.changed":
             yield from self._move(sequence, event.state_changed)
+
+    def _chain_problems(self, stored: Event, chain: bytes | None) -> Iterator[str]:
+        """Problems of checksums, of which events of earlier versions have none."""
+        if chain is None:
+            if self._chained:
+                yield f"event {stored.sequence} has no checksum"
+            return
+        if chain != link(self._chain, stored):
+            yield f"event {stored.sequence} is not as it was written, or does not follow the one before it"
+        self._chained, self._chain = True, chain
 
     def _move(self, sequence: int, change: pb.StateChanged) -> Iterator[str]:
         if (change.from_state, change.from_phase) != self._place:

@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 FILE = "ledger.db"
 SLACK = 1 << 20
 """Bytes that are to be free beyond what a migration needs."""
-BUSY_TIMEOUT = 10_000
-"""Milliseconds that a statement waits for a lock."""
+BUSY_TIMEOUT = 5000
+"""Milliseconds that a statement waits for a lock that another process holds."""
 READING_KIB, WRITING_KIB = 2048, 4096
 """Cache of each connection, in KiB. The host caches the file too, and a larger cache was no faster."""
 
@@ -132,6 +132,11 @@ def snapshot(db: sqlite3.Connection) -> Iterator[None]:
         yield
     finally:
         db.execute("COMMIT")
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Return whether a statement failed because another process holds a lock."""
+    return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def rollback(db: sqlite3.Connection) -> None:

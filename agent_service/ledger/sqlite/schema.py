@@ -19,6 +19,8 @@ UPDATE_SESSION = """UPDATE sessions SET state = ?, phase = ?, title = ?, update_
 # Naming a column costs the upkeep of its indexes, so what did not change is not named.
 TOUCH_SESSION = "UPDATE sessions SET update_time = ?, last_sequence = ?, change = ?, record = ? WHERE session_key = ?"
 LAST_CHANGE = "SELECT value FROM counters WHERE name = 'change'"
+LEDGER_ID = "SELECT value FROM counters WHERE name = 'ledger'"
+UNCHAINED = "SELECT value FROM counters WHERE name = 'unchained'"
 SET_LAST_CHANGE = "UPDATE counters SET value = ? WHERE name = 'change'"
 DELETE_LABELS = "DELETE FROM labels WHERE session_key = ?"
 INSERT_LABEL = "INSERT INTO labels VALUES (?, ?, ?, ?, ?)"
@@ -35,10 +37,12 @@ UPSERT_REQUEST_ID = """INSERT INTO request_ids VALUES (?, ?, ?, ?, ?, ?, ?, ?)
     create_time = excluded.create_time"""
 # Each step of a statement gives up the interpreter's lock and has to win it back: many rows a step, and few steps.
 INSERT_EVENTS = {
-    rows: "INSERT INTO events VALUES " + ", ".join(["(?, ?, ?, ?, ?)"] * rows) for rows in (128, 32, 8, 2, 1)
+    rows: "INSERT INTO events VALUES " + ", ".join(["(?, ?, ?, ?, ?, ?)"] * rows) for rows in (128, 32, 8, 2, 1)
 }
-FIND_SESSION = """SELECT s.session_key, COALESCE((SELECT MAX(e.sequence) FROM events AS e
-    WHERE e.session_key = s.session_key), 0) FROM sessions AS s WHERE s.owner = ? AND s.session_id = ?"""
+FIND_SESSION = """SELECT s.session_key, COALESCE(e.sequence, 0), COALESCE(e.chain, '') FROM sessions AS s
+    LEFT JOIN events AS e ON e.session_key = s.session_key
+        AND e.sequence = (SELECT MAX(m.sequence) FROM events AS m WHERE m.session_key = s.session_key)
+    WHERE s.owner = ? AND s.session_id = ?"""
 LAST_KEYS = "SELECT MAX(session_key) FROM sessions UNION ALL SELECT MAX(session_key) FROM deletions"
 DELETE_SESSION = "DELETE FROM sessions WHERE session_key = ?"
 INSERT_DELETION = "INSERT INTO deletions VALUES (?)"
@@ -49,6 +53,11 @@ SWEEP_REST = tuple(
     f"DELETE FROM {table} WHERE session_key = ?" for table in ("turn_requests", "turns", "labels", "wholes")
 )
 DELETE_DELETION = "DELETE FROM deletions WHERE session_key = ?"
+OWNED = "SELECT session_key, session_id FROM sessions WHERE owner = ? ORDER BY session_key"
+RECORD = "SELECT record FROM sessions WHERE session_key = ?"
+SET_OWNER = "UPDATE sessions SET owner = ?, change = ?, record = ? WHERE session_key = ?"
+SET_LABELS_OWNER = "UPDATE labels SET owner = ? WHERE session_key = ?"
+SET_REQUEST_IDS_OWNER = "UPDATE OR IGNORE request_ids SET owner = ? WHERE owner = ?"
 SWEEP_REQUEST_IDS = """DELETE FROM request_ids WHERE (owner, request_id) IN
     (SELECT owner, request_id FROM request_ids WHERE create_time < ? ORDER BY create_time LIMIT ?)"""
 
@@ -90,9 +99,12 @@ OWNERS = """WITH RECURSIVE found (owner) AS (SELECT MIN(owner) FROM sessions UNI
     SELECT owner FROM found WHERE owner IS NOT NULL"""
 ALL_WHOLES = "SELECT record, field, body FROM wholes WHERE session_key = ? ORDER BY record, field"
 COUNT = "SELECT COUNT(*) FROM sessions"
+COUNT_OWNED = "SELECT COUNT(*) FROM sessions WHERE owner = ?"
+LAST_OF_KEY = """SELECT COALESCE((SELECT MAX(e.sequence) FROM events AS e WHERE e.session_key = s.session_key), 0)
+    FROM sessions AS s WHERE s.session_key = ?"""
 ALL_SESSIONS = f"""SELECT s.session_key, s.session_id, s.owner, s.created_by, s.create_time, s.state, s.phase, s.title,
     s.update_time, s.rest_time, s.expire_time, {_RECORD} FROM sessions AS s ORDER BY s.session_key"""
-ALL_EVENTS = "SELECT sequence, type, body FROM events WHERE session_key = ? ORDER BY sequence"
+ALL_EVENTS = "SELECT sequence, type, body, raw, chain FROM events WHERE session_key = ? ORDER BY sequence"
 ALL_TURNS = "SELECT turn_id, number, state, record FROM turns WHERE session_key = ? ORDER BY number"
 ALL_LABELS = "SELECT label, value, owner, create_time FROM labels WHERE session_key = ? ORDER BY label"
 ORPHANS = tuple(

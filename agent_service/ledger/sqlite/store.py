@@ -17,6 +17,7 @@ from agent_service.ledger.sqlite import schema
 from agent_service.ledger.sqlite.check import fsck
 from agent_service.ledger.sqlite.counting import read_counts
 from agent_service.ledger.sqlite.file import FILE, backup, open_file, unusable, value
+from agent_service.ledger.sqlite.generation import Generation
 from agent_service.ledger.sqlite.listing import Listing
 from agent_service.ledger.sqlite.reader import (
     Readers,
@@ -32,7 +33,9 @@ from agent_service.ledger.store import (
     Counted,
     EventQuery,
     GroupBy,
+    LedgerUnusable,
     OnGroup,
+    OnObstruction,
     PageCursor,
     StoredStatus,
     Stretch,
@@ -58,11 +61,11 @@ class SqliteStore:
 
     # ---------------------------------------------------------------------------------------------- opening and closing
 
-    async def open(self, on_group: OnGroup) -> None:
+    async def open(self, on_group: OnGroup, on_obstruction: OnObstruction = lambda obstructed: None) -> None:
         """Lock the directory, open the file and bring it to this version. Raises LedgerUnusable."""
         await asyncio.to_thread(self._open)
         self._closed = False
-        self._writer.start(asyncio.get_running_loop(), on_group)
+        self._writer.start(asyncio.get_running_loop(), on_group, on_obstruction)
 
     def _open(self) -> None:
         self._lock = directories.take(self._directory)
@@ -73,12 +76,16 @@ class SqliteStore:
             raise
 
     def _open_file(self, path: Path) -> None:
+        generation = Generation(self._directory)
         db = open_file(path)
         try:
-            self._writer = Writer(db, self._clock)
-        except sqlite3.Error as error:
+            self._writer = Writer(db, self._clock, generation)
+        except (OSError, sqlite3.Error) as error:
             db.close()
             raise unusable(path, error) from error
+        except LedgerUnusable:
+            db.close()
+            raise
         self._readers = Readers(path)
         self._standings = StatusReader(self._readers)
 
@@ -243,10 +250,10 @@ class SqliteStore:
         rows = await self._rows(schema.REQUEST_ID, owner, request_id, since)
         return RequestId(*rows[0]) if rows else None
 
-    async def count(self) -> int:
-        """The number of sessions."""
-        known = self._writer.sessions
-        return known if known is not None else await self._job(self._writer.count)
+    async def count(self, owner: str | None = None) -> int:
+        """The number of sessions of an owner, or of all."""
+        known = self._writer.counts.get(owner)
+        return known if known is not None else await self._job(lambda: self._writer.count(owner))
 
     async def changes(self, after: int, limit: int, max_bytes: int) -> list[pb.Session]:
         """Sessions with a change number greater than `after`, by number; at least one if there is any."""

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sqlite3
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import astuple
 from itertools import chain
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from agent_service.ledger.chain import link
 from agent_service.ledger.commits import FINISHED, REQUEST_ID_SECONDS, Append, Job, Record, RequestId
 from agent_service.ledger.sqlite import schema
-from agent_service.ledger.sqlite.file import BUSY_TIMEOUT, rollback, value
+from agent_service.ledger.sqlite.file import BUSY_TIMEOUT, FILE, connect, is_busy, rollback, value
+from agent_service.ledger.sqlite.generation import Generation, LedgerGone
 from agent_service.ledger.store import OnGroup
 from agent_service.ledger.tail import Tail, weight
 
@@ -38,16 +42,23 @@ _NEW = object()
 class Writer:
     """The thread that writes. Everything but `queue` and the counters is its own."""
 
-    def __init__(self, db: sqlite3.Connection, clock: Callable[[], float]) -> None:
+    def __init__(self, db: sqlite3.Connection, clock: Callable[[], float], generation: Generation) -> None:
         self.queue: SimpleQueue[Append | Job[Any] | None] = SimpleQueue()
         self.failure: Exception | None = None
-        self.sessions: int | None = None
+        self.counts: dict[str | None, int] = {}
+        """Sessions of each owner, and of all (None), as far as they have been counted."""
         self.commits = self.groups = self.events = self.bytes = 0
         self.dead = deque(key for (key,) in db.execute(schema.DELETIONS))
         self._db = db
         self._clock = clock
         self._next_key: int = 1 + max(key or 0 for (key,) in db.execute(schema.LAST_KEYS))
         self._change: int = value(db, schema.LAST_CHANGE)
+        self._generation = generation
+        generation.begin(db, self._change)
+        self._last_event = (0, 0)
+        self._stopping = False
+        self._obstructed = False
+        self._on_obstruction: Callable[[bool], None] = lambda obstructed: None
         self._swept = 0.0
         self._purged = 0.0
         self._purging = True
@@ -57,13 +68,15 @@ class Writer:
         self._pending = Pending()
         self._thread: threading.Thread | None = None
 
-    def start(self, loop: asyncio.AbstractEventLoop, on_group: OnGroup) -> None:
-        """Begin to write; `on_group` is called on the loop, once per group."""
+    def start(self, loop: asyncio.AbstractEventLoop, on_group: OnGroup, on_obstruction: Callable[[bool], None]) -> None:
+        """Begin to write; `on_group` is called on the loop, once per group, and `on_obstruction` see Store."""
+        self._on_obstruction = lambda obstructed: loop.call_soon_threadsafe(on_obstruction, obstructed)  # type: ignore[assignment]
         self._thread = threading.Thread(target=self._run, args=(loop, on_group), name="ledger-writer")
         self._thread.start()
 
     def stop(self) -> None:
         """Write what waits, then end the thread."""
+        self._stopping = True
         self.queue.put(None)
         if self._thread is not None:
             self._thread.join()
@@ -71,6 +84,7 @@ class Writer:
     def close(self) -> None:
         """Close the file; the last connection that may write empties the log, so readers close before."""
         self._db.close()
+        self._generation.close()
 
     def remember(self, request_id: RequestId) -> None:
         """Store a request id that has no commit to go with. A job."""
@@ -85,19 +99,26 @@ class Writer:
         tail.broken = ValueError(f"session {tail.session.session_id} has been deleted")
         self._db.execute(schema.DELETE_SESSION, row[:1])
         self._db.execute(schema.INSERT_DELETION, row[:1])
+        self._change += 1  # so that a deletion that was lost is noticed (see generation.py)
+        self._db.execute(schema.SET_LAST_CHANGE, (self._change,))
         self.dead.append(row[0])
-        if self.sessions is not None:
-            self.sessions -= 1
+        self._count(tail, -1)
         if request_id is not None:
             self._pending.add_request_id(request_id)
         return True
 
-    def count(self) -> int:
-        """The number of sessions. SQLite counts them once; from then on it is kept. A job."""
-        if self.sessions is None:
+    def count(self, owner: str | None) -> int:
+        """The number of sessions of an owner, or of all. SQLite counts them once; from then on it is kept. A job."""
+        if owner not in self.counts:
             self._pending.flush(self._db)
-            self.sessions = value(self._db, schema.COUNT)
-        return self.sessions or 0
+            counted = (schema.COUNT,) if owner is None else (schema.COUNT_OWNED, owner)
+            self.counts[owner] = value(self._db, *counted)
+        return self.counts[owner]
+
+    def _count(self, tail: Tail, change: int) -> None:
+        for owner in (None, tail.session.owner):
+            if owner in self.counts:
+                self.counts[owner] += change
 
     def _run(self, loop: asyncio.AbstractEventLoop, on_group: OnGroup) -> None:
         while self._open:
@@ -143,6 +164,8 @@ class Writer:
         try:
             do(*arguments)
         except Exception as error:
+            if isinstance(error, LedgerGone):
+                error = LedgerGone(f"{error}; {self._rescue()}")
             log.critical("the ledger cannot be written: %s", error, exc_info=error)
             self.failure = error
             self._pending = Pending()
@@ -150,7 +173,7 @@ class Writer:
                 rollback(self._db)
 
     def _write(self, group: Sequence[Append | Job[Any]]) -> None:
-        self._db.execute("BEGIN IMMEDIATE")
+        self._begin()
         for item in group:
             if isinstance(item, Job):
                 item.result.append(item.run())
@@ -159,6 +182,38 @@ class Writer:
         self._pending.flush(self._db)
         self._db.execute("COMMIT")
         self.groups += 1
+        self._generation.check_files()
+        self._generation.note(self._change, *self._last_event, round(self._clock() * 1_000_000))
+
+    def _begin(self) -> None:
+        """Begin a transaction, however long another process holds a lock on the file."""
+        while True:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                break
+            except sqlite3.OperationalError as error:
+                if not is_busy(error) or self._stopping:
+                    raise
+                if not self._obstructed:
+                    log.error("another process holds a lock on the ledger: nothing can be written until it lets go")
+                    self._obstructed = True
+                    self._on_obstruction(True)
+        if self._obstructed:
+            log.warning("the lock on the ledger is gone: writing goes on")
+            self._obstructed = False
+            self._on_obstruction(False)
+
+    def _rescue(self) -> str:
+        """Copy what the lost file holds, which can be read for as long as it is open; the sentence that says so."""
+        path = self._generation.ledger.with_name(f"{FILE}.rescued")
+        try:
+            path.unlink(missing_ok=True)
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+            with closing(connect(path)) as copy:
+                self._db.backup(copy)
+        except (OSError, sqlite3.Error) as error:
+            return f"its content could not be saved: {error}"
+        return f"its content was saved as {path}"
 
     def _add(self, item: Append) -> None:
         item.refused = self._refusal(item)
@@ -167,6 +222,8 @@ class Writer:
             log.error("%s", item.refused)
             return
         item.tail.stored += len(item.events)
+        if item.events:
+            self._last_event = (item.tail.key or 0, item.last)
         if item.record is not None:
             self._change += 1
             item.change = self._change
@@ -183,7 +240,8 @@ class Writer:
         if tail.key is None:
             row = self._db.execute(schema.FIND_SESSION, tail.session).fetchone()
             if row is not None:
-                tail.key, tail.stored = row
+                tail.key, tail.stored, chain = row
+                tail.chain = chain or b""
             elif item.record is None:
                 return ValueError(f"session {tail.session.session_id} does not exist")
         if item.events and item.events[0].sequence != tail.stored + 1:
@@ -193,8 +251,7 @@ class Writer:
         if tail.key is None:
             tail.key, tail.searched = self._next_key, _NEW
             self._next_key += 1
-            if self.sessions is not None:
-                self.sessions += 1
+            self._count(tail, 1)
         return None
 
     def _sweep(self) -> None:
@@ -204,7 +261,13 @@ class Writer:
             self._purging = True
         if not (self.dead or self._purging) or (now - self._swept < SWEEP_PAUSE and not self.queue.empty()):
             return
-        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if not is_busy(error):
+                raise
+            self._swept = now  # it can wait for the lock of another process to go
+            return
         swept = self._sweep_session(self.dead[0]) if self.dead else False
         if self._purging:
             self._purge(now)
@@ -263,7 +326,11 @@ class Pending:
         key = item.tail.key
         if item.record is not None:
             self._records[item.tail] = (item.record, item.change)
-        self._events += [(key, *event) for event in item.events]
+        chain = item.tail.chain
+        for event in item.events:
+            chain = link(chain, event)
+            self._events.append((key, *event, chain))
+        item.tail.chain = chain
         for turn_id, number, state, body in item.turns:
             self._turns[turn_id] = (turn_id, key, number, state, body)
             if state in FINISHED:
