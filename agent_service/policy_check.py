@@ -52,7 +52,7 @@ def ask(file: Path, name: str, tenant: str, request_json: str, profiles: Path | 
         policy.check_given(request, tenant)
         prepared = policy.prepared(request, pb.Session(), tenant)
         options = resolve_options(pb.Session(), prepared)
-        policy.check_merged(options, pb.Session(), tenant)
+        policy.check_merged(prepared, options, pb.Session(), tenant)
     except errors.FieldError as refused:
         return Verdict(tenant, refused.reason, tuple(f"{field}: {text}" for field, text in refused.violations))
     except errors.RequestError as refused:

@@ -45,7 +45,7 @@ def _executes(policy: Policy, request: pb.ExecuteRequest, rounds: int) -> float:
     for _ in range(rounds):
         policy.check_given(request, TENANT)
         prepared = policy.prepared(request, record, TENANT)
-        policy.check_merged(prepared.options, record, TENANT)
+        policy.check_merged(prepared, prepared.options, record, TENANT)
         policy.in_force(prepared.options, TENANT)
         policy.notes(request, prepared.options, TENANT)
     return (time.process_time() - begun) / rounds * 1e6

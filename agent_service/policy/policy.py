@@ -14,7 +14,7 @@ from agentpb import agent_pb2 as pb
 
 from agent_service import errors
 from agent_service.errors import FieldViolation
-from agent_service.options import quoted
+from agent_service.options import CLEAR, quoted
 from agent_service.policy.ceilings import Violation, beyond, violation
 from agent_service.policy.closed import closed_directories
 from agent_service.policy.defaults import fill, without_model
@@ -94,9 +94,7 @@ class Policy:
         grant = self.grant(tenant)
         if not request.profile and record.profile:
             self._refuse(_locked(request, self._profile(record.profile, grant)), grant)
-        if grant.require_profile and not request.profile and not record.profile:
-            names = ", ".join(self._names(grant)) or "none"
-            self._refuse([violation(grant, "profile", f"must be set; there are {names}", "require_profile")], grant)
+        self._refuse(self._of_profile(request.profile or record.profile, grant), grant)
         if not request.profile and not grant.limited:
             return request
         prepared = pb.ExecuteRequest()
@@ -107,14 +105,17 @@ class Policy:
         bounded(prepared, grant, self._bounds)
         return prepared
 
-    def check_merged(self, options: pb.AgentOptions, record: pb.Session, tenant: str) -> None:
-        """Hold the options of a turn, as merged, against the grant.
+    def check_merged(
+        self, request: pb.ExecuteRequest, options: pb.AgentOptions, record: pb.Session, tenant: str
+    ) -> None:
+        """Hold the options of a turn of `request`, as merged, against the grant.
 
         Raises OptionNotAllowed, PathNotAllowed, InvalidField.
         """
         grant = self.grant(tenant)
         if grant.limited:
-            self._refuse(self._beyond(options, record, grant), grant)
+            remembered = [] if CLEAR in request.clear_options else record.remembered_permissions
+            self._refuse(self._beyond(options, remembered, grant), grant)
         self._check_open(options, grant)
 
     def problem(self, request: pb.ExecuteRequest, options: pb.AgentOptions, record: pb.Session) -> str:
@@ -123,7 +124,8 @@ class Policy:
         found: list[Violation | FieldViolation] = [*_unknown_servers(options, grant)]
         found += closed_directories(options, self._data_dir)
         if grant.limited:
-            found += self._beyond(options, record, grant)
+            found += self._beyond(options, record.remembered_permissions, grant)
+            found += self._of_profile(record.profile, grant)
         if not request.profile and record.profile and (profile := self._profiles.get(record.profile)) is not None:
             found += _locked(request, profile)
         return "; ".join(f"{each.field}: {each.description}" for each in found)
@@ -153,17 +155,28 @@ class Policy:
         if found := [*_unknown_servers(options, grant), *closed_directories(options, self._data_dir)]:
             raise errors.InvalidField(found)
 
-    def _beyond(self, options: pb.AgentOptions, record: pb.Session, grant: Grant) -> list[Violation]:
+    def _beyond(
+        self, options: pb.AgentOptions, remembered: Sequence[pb.PermissionUpdate], grant: Grant
+    ) -> list[Violation]:
         found = beyond(options, grant, resolve=True) + without_model(options, grant, self._default_model)
-        remembered = record.remembered_permissions
-        return found + (beyond_answer(remembered, grant, "remembered_permissions", resolve=True) if remembered else [])
+        return found + (beyond_answer(remembered, grant, CLEAR, resolve=True) if remembered else [])
+
+    def _of_profile(self, name: str, grant: Grant) -> list[Violation]:
+        """A violation when a session needs a profile and has none, or has one that the tenant may not use."""
+        key = "profiles" if name else "require_profile"
+        if (not name and not grant.require_profile) or (name and _may_use(name, grant)):
+            return []
+        there = f"there are {', '.join(self._names(grant)) or 'none'}"
+        return [
+            violation(grant, "profile", f"{name!r} is not allowed; {there}" if name else f"must be set; {there}", key)
+        ]
 
     def _names(self, grant: Grant) -> list[str]:
-        return [name for name in self._profiles.names() if grant.profiles is None or matches(name, grant.profiles)]
+        return [name for name in self._profiles.names() if _may_use(name, grant)]
 
     def _profile(self, name: str, grant: Grant) -> Profile:
         profile = self._profiles.get(name)
-        if profile is None or not (grant.profiles is None or matches(name, grant.profiles)):
+        if profile is None or not _may_use(name, grant):
             names = ", ".join(self._names(grant)) or "none"
             raise errors.ProfileNotFound(
                 f"there is no profile {name[:128]!r}; there are {names}",
@@ -180,6 +193,10 @@ class Policy:
         if all(each.is_path for each in found):
             raise errors.PathNotAllowed(violations, metadata={"tenant": tenant, "rule": rule, "policy": policy})
         raise errors.OptionNotAllowed(violations, metadata={"tenant": tenant, "rule": rule, "policy": policy})
+
+
+def _may_use(profile: str, grant: Grant) -> bool:
+    return grant.profiles is None or matches(profile, grant.profiles)
 
 
 def _locked(request: pb.ExecuteRequest, profile: Profile) -> list[Violation]:

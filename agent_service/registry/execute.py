@@ -208,7 +208,7 @@ class Execution:
         count = len(set(record.labels) | set(prepared.labels))
         if count > MAX_LABELS:
             raise errors.InvalidField.of("labels", f"with the session's own there would be {count} of {MAX_LABELS}")
-        self._policy.check_merged(options, record, record.owner)
+        self._policy.check_merged(prepared, options, record, record.owner)
         if prepared.profile:
             _check_directories(options, f"profile {prepared.profile}:")
         return _Resolved(prepared, options)

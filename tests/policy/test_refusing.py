@@ -168,6 +168,40 @@ async def test_an_answer_opens_no_more_than_the_policy(rules: Rules, ruled: Serv
     ]
 
 
+async def test_rules_that_answers_made_are_held_against_the_policy_of_today(rules: Rules, ruled: Service) -> None:
+    options = pb.AgentOptions(interactions={"permissions": True})
+    asking = await ruled.execute("bash: touch /tmp/x", options=options)
+    session = await ruled.until(asking.session_id, pb.SESSION_PHASE_AWAITING_PERMISSION)
+    directory = pb.PermissionUpdate(type="addDirectories", directories=["/etc"], destination="session")
+    answer = pb.RespondToInteractionRequest(
+        session_id=asking.session_id, interaction_id=session.pending_interactions[0].interaction_id
+    )
+    answer.allow.updated_permissions.append(directory)
+    await ruled.stub.RespondToInteraction(answer)
+    await ruled.rest(asking.session_id)
+    rules.set("[tenant.default]")
+    refused_now = await refusal(ruled, session_id=asking.session_id)
+    assert (refused_now.reason, list(refused_now.fields)) == (
+        "PATH_NOT_ALLOWED",
+        ["remembered_permissions[0].directories[0]"],
+    )
+    again = await ruled.run("say: ho", session_id=asking.session_id, clear_options=["remembered_permissions"])
+    assert again.state == pb.SESSION_STATE_COMPLETED
+
+
+async def test_waits_and_keeping_are_bounded(rules: Rules, ruled: Service) -> None:
+    rules.set('[tenant.default]\nmax_interaction_wait = "50ms"\nretention = "1h"')
+    options = pb.AgentOptions(interactions={"permissions": True})
+    done = await ruled.run("bash: touch /tmp/x", options=options)
+    assert "options.interactions.timeout: 0.05 s" in "".join(done.warnings)
+    assert not done.session.options.interactions.HasField("timeout")
+    log = await ruled.events(done.session_id)
+    [resolved] = [event for event in log if event.type == "interaction.resolved"]
+    assert resolved.interaction_resolved.interaction.state == pb.INTERACTION_STATE_EXPIRED
+    session = (await ruled.status(done.session_id)).session
+    assert session.expire_time.seconds - session.rest_time.seconds == 3600
+
+
 async def test_a_caller_is_shown_its_table_as_it_holds(rules: Rules, ruled: Service) -> None:
     info = await ruled.stub.GetServerInfo(pb.GetServerInfoRequest())
     assert (info.caller.ceilings_json, info.policy_version) == ("", "")

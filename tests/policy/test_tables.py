@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
+from agentpb import agent_pb2 as pb
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from agent_service.access.document import AccessFile
 from agent_service.policy import Grant, McpTable, TenantTable, check_names, grant, table_json
+from agent_service.policy.ceilings import beyond
+from agent_service.policy.defaults import fill
 from agent_service.policy.tables import SILENT
 from agent_service.policy.units import byte_count, duration_text, per_second, rate_text, seconds, size_text
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "access"
 
 
 class Tables(BaseModel):
@@ -169,6 +176,18 @@ def test_the_table_as_it_holds_can_be_read_as_a_table_again() -> None:
     again = grant("payments", {"payments": TenantTable(**shown)}, tables.mcp)
     different = {"places", "profiles", "run_as"}
     assert again.model_dump(exclude=different) == before.model_dump(exclude=different)
+
+
+@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.toml")), ids=lambda file: file.stem)
+def test_what_the_examples_fill_in_is_within_their_own_ceilings(file: Path) -> None:
+    document = AccessFile(**tomllib.loads(file.read_text()))
+    for tenant in ["", "any", *document.tenant]:
+        whole = grant(tenant, document.tenant, document.mcp)
+        for mode in (pb.AgentOptions(), pb.AgentOptions(interactions={"questions": True}, setting_sources=[1, 2])):
+            filled, _ = fill(mode, whole, "")
+            filled.ClearField("setting_sources")
+            assert beyond(filled, whole, resolve=False) == []
+            assert fill(filled, whole, "") == (filled, []), "what is filled in is filled in once"
 
 
 @given(st.integers(1, 10**9))
