@@ -37,6 +37,9 @@ class Config:
     secrets_dir: Path | None = _option(
         None, "directory of the secrets that options name as secret://NAME: TENANT/NAME, or default/NAME", path=True
     )
+    model_gateway: str = _option(
+        "sealed", "agents that have no credentials and reach the model by the service", choices=("sealed", "all")
+    )
     model: str = _option("claude", "where answers come from", choices=("claude", "offline", "auto"))
     default_model: str = _option("", "model of sessions that name none; empty: the agent's own default")
     auth: str = _option(

@@ -8,7 +8,7 @@ import importlib.metadata
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from agentpb import agent_pb2 as pb
 
 from agent_service.access import Access, LocalToken, open_access
 from agent_service.agents.launch import Launch
+from agent_service.agents.outlets import Outlets, open_outlets
 from agent_service.agents.pool import AgentPool
 from agent_service.agents.sdk import CLI_VERSION, SDK_VERSION
 from agent_service.agents.secrets import Secrets
@@ -139,6 +140,7 @@ async def running(config: Config, *, signals: asyncio.Queue[int] | None = None) 
         default_model = config.default_model or backend.default_model
         policy = open_policy(config, access, default_model, data_dir)
         await stack.enter_async_context(workspaces.removals)
+        outlets = await stack.enter_async_context(_outlets(config, data_dir, backend.environment))
         launch = Launch(
             workspaces=workspaces,
             environment={**backend.environment, **_cli_bounds(config)},
@@ -146,6 +148,7 @@ async def running(config: Config, *, signals: asyncio.Queue[int] | None = None) 
             default_model=default_model,
             grant=policy.grant,
             secrets=_secrets(config.secrets_dir),
+            outlets=outlets,
         )
         pool = await stack.enter_async_context(
             AgentPool(
@@ -256,6 +259,17 @@ def _data_directory(path: Path) -> Path:
     except OSError as error:
         raise CannotServe(f"the data directory {path} cannot be used: {error}") from error
     return path.resolve()
+
+
+@asynccontextmanager
+async def _outlets(config: Config, data_dir: Path, environment: Mapping[str, str]) -> AsyncIterator[Outlets | None]:
+    """Open the ways out of agents without a network or without credentials, where there can be such agents."""
+    for_all = config.model_gateway == "all"
+    if not for_all and config.access is None:
+        yield None
+        return
+    async with open_outlets(data_dir / "tmp", environment, for_all=for_all) as outlets:
+        yield outlets
 
 
 def _secrets(directory: Path | None) -> Secrets:

@@ -38,6 +38,7 @@ EXAMPLES: dict[str, tuple[Any, Any]] = {
     "data_dir": ("/tmp/somewhere", Path("/tmp/somewhere")),
     "secrets_dir": ("/tmp/secrets", Path("/tmp/secrets")),
     "model": ("offline", "offline"),
+    "model_gateway": ("all", "all"),
     "default_model": ("a-model", "a-model"),
     "insecure": (True, True),
     "audit_log": ("audit.log", "audit.log"),

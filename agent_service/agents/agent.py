@@ -27,6 +27,7 @@ from agent_service.agents.failures import AgentFailed, classify, refused_setting
 from agent_service.agents.handed import remove_files
 from agent_service.agents.in_force import InForce
 from agent_service.agents.masks import MaskedSink, Masks
+from agent_service.agents.outlets import Outlet
 from agent_service.agents.permission import Answer, permission_result
 from agent_service.agents.sink import PermissionContext, Sink
 from agent_service.agents.transport import ProcessTransport
@@ -59,6 +60,8 @@ class AgentSpec:
     marker: str
     masks: Masks | None = None
     """What hides the values of secrets in the agent's words; None when it has none."""
+    outlet: Outlet | None = None
+    """Its ways out of its walls; whoever does not start the agent closes it."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +105,10 @@ class Agent:
         self._end: asyncio.Task[Ended] | None = None
         self._failure: AgentFailed | None = None
         options = replace(spec.options, can_use_tool=self._on_permission if spec.asks else None)
+        argv = sdk.build_argv(options)
+        self._program = argv[0]
         self._transport = ProcessTransport(
-            sdk.build_argv(options),
+            spec.outlet.command(argv) if spec.outlet is not None else argv,
             environment=spec.environment,
             variables=spec.variables,
             cwd=spec.directories.cwd,
@@ -175,6 +180,8 @@ class Agent:
 
     async def _start(self) -> None:
         try:
+            if self.spec.outlet is not None:
+                await self.spec.outlet.open(lambda: self._transport.tree, self._program)
             await self._handshake()
         finally:
             await asyncio.to_thread(remove_files, self.spec.directories.scratch)
@@ -333,6 +340,8 @@ class Agent:
         try:
             return await self._end_tree(patience, term_grace)
         finally:
+            if self.spec.outlet is not None:
+                await self.spec.outlet.close()
             try:
                 await asyncio.to_thread(self._clear)
             except Exception:  # such as no thread to be had: the proof that the processes are dead holds nevertheless

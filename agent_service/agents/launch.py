@@ -19,6 +19,7 @@ from claude_agent_sdk import ClaudeAgentOptions
 from agent_service import options as translate
 from agent_service.agents.agent import AgentSpec
 from agent_service.agents.demand import Profile
+from agent_service.agents.outlets import Outlet, Outlets
 from agent_service.agents.sdk import bundled_cli
 from agent_service.agents.secrets import Secrets
 from agent_service.agents.workspace import Directories, Workspaces
@@ -49,11 +50,14 @@ class Launch:
         default_model: str,
         secrets: Secrets | None = None,
         grant: Callable[[str], Grant] = Grant.dev,
+        outlets: Outlets | None = None,
+        has_network: Callable[[Grant], bool] = lambda grant: True,
     ) -> None:
         """Start agents in the directories of `workspaces`, with `environment` and each session's own variables.
 
         The markers of their process trees begin with `marker`; `grant` returns what a tenant may ask for. Values that
-        are names of `secrets` get their values here.
+        are names of `secrets` get their values here. `outlets` are the ways out of agents that have no network, which
+        `has_network` says, or no credentials.
         """
         self.workspaces = workspaces
         self._environment = dict(environment)
@@ -61,6 +65,8 @@ class Launch:
         self._default_model = default_model
         self._grant = grant
         self.secrets = secrets or Secrets(None)
+        self._outlets = outlets
+        self._has_network = has_network
 
     def spec(self, session: pb.Session, options: pb.AgentOptions, resume: Resume | None) -> AgentSpec:
         """Return the start parameters of an agent for this session. Writes files; call it off the loop's hot path.
@@ -70,9 +76,12 @@ class Launch:
         key = self.key(options)
         options, masks = self.secrets.resolve(options, session.owner)
         grant, directories = self._grant(session.owner), self.workspaces.make(session)
+        sdk_options = self._sdk_options(session, options, resume, directories)
+        outlet = self._outlet(grant, directories)
+        environment = self._environment_of(options, directories)
         return AgentSpec(
-            options=self._sdk_options(session, options, resume, directories),
-            environment=self._environment_of(options, directories),
+            options=sdk_options,
+            environment=outlet.environment(environment) if outlet is not None else environment,
             variables=dict(options.env),
             directories=directories,
             grant=grant,
@@ -80,7 +89,14 @@ class Launch:
             asks=options.interactions.permissions or options.interactions.questions,
             marker=f"{self._marker}:{session.agent_session_id}",
             masks=masks,
+            outlet=outlet,
         )
+
+    def _outlet(self, grant: Grant, directories: Directories) -> Outlet | None:
+        """Make the ways out of an agent's walls, the last of what can fail: from here on, its end closes them."""
+        if self._outlets is None:
+            return None
+        return self._outlets.make(directories.tmp.name, grant.egress, network=self._has_network(grant))
 
     def _sdk_options(
         self, session: pb.Session, options: pb.AgentOptions, resume: Resume | None, directories: Directories

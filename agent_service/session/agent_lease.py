@@ -130,6 +130,8 @@ class AgentLease:
             raise AgentFailed(
                 "AGENT_UNAVAILABLE", f"the session's directories cannot be prepared: {error}", retryable=True
             ) from error
+        if given_up() and prepared.spec.outlet is not None:
+            await prepared.spec.outlet.close()
         _check(given_up)
         agent = self.pool.new_agent(prepared.spec)
         self._have(agent, prepared.spec.key, prepared.totals)
