@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PREFIX = "AGENT_SERVICE_"
+HEADER = '-H "authorization: Bearer $(cat {})"'
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "TERM", "SSL_CERT_FILE", "SSL_CERT_DIR", "NODE_EXTRA_CA_CERTS")
 PASSED_ON_PREFIXES = (
     "ANTHROPIC_",
@@ -334,11 +335,20 @@ def runtime_directory(environment: Mapping[str, str]) -> Path | None:
 def _announce(running: Running, output: Output) -> None:
     for address in running.addresses:
         output.stdout.put(f"agent-service listening on {address}")
-    source, command = _source(running), _first_command(running)
+    source, command, advice = _source(running), _first_command(running), _advice(running)
     if os.isatty(2):
-        output.stderr.put(f"\n  Answers come from {source}\n  In a second shell, type:\n\n    {command}\n")
+        output.stderr.put(f"\n  Answers come from {source}\n  In a second shell, type:\n\n    {command}\n{advice}")
     else:
         log.info("answers come from %s In a second shell, type: %s", source, command)
+
+
+def _advice(running: Running) -> str:
+    """Return what other clients than ours have to send, as a paragraph."""
+    if running.token is None:
+        return ""
+    return (
+        f"\n  Other clients send the service's token, as in grpcurl {HEADER.format(_from_here(running.token.file))}\n"
+    )
 
 
 def _source(running: Running) -> str:
@@ -352,13 +362,18 @@ def _source(running: Running) -> str:
 
 def _first_command(running: Running) -> str:
     """Return the command to try next, as it works in the directory that the service was started in."""
-    agentctl = Path(sys.executable).with_name("agentctl")
-    with suppress(FileNotFoundError):  # the directory the service was started in may have been removed
-        agentctl = agentctl.relative_to(Path.cwd()) if agentctl.is_relative_to(Path.cwd()) else agentctl
+    agentctl = _from_here(Path(sys.executable).with_name("agentctl"))
     server = "" if running.address == "127.0.0.1:50051" else f" --server {running.address}"
     offline_run = running.model_backend == "offline"
     prompt = "bash: echo hello from a real tool" if offline_run else "Say hello with echo in a shell"
     return f'{agentctl}{server} run --allow Bash "{prompt}"'
+
+
+def _from_here(path: Path) -> Path:
+    """The path as it works in the directory that the service was started in."""
+    with suppress(FileNotFoundError):  # that directory may have been removed
+        return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return path
 
 
 def main() -> None:

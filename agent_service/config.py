@@ -43,7 +43,7 @@ class Config:
     model: str = _option("claude", "where answers come from", choices=("claude", "offline", "auto"))
     default_model: str = _option("", "model of sessions that name none; empty: the agent's own default")
     auth: str = _option(
-        "none",
+        "local",
         "who may call without --access: whoever has the token that the service makes, or all",
         choices=("local", "none"),
     )

@@ -195,9 +195,9 @@ async def running(config: Config, *, signals: asyncio.Queue[int] | None = None) 
         finally:
             sweeper.cancel()
             reloading.cancel()
+            await _drain(registry, listeners, config.drain_timeout, signals)
             if token is not None:
                 token.take_away()
-            await _drain(registry, listeners, config.drain_timeout, signals)
 
 
 @asynccontextmanager

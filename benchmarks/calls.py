@@ -40,27 +40,32 @@ def typical(rates: list[Rate]) -> Rate:
 async def measure(bench: Bench) -> None:
     """GetStatus and Execute, taking turns with the no-op."""
     report = bench.report
-    data = bench.folder("data")
+    data, few = bench.folder("data"), bench.folder("data")
     await fill(data, MANY, 0)
+    await fill(few, 200, 0)
     flags = ("--max-sessions", "1", "--max-queued", "10000000", "--warm-agents", "0", "--retention", "30d")
     async with (
         bench.noop() as noop,
         bench.service(*flags, data=data) as service,
+        bench.service(*flags, data=few, auth="local") as asking,
         grpc.aio.insecure_channel(service.address) as channel,
     ):
         stub = agent_pb2_grpc.AgentServiceStub(channel)
         busy = await stub.Execute(pb.ExecuteRequest(prompt="slow: 600"))
+        token = (few / "local.token").read_text().strip()
         figures: dict[str, list[Rate]] = {}
         wanted = {
             "no-op": (noop, "/noop.Noop/Unary", [b"x" * 40]),
             "finished": (service, SERVICE + "GetStatus", [status(session_id(number)) for number in range(200)]),
+            "with a token": (asking, SERVICE + "GetStatus", [status(session_id(number)) for number in range(200)]),
             "many": (service, SERVICE + "GetStatus", [status(session_id(number)) for number in range(MANY)]),
             "running": (service, SERVICE + "GetStatus", [status(busy.session_id)]),
             "history": (service, SERVICE + "GetStatus", [status(session_id(number), 100) for number in range(200)]),
         }
         for _ in range(bench.times(5, 2)):
             for name, (server, method, requests) in wanted.items():
-                value = await rate(bench, server, method, requests)
+                credential = {"token": token} if server is asking else {}
+                value = await rate(bench, server, method, requests, **credential)
                 if value is not None:
                     figures.setdefault(name, []).append(value)
         if not figures:
@@ -70,6 +75,11 @@ async def measure(bench: Bench) -> None:
         noop_calls = calls["no-op"]
         add(bench, "no-op unary of grpc.aio", noop_calls, noop_calls)
         add(bench, "GetStatus of 200 finished sessions, no history", calls["finished"], noop_calls, at_least=0.7)
+        add(bench, "… each with a token", calls["with a token"], noop_calls, at_least=0.7)
+        costs = [
+            asked.cpu - open_.cpu for asked, open_ in zip(figures["with a token"], figures["finished"], strict=True)
+        ]
+        bench.report.add("… what the token costs, CPU", median(costs), "µs", at_most=20)
         add(bench, f"GetStatus of {MANY:,} in turn, read from the ledger", calls["many"], noop_calls, at_least=0.7)
         add(bench, "GetStatus of a running session, no history", calls["running"], noop_calls, at_least=0.7)
         add(bench, "GetStatus with five messages of history", calls["history"], noop_calls)

@@ -200,12 +200,12 @@ class Bench:
         return {"ANTHROPIC_BASE_URL": self.model, "ANTHROPIC_API_KEY": "offline"}
 
     @asynccontextmanager
-    async def service(self, *flags: str, data: Path | None = None) -> AsyncIterator[Program]:
-        """Run the service as its own process."""
+    async def service(self, *flags: str, data: Path | None = None, auth: str = "none") -> AsyncIterator[Program]:
+        """Run the service as its own process. With `auth` "local" it asks for the token, else for none."""
         command = [
             *(sys.executable, "-m", "agent_service", "serve", "--model", "claude", "--default-model", "offline"),
             *("--listen", "127.0.0.1:0", "--log-level", "warning", "--drain-timeout", "0"),
-            *("--data-dir", str(data or self.folder("data")), *flags),
+            *("--data-dir", str(data or self.folder("data")), "--auth", auth, *flags),
         ]
         async with program(*command, ready="agent-service listening on", env=self.claude_environment()) as running:
             yield running
@@ -220,9 +220,9 @@ class Bench:
         return await finish_fire(process) if process is not None else None
 
     async def start_fire(
-        self, kind: str, address: str, method: str, requests: Sequence[bytes], **flags: object
+        self, kind: str, address: str, method: str, requests: Sequence[bytes], token: str = "", **flags: object
     ) -> asyncio.subprocess.Process | None:
-        """Begin to load; `finish_fire` waits for the end."""
+        """Begin to load, with `token` as the credential; `finish_fire` waits for the end."""
         if self.load is None:
             return None
         arguments = [part for name, value in flags.items() for part in (f"-{name}", str(value))]
@@ -233,6 +233,7 @@ class Bench:
             data = f"@{file}"
         return await asyncio.create_subprocess_exec(
             *(str(self.load), kind, "-addr", address, "-method", method, "-data", data, *arguments),
+            env={**os.environ, "AGENT_TOKEN": token},
             stdout=asyncio.subprocess.PIPE,
         )
 

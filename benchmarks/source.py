@@ -79,7 +79,7 @@ async def appended(journals: list[Journal], each: int) -> float:
 
 async def main(directory: Path, sessions: int, rate: float, seconds: float, how: str) -> None:
     """Serve, speak, and say what was said."""
-    config = Config(data_dir=directory, listen=("127.0.0.1:0",), model="offline", warm_agents=0)
+    config = Config(data_dir=directory, listen=("127.0.0.1:0",), model="offline", warm_agents=0, auth="none")
     async with running(config) as service:
         journals = [begin(service.ledger, number) for number in range(sessions)]
         await asyncio.gather(*(journal.commit() for journal in journals))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +14,10 @@ import pytest
 from agentpb import agent_pb2 as pb
 from agentpb import agent_pb2_grpc
 
-from agent_service.__main__ import agent_environment
+from agent_service.__main__ import agent_environment, runtime_directory
 from agent_service.config import Config
 from agent_service.server import Running, running
+from tests.rpc import Carrying
 
 
 @dataclass
@@ -91,6 +92,16 @@ class Service:
         return [event async for response in self.stub.WatchSession(request) for event in response.events]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def runtime_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Services leave their tokens in a directory of this run's, where clients look for them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("run")))
+        patch.delenv("AGENT_TOKEN", raising=False)
+        patch.delenv("AGENT_TOKEN_FILE", raising=False)
+        yield
+
+
 @pytest.fixture
 def options() -> Callable[..., pb.AgentOptions]:
     """Make AgentOptions; every tool named is allowed."""
@@ -111,6 +122,7 @@ def make_config(data_dir: Path, **settings: Any) -> Config:
         "warm_agents": 0,
         "api_retries": 0,
         "agent_environment": agent_environment({"PATH": os.environ["PATH"]}),
+        "runtime_dir": runtime_directory(os.environ),
     }
     return Config(**{**defaults, **settings})
 
@@ -120,8 +132,9 @@ async def start_service(data_dir: Path, **settings: Any) -> AsyncIterator[Servic
     """Run a service while the block lasts."""
     async with (
         running(make_config(data_dir, **settings)) as service,
-        grpc.aio.insecure_channel(service.address) as channel,
+        grpc.aio.insecure_channel(service.address) as bare,
     ):
+        channel: Any = Carrying(bare, service.token.text if service.token else "")
         yield Service(service, channel, agent_pb2_grpc.AgentServiceStub(channel), data_dir)
 
 

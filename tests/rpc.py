@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -94,6 +95,33 @@ def taken_apart(error: grpc.aio.AioRpcError) -> Refusal:
         kinds=tuple(found),
         size=len(binary),
     )
+
+
+class Carrying:
+    """A channel whose calls carry a token. Its calls are gRPC's own, which an interceptor's are not."""
+
+    def __init__(self, channel: Any, token: str) -> None:
+        """Send `token` with each call of `channel`, of grpc or of grpc.aio; "" sends none."""
+        self._channel = channel
+        self._token = (("authorization", f"Bearer {token}"),) if token else ()
+
+    def __getattr__(self, name: str) -> Any:
+        """All else is the channel's."""
+        found = getattr(self._channel, name)
+        if name not in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
+            return found
+
+        def make(*arguments: Any, **settings: Any) -> Any:
+            method = found(*arguments, **settings)
+            return lambda request, metadata=(), **more: method(request, metadata=(*self._token, *metadata), **more)
+
+        return make
+
+
+def token_in(data_dir: Path) -> str:
+    """The token of the service of a data directory; "" when it asks for none."""
+    file = data_dir / "local.token"
+    return file.read_text().strip() if file.exists() else ""
 
 
 def raw_call(channel: grpc.aio.Channel, method: str, data: bytes, **settings: Any) -> Any:

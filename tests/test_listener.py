@@ -15,6 +15,7 @@ from grpc._cython import cygrpc
 
 from agent_service.api import listener
 from tests.conftest import Service
+from tests.rpc import Carrying, token_in
 
 ROOT = Path(__file__).parents[1]
 ARGUMENT = re.compile(r"""["'](grpc\.[a-z0-9_.]+)["']""")
@@ -56,7 +57,8 @@ async def test_one_client_watches_more_than_one_connection_carries(
     service: Service = await start()
     session_id = (await service.run("say: hello")).session_id
     async with open_channel(service.running.address, options={"grpc.use_local_subchannel_pool": 1}) as channel:
-        stub: Any = agent_pb2_grpc.AgentServiceStub(channel)
+        carrying: Any = Carrying(channel, token_in(service.data_dir))
+        stub: Any = agent_pb2_grpc.AgentServiceStub(carrying)
         request = pb.WatchSessionRequest(session_id=session_id, follow=True)
         watches = [stub.WatchSession(request, timeout=30) for _ in range(5 * streams)]
         for watch in watches:

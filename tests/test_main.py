@@ -28,6 +28,7 @@ from agent_service import __main__ as main
 from agent_service import server
 from agent_service.config import Config, parse_duration
 from agent_service.output import JsonLines, LineWriter, Output
+from tests.rpc import Carrying, token_in
 
 OPTIONS = [field for field in dataclasses.fields(Config) if "help" in field.metadata]
 EXAMPLES: dict[str, tuple[Any, Any]] = {
@@ -226,7 +227,7 @@ def test_one_line_on_stdout_and_json_on_stderr(tmp_path: Path) -> None:
         assert host == "127.0.0.1"
         assert int(port) > 0
         with grpc.insecure_channel(address) as channel:
-            stub: Any = agent_pb2_grpc.AgentServiceStub(channel)
+            stub: Any = agent_pb2_grpc.AgentServiceStub(Carrying(channel, token_in(data_dir)))  # type: ignore[arg-type]
             info = stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=20)
             assert info.model_backend == "offline"
             done = stub.Execute(pb.ExecuteRequest(prompt="say: hi", wait={"seconds": 30}), timeout=40)

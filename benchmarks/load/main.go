@@ -105,7 +105,7 @@ func main() {
 		exitIf(err)
 		conns = append(conns, conn)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(*seconds*float64(time.Second)))
+	ctx, cancel := context.WithTimeout(authorized(context.Background()), time.Duration(*seconds*float64(time.Second)))
 	defer cancel()
 	count := *workers
 	if os.Args[1] == "stream" {

@@ -31,7 +31,7 @@ func quiet(arguments []string) {
 	poll := flags.String("poll", "", "METHOD:HEX of a unary call that waits; it is made again and again")
 	_ = flags.Parse(arguments)
 
-	ctx, cancel := context.WithTimeout(context.Background(), *lasts)
+	ctx, cancel := context.WithTimeout(authorized(context.Background()), *lasts)
 	defer cancel()
 	found := map[string][]string{"idle": {}, "watch": {}, "poll": {}}
 	var lock sync.Mutex

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ from agentpb import agent_pb2_grpc
 
 from benchmarks.harness import build_load
 from tests.process.live import Live
+from tests.rpc import Carrying, token_in
 
 PINGS = (10, 30)
 """Seconds between pings: the shortest interval that gRPC for Go allows, and a common one."""
@@ -43,13 +45,13 @@ async def quiet_clients(live: Live, seconds: float) -> KeepaliveReport:
     load = await build_load()
     async with asyncio.TaskGroup() as group:
         for ping in PINGS:
-            group.create_task(_python(live.address, ping, seconds, watch, poll, report))
+            group.create_task(_python(live, ping, seconds, watch, poll, report))
             if load is not None:
-                group.create_task(_go(str(load), live.address, ping, seconds, watch, poll, report))
+                group.create_task(_go(str(load), live, ping, seconds, watch, poll, report))
     return report
 
 
-async def _python(address: str, ping: int, seconds: float, watch: Any, poll: Any, report: KeepaliveReport) -> None:
+async def _python(live: Live, ping: int, seconds: float, watch: Any, poll: Any, report: KeepaliveReport) -> None:
     """One channel idle, one with a watch, one with a long poll, each with a connection of its own."""
     name = f"Python, a ping every {ping} s"
     report.clients.append(name)
@@ -68,10 +70,11 @@ async def _python(address: str, ping: int, seconds: float, watch: Any, poll: Any
         raise RuntimeError("the long poll ended early")
 
     async def hold(kind: str, use: Any) -> None:
-        async with grpc.aio.insecure_channel(address, options=_pinging(ping)) as channel:
+        async with grpc.aio.insecure_channel(live.address, options=_pinging(ping)) as channel:
+            carrying: Any = Carrying(channel, token_in(live.data_dir))
             try:
                 async with asyncio.timeout(seconds):
-                    await asyncio.gather(use(agent_pb2_grpc.AgentServiceStub(channel)), _lost(channel))
+                    await asyncio.gather(use(agent_pb2_grpc.AgentServiceStub(carrying)), _lost(channel))
             except TimeoutError:
                 return
             except (grpc.aio.AioRpcError, RuntimeError) as error:
@@ -97,15 +100,14 @@ async def _lost(channel: grpc.aio.Channel) -> None:
     raise RuntimeError("the connection was lost")
 
 
-async def _go(
-    load: str, address: str, ping: int, seconds: float, watch: Any, poll: Any, report: KeepaliveReport
-) -> None:
+async def _go(load: str, live: Live, ping: int, seconds: float, watch: Any, poll: Any, report: KeepaliveReport) -> None:
     name = f"Go, a ping every {ping} s"
     report.clients.append(name)
     process = await asyncio.create_subprocess_exec(
-        *(load, "quiet", "-addr", address, "-ping", f"{ping}s", "-for", f"{seconds:g}s"),
+        *(load, "quiet", "-addr", live.address, "-ping", f"{ping}s", "-for", f"{seconds:g}s"),
         *("-watch", f"{SERVICE}/WatchSession:{watch.SerializeToString().hex()}"),
         *("-poll", f"{SERVICE}/GetStatus:{poll.SerializeToString().hex()}"),
+        env={**os.environ, "AGENT_TOKEN": token_in(live.data_dir)},
         stdout=asyncio.subprocess.PIPE,
     )
     output, _ = await process.communicate()

@@ -12,6 +12,7 @@ from agentpb import agent_pb2 as pb
 from agentpb import agent_pb2_grpc
 
 from tests.process.live import Live, private_bytes
+from tests.rpc import Carrying, token_in
 
 
 @dataclass
@@ -64,7 +65,8 @@ async def idle_watchers(live: Live, report: WatchersReport, count: int) -> None:
     last = (await live.status(session_id)).session.last_sequence
     request = pb.WatchSessionRequest(session_id=session_id, after_sequence=last, follow=True)
     async with open_channel(live.address) as channel:
-        stub = agent_pb2_grpc.AgentServiceStub(channel)
+        carrying: Any = Carrying(channel, token_in(live.data_dir))
+        stub = agent_pb2_grpc.AgentServiceStub(carrying)
         streams: list[Any] = [stub.WatchSession(request) for _ in range(count)]
         for stream in streams:
             assert (await stream.read()).HasField("started")

@@ -26,6 +26,11 @@ ABSENT = "5a9d7c1e-0000-4000-8000-000000000000"
 OF_ONE_SESSION = [name for name, kind in ALL.items() if "session_id" in kind.DESCRIPTOR.fields_by_name]
 
 WHERE = {
+    "CREDENTIALS_MISSING": "identity/test_matrix.py::test_who_may_call_what",
+    "CREDENTIALS_INVALID": "identity/test_matrix.py::test_who_may_call_what",
+    "RPC_NOT_ALLOWED": "identity/test_matrix.py::test_who_may_call_what",
+    "RATE_LIMITED": "identity/test_rates.py::test_a_tenant_that_starts_too_much_is_told_when_to_come_back",
+    "IDENTITY_UNAVAILABLE": "identity/test_signed.py::test_the_last_good_keys_count_until_they_are_stale",
     "INVALID_FIELD": "guide/test_refusals.py::test_a_bad_field_is_named_with_its_path",
     "MALFORMED_REQUEST": "guide/test_refusals.py::test_bytes_that_are_no_message_are_malformed",
     "REQUEST_TOO_LARGE": "guide/test_refusals.py::test_a_request_above_the_limit_is_refused_with_the_limit",

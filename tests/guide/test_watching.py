@@ -18,7 +18,7 @@ from agentpb import agent_pb2_grpc
 from agent_service.server import running
 from tests.conftest import Service, make_config
 from tests.invariants import check_log
-from tests.rpc import all_bytes, refused
+from tests.rpc import Carrying, all_bytes, refused, token_in
 
 BUSY = "say: one\nbash: echo two\nslow: 0.4\nbash: echo three\nthink: hm\nbash: echo four\nsay: five"
 
@@ -237,7 +237,7 @@ async def test_a_watch_from_a_turns_cursor_shows_exactly_that_turn(service: Serv
 async def test_a_shutdown_ends_watches_of_what_goes_on(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"max_sessions": 1}
     async with running(make_config(tmp_path / "data", **settings)) as server:
-        channel = grpc.aio.insecure_channel(server.address)
+        channel: Any = Carrying(grpc.aio.insecure_channel(server.address), token_in(tmp_path / "data"))
         stub: Any = agent_pb2_grpc.AgentServiceStub(channel)
         done = await stub.Execute(pb.ExecuteRequest(prompt="say: done", wait={"seconds": 30}))
         cut = await stub.Execute(pb.ExecuteRequest(prompt="wait: 60"))

@@ -17,6 +17,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from tests.conftest import Service
 from tests.interactions.conftest import asked, details, policy, respond, results, start_asking, texts
+from tests.rpc import token_in
 
 JAVASCRIPT = Path(__file__).parent / "javascript"
 PROTO = Path(__file__).parents[2] / "proto" / "agent.proto"
@@ -75,6 +76,7 @@ async def test_a_program_in_another_language_allows_an_edited_command(service: S
     started = await service.execute("bash: touch as-proposed\nresult", options=policy())
     program = await asyncio.create_subprocess_exec(
         *(node, JAVASCRIPT / "approve.js", service.running.address, PROTO, started.session_id, "echo as edited"),
+        env={**os.environ, "AGENT_TOKEN": token_in(service.data_dir)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )

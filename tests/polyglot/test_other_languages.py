@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Service
+from tests.rpc import token_in
 
 ROOT = Path(__file__).parents[2]
 NODE = Path(__file__).parent / "node"
@@ -20,10 +21,10 @@ PROMPT = "bash: echo hello from a real tool\nsay: all done"
 KNOWN = {"state.changed", "turn.queued", "turn.started", "turn.completed", "message.user", "message.assistant"}
 
 
-async def run(*command: str, cwd: Path = ROOT) -> str:
+async def run(*command: str, cwd: Path = ROOT, env: dict[str, str] | None = None) -> str:
     """Run a program to its end; its output."""
     process = await asyncio.create_subprocess_exec(
-        *command, cwd=cwd, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        *command, cwd=cwd, env=env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     output, complaint = await process.communicate()
     assert process.returncode == 0, complaint.decode()
@@ -50,12 +51,17 @@ def grpcurl() -> str:
     return found
 
 
+def header(service: Service) -> str:
+    """The header by which a call has the local token, as the README has it for grpcurl."""
+    return f"authorization: Bearer {token_in(service.data_dir)}"
+
+
 async def test_grpcurl_lists_executes_and_watches_by_reflection(service: Service, grpcurl: str) -> None:
     address = service.running.address
 
     async def call(method: str, request: Any) -> list[dict[str, Any]]:
-        data = json.dumps(request)
-        return messages(await run(grpcurl, "-plaintext", "-d", data, address, f"agentservice.v1.AgentService/{method}"))
+        flags = ("-plaintext", "-H", header(service), "-d", json.dumps(request))
+        return messages(await run(grpcurl, *flags, address, f"agentservice.v1.AgentService/{method}"))
 
     services = (await run(grpcurl, "-plaintext", address, "list")).split()
     assert {"agentservice.v1.AgentService", "grpc.health.v1.Health"} <= set(services)
@@ -77,8 +83,9 @@ async def test_grpcurl_lists_executes_and_watches_by_reflection(service: Service
 
 async def test_grpcurl_shows_the_details_of_an_error(service: Service, grpcurl: str) -> None:
     method = "agentservice.v1.AgentService/GetStatus"
+    flags = ("-plaintext", "-format-error", "-H", header(service), "-d", '{"sessionId": "nope"}')
     process = await asyncio.create_subprocess_exec(
-        *(grpcurl, "-plaintext", "-format-error", "-d", '{"sessionId": "nope"}', service.running.address, method),
+        *(grpcurl, *flags, service.running.address, method),
         stderr=asyncio.subprocess.PIPE,
     )
     _, complaint = await process.communicate()
@@ -109,7 +116,9 @@ async def node() -> str:
 
 async def test_a_node_client_executes_and_watches(service: Service, node: str) -> None:
     client = str(MODULES / "client.js")
-    output = await run(node, client, service.running.address, str(ROOT / "proto" / "agent.proto"), PROMPT)
+    environment = {**os.environ, "AGENT_TOKEN": token_in(service.data_dir)}
+    contract = str(ROOT / "proto" / "agent.proto")
+    output = await run(node, client, service.running.address, contract, PROMPT, env=environment)
     seen = json.loads(output)
     assert seen["sequences"] == list(range(1, len(seen["sequences"]) + 1))
     assert set(seen["types"]) >= KNOWN

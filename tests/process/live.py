@@ -20,6 +20,7 @@ from agent_service.processes.guards import GroupGuard
 from agent_service.processes.tags import owner_id
 from agent_service.processes.tree import ProcessTree
 from tests.conftest import Service
+from tests.rpc import Carrying, token_in
 
 PROGRAM = Path(sys.executable).with_name("agent-service")
 SLEEPER = "python3 -c 'import time; time.sleep(600)'"
@@ -74,7 +75,8 @@ async def serve(
         line = (await asyncio.wait_for(process.stdout.readline(), 30)).decode()
         assert "listening on" in line, log.read_text()[-2000:]
         address = line.split()[-1]
-        async with grpc.aio.insecure_channel(address) as channel:
+        async with grpc.aio.insecure_channel(address) as bare:
+            channel: Any = Carrying(bare, token_in(data_dir))
             stub = agent_pb2_grpc.AgentServiceStub(channel)
             yield Live(None, channel, stub, data_dir, process, log, address)  # type: ignore[arg-type]
     finally:
@@ -98,7 +100,7 @@ async def refused(data_dir: Path, *flags: str) -> tuple[int, str]:
 
 def inherited() -> dict[str, str]:
     """The variables that a server process needs of this one."""
-    return {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    return {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "XDG_RUNTIME_DIR") if name in os.environ}
 
 
 def _credentials(model_url: str) -> dict[str, str]:

@@ -13,6 +13,7 @@ import termios
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 import pytest
@@ -21,6 +22,7 @@ from agentpb import agent_pb2_grpc
 
 from agent_service import maintenance
 from tests.process.live import BASH, PROGRAM, Live, inherited, serve
+from tests.rpc import Carrying, token_in
 
 pytestmark = pytest.mark.process
 
@@ -135,9 +137,11 @@ async def unread(data_dir: Path, *flags: str, stdout: int, stderr: int) -> Async
         env=inherited(),
     )
     try:
-        async with grpc.aio.insecure_channel(address, options=[("grpc.max_reconnect_backoff_ms", 100)]) as channel:
-            stub = agent_pb2_grpc.AgentServiceStub(channel)
+        async with grpc.aio.insecure_channel(address, options=[("grpc.max_reconnect_backoff_ms", 100)]) as bare:
+            stub: Any = agent_pb2_grpc.AgentServiceStub(bare)
             await stub.GetServerInfo(pb.GetServerInfoRequest(), wait_for_ready=True, timeout=30)
+            channel: Any = Carrying(bare, token_in(data_dir))
+            stub = agent_pb2_grpc.AgentServiceStub(channel)
             yield Live(None, channel, stub, data_dir, process, data_dir)  # type: ignore[arg-type]
     finally:
         if process.returncode is None:

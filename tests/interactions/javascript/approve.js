@@ -11,6 +11,8 @@ const [address, proto, sessionId, command] = process.argv.slice(2);
 const definition = loader.loadSync(proto, { keepCase: true, longs: Number, enums: String, oneofs: true, defaults: true });
 const { AgentService } = grpc.loadPackageDefinition(definition).agentservice.v1;
 const client = new AgentService(address, grpc.credentials.createInsecure());
+const metadata = new grpc.Metadata();
+metadata.set("authorization", `Bearer ${process.env.AGENT_TOKEN}`);
 
 function allow(interaction) {
   const input = { ...JSON.parse(interaction.input_json), command };
@@ -19,7 +21,7 @@ function allow(interaction) {
     interaction_id: interaction.interaction_id,
     allow: { updated_input_json: JSON.stringify(input) },
   };
-  client.RespondToInteraction(answer, (error, response) => {
+  client.RespondToInteraction(answer, metadata, (error, response) => {
     if (error) fail(error);
     else process.stdout.write(`${interaction.tool_name} ${response.interaction.state}\n`);
   });
@@ -30,7 +32,7 @@ function fail(error) {
   process.exit(1);
 }
 
-const watch = client.WatchSession({ session_id: sessionId });
+const watch = client.WatchSession({ session_id: sessionId }, metadata);
 watch.on("data", (response) => {
   for (const event of response.events) {
     if (event.payload === "interaction_requested") allow(event.interaction_requested.interaction);

@@ -15,17 +15,19 @@ const definition = loader.loadSync(path.basename(proto), {
 });
 const { agentservice } = grpc.loadPackageDefinition(definition);
 const client = new agentservice.v1.AgentService(address, grpc.credentials.createInsecure());
+const metadata = new grpc.Metadata();
+metadata.set("authorization", `Bearer ${process.env.AGENT_TOKEN}`);
 
 const call = (method, request) =>
   new Promise((resolve, reject) =>
-    client[method](request, { deadline: Date.now() + 60_000 }, (error, answer) => (error ? reject(error) : resolve(answer))),
+    client[method](request, metadata, { deadline: Date.now() + 60_000 }, (error, answer) => (error ? reject(error) : resolve(answer))),
   );
 
 const watch = (request) =>
   new Promise((resolve, reject) => {
     const events = [];
     let end = null;
-    const stream = client.WatchSession(request, { deadline: Date.now() + 60_000 });
+    const stream = client.WatchSession(request, metadata, { deadline: Date.now() + 60_000 });
     stream.on("data", (response) => {
       events.push(...response.events);
       end = response.end || end;
