@@ -18,6 +18,12 @@ MASK = "***"
 SHORTEST = 8
 """Characters of a value that is masked: a shorter one would be found in texts that have nothing to do with it."""
 
+PIECES = ("text", "thinking", "partial_json")
+"""What a piece of a message is called, by its kind."""
+
+MAX_BEGUN = 100
+"""Blocks of messages whose last piece may end with the beginning of a value."""
+
 
 class Masks:
     """The values of one agent's secrets, in every form in which they are looked for."""
@@ -26,6 +32,7 @@ class Masks:
         """Mask these values, each line of those with several, and both as JSON and base64 write them."""
         forms = {form for value in values for part in _parts(value) for form in _forms(part)}
         self._forms = sorted(forms, key=lambda form: (-len(form), form))
+        self._begun: dict[object, str] = {}
 
     def __bool__(self) -> bool:
         return bool(self._forms)
@@ -42,6 +49,8 @@ class Masks:
 
     def frame(self, frame: dict[str, Any]) -> None:
         """Mask every text in a frame of the agent's, in place and however deep: it is the agent's to nest."""
+        if frame.get("type") == "stream_event":
+            self._join(frame)
         waiting: list[Any] = [frame]
         while waiting:
             node = waiting.pop()
@@ -53,6 +62,30 @@ class Masks:
                     node[key] = self.text(value)
                 elif isinstance(value, dict | list):
                     waiting.append(value)
+
+    def _join(self, frame: dict[str, Any]) -> None:
+        """Hold back the end of a piece of a message that may be the beginning of a value, until the next piece.
+
+        What is held back when a block ends is never shown: the message that follows has the whole.
+        """
+        event = frame.get("event")
+        delta = event.get("delta") if isinstance(event, dict) else None
+        if not isinstance(event, dict) or not isinstance(delta, dict):
+            return
+        for name in PIECES:
+            if isinstance(piece := delta.get(name), str):
+                place = (frame.get("parent_tool_use_id"), event.get("index"), name)
+                text = self.text(self._begun.pop(place, "") + piece)
+                if begun := self._beginning(text):
+                    self._begun[place] = text[-begun:]
+                    text = text[:-begun]
+                delta[name] = text
+                if len(self._begun) > MAX_BEGUN:
+                    self._begun.pop(next(iter(self._begun)))
+
+    def _beginning(self, text: str) -> int:
+        """How many characters at the text's end a value begins with."""
+        return max((_overlap(text, form) for form in self._forms), default=0)
 
     def failure(self, failure: AgentFailed) -> AgentFailed:
         """The failure without the values; it may quote what the agent's process said."""
@@ -72,6 +105,16 @@ class Masks:
         if is_dataclass(value) and not isinstance(value, type):
             return replace(value, **{field.name: self.copy(getattr(value, field.name)) for field in fields(value)})
         return value
+
+
+def _overlap(text: str, form: str) -> int:
+    """Return the length of the longest end of `text` with which `form` begins."""
+    at = text.find(form[0], max(0, len(text) - len(form) + 1))
+    while at >= 0:
+        if form.startswith(text[at:]):
+            return len(text) - at
+        at = text.find(form[0], at + 1)
+    return 0
 
 
 class MaskedSink:

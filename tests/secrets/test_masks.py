@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -59,6 +60,31 @@ def test_a_frame_is_masked_wherever_the_value_is_and_however_deep() -> None:
         (inner,) = inner
     assert inner == MASK
     assert frame == {"type": "user", "n": 1, "deep": [{MASK: [MASK, {"x": "a *** b"}]}, None, True]}
+
+
+def piece(text: str, index: int = 0) -> dict[str, Any]:
+    delta = {"type": "text_delta", "text": text}
+    return {"type": "stream_event", "event": {"type": "content_block_delta", "index": index, "delta": delta}}
+
+
+@given(VALUES, AROUND, AROUND, st.integers(1, 5))
+def test_a_value_that_comes_in_pieces_is_masked(value: str, before: str, after: str, size: int) -> None:
+    masks, whole, shown = Masks([value]), before + value + after, ""
+    for at in range(0, len(whole), size):
+        frame = piece(whole[at : at + size])
+        masks.frame(frame)
+        shown += frame["event"]["delta"]["text"]
+
+    assert value not in shown
+    assert MASK in shown
+
+
+def test_pieces_without_a_beginning_of_a_value_are_not_held_back() -> None:
+    masks = Masks([VALUE])
+    for text in ("hello ", "pass", "ing by", "passe", "there"):
+        masks.frame(frame := piece(text))
+        expected = {"pass": "", "ing by": "passing by"}
+        assert frame["event"]["delta"]["text"] == expected.get(text, text)
 
 
 @pytest.mark.parametrize("print_it", [repr, str])
