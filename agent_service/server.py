@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import importlib.metadata
 import logging
 import os
@@ -37,6 +36,7 @@ from agent_service.audit import AuditLog, AuditUnwritable
 from agent_service.backends import cli_bounds, open_backend
 from agent_service.config import Config
 from agent_service.errors import CannotServe
+from agent_service.host_share import calm_collector, give_memory_back, raise_descriptor_limit
 from agent_service.ledger import Ledger
 from agent_service.policy import Bounds, Policy, Profiles
 from agent_service.processes.choice import Choice, choose_guard
@@ -77,14 +77,16 @@ async def serve(config: Config, *, ready: Callable[[Running], None] = lambda run
     signals: asyncio.Queue[int] = asyncio.Queue()
     _handle_signals(signals)
     hide()
+    log.debug("open files: at most %d", raise_descriptor_limit())
     async with running(config, signals=signals) as service:
         calm_collector()
+        giving_back = asyncio.create_task(give_memory_back(), name="give memory back")
         ready(service)
         stopped = asyncio.create_task(signals.get())
         broken = asyncio.create_task(service.ledger.wait_failed())
         await asyncio.wait({stopped, broken}, return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
-        broken.cancel()
+        for task in (stopped, broken, giving_back):
+            task.cancel()
         if service.ledger.failure is not None:
             log.critical("the ledger cannot be written, so the service ends: %s", service.ledger.failure)
             _leave(74)  # EX_IOERR; every acknowledged event is on disk, and no other can be written
@@ -107,16 +109,6 @@ def _leave(code: int) -> NoReturn:
     """End the process at once, without any clean-up but that of the log."""
     logging.shutdown()
     os._exit(code)
-
-
-def calm_collector() -> None:
-    """Collect circular garbage less often: little is made, and a collection takes longer the more sessions there are.
-
-    Objects that exist at the start are never traversed again: that alone takes 0.1 s.
-    """
-    gc.freeze()
-    gc.set_threshold(20_000, 25, 100)
-    gc.enable()
 
 
 @asynccontextmanager

@@ -16,8 +16,9 @@ from uuid import UUID
 from agentpb import agent_pb2 as pb
 
 from agent_service.config import Config
+from agent_service.host_share import calm_collector
 from agent_service.ledger.journal import Journal
-from agent_service.server import calm_collector, running
+from agent_service.server import running
 from agent_service.session.states import move
 
 BEGINNING = (pb.SESSION_PHASE_QUEUED, pb.SESSION_PHASE_STARTING, pb.SESSION_PHASE_WORKING)

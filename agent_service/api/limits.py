@@ -18,6 +18,8 @@ MAX_MESSAGE_BYTES = 4 << 20
 """Bytes of a request or response."""
 MAX_CONNECTION_STREAMS = 1000
 """Calls that may be open on one connection, watches among them."""
+MAX_METADATA_BYTES = 10 << 10
+"""Bytes of a call's metadata, names and values. A longer call is refused by gRPC with RESOURCE_EXHAUSTED."""
 MAX_PROMPT_BYTES = 2 << 20
 """Bytes of a prompt, or of a message's text, in UTF-8."""
 MAX_PAGE_SIZE = 1000

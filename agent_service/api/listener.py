@@ -14,7 +14,7 @@ from agent_service.api.call import Door
 from agent_service.api.chain import SERVICE, Chain
 from agent_service.api.grpc import MAX_RECEIVED_BYTES, add_to_server
 from agent_service.api.identity import Identity
-from agent_service.api.limits import MAX_CONNECTION_STREAMS, MAX_MESSAGE_BYTES
+from agent_service.api.limits import MAX_CONNECTION_STREAMS, MAX_MESSAGE_BYTES, MAX_METADATA_BYTES
 from agent_service.api.reflection import add_reflection
 from agent_service.api.tls import ServerTls, TlsFiles
 from agent_service.api.unix import bind_socket
@@ -33,6 +33,12 @@ SERVER_ARGUMENTS: tuple[tuple[str, int], ...] = (
     # Without a limit one connection drove the memory to gigabytes: a header block of 12 kB, made of references to one
     # compressed header, took 0.7 MB a stream. Beyond the limit clients wait, or open more connections as ours does.
     ("grpc.max_concurrent_streams", MAX_CONNECTION_STREAMS),
+    # gRPC counts a header by the bytes of its name and value: a block of 12 kB had 12,000 headers of one byte each,
+    # which took 2 MB. Between its own two limits, 8 and 16 KiB, it refuses at random; a token of 8 KiB must fit.
+    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
+    # A connection that does not confirm the settings, as no gRPC library leaves out, is closed. The default is 60 s.
+    ("grpc.http2.settings_timeout", 10_000),
     # Clients may ping every 10 s, the shortest interval that grpc-go allows. The library's own limit is 300 s: pings
     # every 30 s ended connections with GOAWAY too_many_pings after 90 to 150 s. The limit is half of 10 s, because the
     # ping after a delayed one comes too early, and the third early ping ends the connection.

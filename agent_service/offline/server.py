@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import signal
+import socket
 import sys
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from .steps import Fail
 from .wire import Drop, Part, Pause, failure_text, new_id, refusal, stream, whole
 
 OFFLINE_MODEL_NAME = "offline"
+BACKLOG = 2048  # connections that the kernel holds until they are accepted
 KEEP_ALIVE = 300  # seconds; longer than a CLI keeps an idle connection for its next turn
 REMEMBERED = 1024  # messages whose first attempt has gone wrong as it should
 
@@ -50,10 +52,14 @@ class OfflineModel:
         host, port = self._address
         config = self._config()
         loop = asyncio.get_running_loop()
+        listening = _listen(host, port)
+        # asyncio accepts up to `backlog` connections in a row and goes on when one fails: without descriptors, 2,048
+        # failures in the log each second. One at a time fails once a second; the kernel's queue is as long as before.
         self._server = await loop.create_server(
-            lambda: self._door.connection(config, self._state), host, port, backlog=2048
+            lambda: self._door.connection(config, self._state), sock=listening, backlog=1
         )
-        port = self._server.sockets[0].getsockname()[1]
+        listening.listen(BACKLOG)
+        port = listening.getsockname()[1]
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         return self
 
@@ -129,6 +135,11 @@ class OfflineModel:
             yield
         finally:
             self._answering -= 1
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    return socket.create_server((address[0], port), family=family, backlog=BACKLOG)
 
 
 class Played(Response):

@@ -20,6 +20,9 @@ from agent_service.ledger import Journal, RequestId, now_us
 from agent_service.options import remember
 from agent_service.session.permissions import answer_of
 
+MAX_PENDING, MAX_PENDING_BYTES = 16, 8 << 20
+"""Questions of one session that may await an answer at once, and the bytes of what they ask about."""
+
 CLOSED_KEPT = 256
 """Resolved interactions that are remembered; the log knows the older ones."""
 
@@ -63,12 +66,29 @@ class Interactions:
     async def ask(
         self, interaction: pb.Interaction, tool_input: dict[str, Any], policy: pb.InteractionPolicy
     ) -> Answer:
-        """Put the question into the log and wait for its answer; a cancelled wait withdraws the question."""
+        """Put the question into the log and wait for its answer; a cancelled wait withdraws the question.
+
+        A question beyond what may be pending is denied at once, with a warning in the log.
+        """
+        if (refusal := self._full(interaction)) is not None:
+            noticed = pb.Warning(code="TOO_MANY_QUESTIONS", message=refusal)
+            self._journal.add(events.warning(noticed), turn_id=interaction.turn_id)
+            self._journal.commit()
+            return Answer(False, message=refusal)
         pending = self._open(interaction, tool_input, policy)
         try:
             return await pending.answer
         finally:
             self._resolve(interaction.interaction_id, pb.INTERACTION_STATE_WITHDRAWN, by="cancel")
+
+    def _full(self, interaction: pb.Interaction) -> str | None:
+        asked = sum(len(pending.interaction.input_json) for pending in self._pending.values())
+        if len(self._pending) < MAX_PENDING and asked + len(interaction.input_json) <= MAX_PENDING_BYTES:
+            return None
+        return (
+            f"{interaction.tool_name} was denied and nobody was asked: {len(self._pending)} questions of {asked} bytes "
+            f"await an answer; the most is {MAX_PENDING}, of {MAX_PENDING_BYTES} bytes. Ask again later."
+        )
 
     def _open(self, interaction: pb.Interaction, tool_input: dict[str, Any], policy: pb.InteractionPolicy) -> _Pending:
         loop = asyncio.get_running_loop()

@@ -3483,7 +3483,7 @@ class Session(_message.Message):
 
     @_builtins.property
     def pending_interactions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Interaction]:
-        """What the agent asks and nobody has answered."""
+        """What the agent asks and nobody has answered: at most 16, of 8 MiB of input. Further ones are denied, with a warning."""
 
     @_builtins.property
     def error(self) -> Global___SessionError:
@@ -4845,7 +4845,8 @@ class Warning(_message.Message):
     FIELD_FIELD_NUMBER: _builtins.int
     code: _builtins.str
     """What kind it is: MCP_SERVER_FAILED, MCP_SERVER_PENDING, MCP_SERVER_MISSING, MCP_SERVER_WITHOUT_TOOLS, AGENT_MISSING,
-    SKILL_MISSING, PLUGIN_MISSING, TOOL_MISSING, PERMISSION_MODE_NOT_IN_FORCE or SETTINGS_NOT_IN_EFFECT; may grow.
+    SKILL_MISSING, PLUGIN_MISSING, TOOL_MISSING, PERMISSION_MODE_NOT_IN_FORCE, SETTINGS_NOT_IN_EFFECT or
+    TOO_MANY_QUESTIONS; may grow.
     """
     message: _builtins.str
     """A sentence for people."""

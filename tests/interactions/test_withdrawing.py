@@ -8,8 +8,9 @@ import grpc.aio
 import pytest
 from agentpb import agent_pb2 as pb
 
+from agent_service.session import interactions
 from tests.conftest import Service
-from tests.interactions.conftest import details, respond, start_asking
+from tests.interactions.conftest import details, policy, respond, start_asking
 from tests.process.live import serve
 
 
@@ -76,3 +77,19 @@ async def test_an_answer_is_known_after_a_restart(tmp_path: Path) -> None:
         assert again.interaction == first.interaction
         metadata = await refused(service, session_id, interaction.interaction_id, key="another")
         assert metadata["resolved_by"] == first.interaction.resolved_by
+
+
+@pytest.mark.parametrize("limit", ["MAX_PENDING", "MAX_PENDING_BYTES"])
+async def test_a_question_beyond_what_may_be_pending_is_denied_and_the_log_says_so(
+    service: Service, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr(interactions, limit, 0)
+    done = await service.run("bash: touch asked\nresult", options=policy())
+    assert not done.session.pending_interactions
+    events = await service.stub.ListEvents(
+        pb.ListEventsRequest(session_id=done.session_id, event_types=["warning", "interaction.*"])
+    )
+    [warning] = [event.warning for event in events.events]
+    assert warning.code == "TOO_MANY_QUESTIONS"
+    assert "nobody was asked" in warning.message
+    assert "Bash" in warning.message
