@@ -7,8 +7,9 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
-from agent_service.processes.table import Process, read, read_process
+from agent_service.processes.table import Process, read_process
 from agent_service.processes.tree import ProcessTree
 
 _CREDENTIALS = struct.Struct("3i")
@@ -41,8 +42,10 @@ def holds(pid: int, connection: socket.socket) -> bool:
     """Return whether a process has the other end of a TCP connection on loopback, in its own network namespace."""
     ours, theirs = connection.getsockname()[1], connection.getpeername()[1]
     wanted = (f":{theirs:04X}", f":{ours:04X}")
-    lines = read(f"/proc/{pid}/net/tcp", 1 << 16).decode().splitlines()[1:]
-    rows = [line.split() for line in lines]
+    try:
+        rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    except OSError:
+        return False
     sockets = {f"socket:[{row[9]}]" for row in rows if row[1].endswith(wanted[0]) and row[2].endswith(wanted[1])}
     return not sockets.isdisjoint(_descriptors(pid)) if sockets else False
 
