@@ -22,7 +22,7 @@ async def cleared(service: Service, command: str = "/clear") -> tuple[pb.Session
 
 def transcripts(data_dir: Path) -> list[str]:
     """The ids of the conversations on disk."""
-    return sorted(path.stem for path in data_dir.rglob("*.jsonl"))
+    return sorted(path.stem for path in data_dir.glob("sessions/*/config/projects/*/*.jsonl"))
 
 
 @pytest.mark.parametrize("command", ["/clear", "/new", "/reset"])

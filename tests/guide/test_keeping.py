@@ -158,7 +158,13 @@ async def test_cleanup_counts_what_it_frees_and_may_keep_the_transcripts(service
     kept, lost = await service.run("say: kept"), await service.run("say: lost")
 
     def files() -> set[str]:
-        return {path.name for path in service.data_dir.rglob("*.jsonl")}
+        return {
+            path.name
+            for path in (
+                *service.data_dir.glob("sessions/*/config/projects/*/*.jsonl"),
+                *service.data_dir.glob("tenants/*/kept/projects/*/*.jsonl"),
+            )
+        }
 
     def file_of(session: pb.Session) -> str:
         return f"{session.agent_session_id}.jsonl"

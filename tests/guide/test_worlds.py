@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +81,7 @@ async def test_no_agent_listens_for_other_sessions(start: Callable[..., Any]) ->
     other = await service.run(speaks)
     refused = [event for event in await service.events(other.session_id) if event.type == "message.user"]
     assert "No agent named" in str(refused) or "not available in this session" in str(refused), refused
-    assert not list(service.data_dir.rglob("*.sock"))
+    assert not [path for path in files(service.data_dir) if path.suffix == ".sock"]
     assert (await service.status(session.session_id)).session.last_sequence == session.last_sequence
 
 
@@ -104,19 +106,26 @@ def clis_own(tmp: Path) -> list[Path]:
     return [*tmp.glob("claude*"), *tmp.glob("cc-*")]
 
 
+def files(folder: Path) -> list[Path]:
+    """All that is below a folder, in which processes may be at work."""
+    return [Path(at, name) for at, folders, names in os.walk(folder) for name in (*folders, *names)]
+
+
 def traces(folder: Path, names: set[str]) -> list[str]:
     """The files that are named like, or hold, one of these; the ledger is the business of its own tests."""
     return [
         str(path.relative_to(folder))
-        for path in folder.rglob("*")
+        for path in files(folder)
         if not path.name.startswith("ledger")
         and (any(name in str(path) for name in names) or (path.is_file() and _holds(path, names)))
     ]
 
 
 def _holds(path: Path, names: set[str]) -> bool:
-    content = path.read_bytes()
-    return any(name.encode() in content for name in names)
+    with suppress(FileNotFoundError):
+        content = path.read_bytes()
+        return any(name.encode() in content for name in names)
+    return False
 
 
 @pytest.mark.parametrize("planted", ["a link to another's conversation", "a pipe"])
@@ -165,7 +174,7 @@ async def earlier(service: Service) -> pb.Session:
 
 
 def conversations(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.glob("**/projects/**/*.jsonl"))
+    return sorted(path.name for path in files(folder) if path.suffix == ".jsonl")
 
 
 async def test_a_session_of_an_earlier_version_takes_its_conversations_along(start: Callable[..., Any]) -> None:
