@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,6 +33,9 @@ from agent_service.agents import conversations, shared
 from agent_service.agents.conversations import Conversation, transcript_anywhere, transcript_begun_in
 from agent_service.agents.removals import Removals
 from agent_service.options import is_uuid
+
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+"""The names of tenants that a folder can bear as they are."""
 
 
 @dataclass(frozen=True)
@@ -255,5 +259,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _folder(owner: str) -> str:
-    """A folder name for a tenant whatever its name: no two share one."""
-    return hashlib.sha256(owner.encode()).hexdigest()[:16] if owner else "default"
+    """A folder name for a tenant whatever its name: no two share one. `default` is no tenant's name."""
+    if not owner:
+        return "default"
+    return owner if _PLAIN.fullmatch(owner) and owner != "default" else f"~{hashlib.sha256(owner.encode()).hexdigest()}"

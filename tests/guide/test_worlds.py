@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from agentpb import agent_pb2 as pb
 
+from agent_service.agents.workspace import Workspaces
 from tests.conftest import Service
 
 BASH = pb.AgentOptions(allowed_tools=["Bash"])
@@ -57,6 +58,17 @@ async def test_a_session_gets_a_copy_of_what_its_tenant_shares_and_cannot_change
         _, said = await output(service, show, **fields)
         assert "a shared skill" in said
         assert "changed" not in said
+
+
+@pytest.mark.parametrize("tenant", ["", "payments", "../acme", "~x", "default", "a/b", "x" * 200])
+def test_what_a_tenant_shares_lies_in_a_folder_of_its_own(tmp_path: Path, tenant: str) -> None:
+    others = {"", "payments", "../acme", "~x", "default", "a/b", "x" * 200} - {tenant}
+    workspaces = Workspaces(tmp_path)
+    folder = workspaces.tenant_config(tenant)
+    assert folder.parent.parent == tmp_path / "tenants"
+    assert folder not in {workspaces.tenant_config(other) for other in others}
+    if tenant in ("", "payments"):
+        assert folder.parent.name == tenant or folder.parent.name == "default"
 
 
 async def test_credentials_that_an_operator_takes_away_are_taken_from_every_session(
