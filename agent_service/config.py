@@ -78,6 +78,9 @@ class Config:
     )
     audit_log: str = _option("", "file of the audit log: who changed what, and what was refused; empty: none")
     audit_reads: bool = _option(False, "have calls that only read in the audit log as well")
+    sandbox: str = _option(
+        "auto", "what agents see of this host, unless a policy says it", choices=("auto", "off", "workspace", "sealed")
+    )
     log_level: str = _option(
         "info", "least important log lines to write", choices=("debug", "info", "warning", "error")
     )

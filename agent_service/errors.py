@@ -202,6 +202,13 @@ class WorkspaceMissing(RequestError):
     reason = "WORKSPACE_MISSING"
 
 
+class SandboxUnavailable(RequestError):
+    """The sandbox that the policy asks for does not work on this host."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "SANDBOX_UNAVAILABLE"
+
+
 class ResumeRejected(RequestError):
     """The conversation cannot be continued: its transcript is missing, or it never began."""
 

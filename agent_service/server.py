@@ -7,7 +7,7 @@ import importlib.metadata
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +22,9 @@ from agent_service.agents.outlets import Outlets, open_outlets
 from agent_service.agents.pool import AgentPool
 from agent_service.agents.sdk import CLI_VERSION, SDK_VERSION
 from agent_service.agents.secrets import Secrets
+from agent_service.agents.walls import open_walls
 from agent_service.agents.workspace import Workspaces
-from agent_service.api.addresses import parse_addresses
+from agent_service.api.addresses import Address, Transport, parse_addresses
 from agent_service.api.audited import Audited
 from agent_service.api.chain import Chain
 from agent_service.api.handlers import Handlers
@@ -133,6 +134,14 @@ async def running(config: Config, *, signals: asyncio.Queue[int] | None = None) 
         policy = open_policy(config, access, default_model, data_dir)
         await stack.enter_async_context(workspaces.removals)
         outlets = await stack.enter_async_context(_outlets(config, data_dir, backend.environment))
+        walls = await open_walls(
+            config.sandbox,
+            owner=owner,
+            guard=guard.guard,
+            data_dir=data_dir,
+            secret=_secret(config, addresses),
+            must_hold=config.access is not None or not all(address.is_local for address in addresses),
+        )
         launch = Launch(
             workspaces=workspaces,
             environment={**backend.environment, **_cli_bounds(config)},
@@ -141,6 +150,7 @@ async def running(config: Config, *, signals: asyncio.Queue[int] | None = None) 
             grant=policy.grant,
             secrets=_secrets(config.secrets_dir),
             outlets=outlets,
+            walls=walls,
         )
         pool = await stack.enter_async_context(
             AgentPool(
@@ -165,6 +175,7 @@ async def running(config: Config, *, signals: asyncio.Queue[int] | None = None) 
             )
         )
         info = _server_info(config, backend.name, guard, instance)
+        info.sandbox = walls.usual
         handlers = Handlers(
             queries=registry.queries,
             execution=registry.execution,
@@ -257,7 +268,7 @@ def _data_directory(path: Path) -> Path:
 async def _outlets(config: Config, data_dir: Path, environment: Mapping[str, str]) -> AsyncIterator[Outlets | None]:
     """Open the ways out of agents without a network or without credentials, where there can be such agents."""
     for_all = config.model_gateway == "all"
-    if not for_all and config.access is None:
+    if not for_all and config.access is None and config.sandbox != "sealed":
         yield None
         return
     async with open_outlets(data_dir / "tmp", environment, for_all=for_all) as outlets:
@@ -268,6 +279,13 @@ def _secrets(directory: Path | None) -> Secrets:
     if directory is not None and not directory.is_dir():
         raise CannotServe(f"the secrets directory {directory} is not a directory")
     return Secrets(directory.resolve() if directory is not None else None)
+
+
+def _secret(config: Config, addresses: Sequence[Address]) -> list[Path]:
+    """Return what lies beside the data directory and is in no agent's view."""
+    who = (config.access, config.tls_cert, config.tls_key, config.secrets_dir, config.runtime_dir)
+    sockets = [address.place for address in addresses if address.transport is Transport.UNIX]
+    return [Path(path) for path in (*who, config.audit_log, config.profiles, *sockets) if path]
 
 
 def _log_guard(choice: Choice) -> None:

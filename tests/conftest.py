@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,11 @@ from agentpb import agent_pb2 as pb
 from agentpb import agent_pb2_grpc
 
 from agent_service.__main__ import agent_environment, runtime_directory
+from agent_service.agents import walls
 from agent_service.config import Config
+from agent_service.processes.guards import ProcessGuard
+from agent_service.processes.hidden import Hidden
+from agent_service.processes.sandbox_choice import SandboxChoice, choose_sandbox
 from agent_service.server import Running, running
 from tests.rpc import Carrying
 
@@ -99,6 +103,25 @@ def runtime_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("run")))
         patch.delenv("AGENT_TOKEN", raising=False)
         patch.delenv("AGENT_TOKEN_FILE", raising=False)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _sandboxes_are_tried_once() -> Iterator[None]:
+    """Try this host's sandboxes once for all services: a trial takes as long as the start of the rest."""
+    known: dict[tuple[str, type, bool], SandboxChoice] = {}
+
+    async def choose(
+        wished: str, *, guard: ProcessGuard, hidden: Hidden, directory: Path, others: bool = False
+    ) -> SandboxChoice:
+        key = (wished, type(guard), others)
+        if key not in known:
+            known[key] = await choose_sandbox(wished, guard=guard, hidden=hidden, directory=directory, others=others)
+        passed = [(level, replace(sandbox, hidden=hidden)) for level, sandbox in known[key].passed]  # type: ignore[type-var]
+        return replace(known[key], passed=tuple(passed))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(walls, "choose_sandbox", choose)
         yield
 
 

@@ -45,6 +45,7 @@ EXAMPLES: dict[str, tuple[Any, Any]] = {
     "audit_log": ("audit.log", "audit.log"),
     "audit_reads": (True, True),
     "process_guard": ("process-group", "process-group"),
+    "sandbox": ("workspace", "workspace"),
     "log_level": ("debug", "debug"),
 }
 

@@ -31,6 +31,7 @@ from agent_service.agents.outlets import Outlet
 from agent_service.agents.permission import Answer, permission_result
 from agent_service.agents.sink import PermissionContext, Sink
 from agent_service.agents.transport import ProcessTransport
+from agent_service.agents.walls import Wall
 from agent_service.agents.workspace import Directories
 from agent_service.policy import Grant
 from agent_service.processes.guards import ProcessGuard
@@ -53,6 +54,7 @@ class AgentSpec:
     variables: Mapping[str, str]
     """The caller's part of the environment: for the agent alone, not for what guards it."""
     directories: Directories
+    wall: Wall
     grant: Grant
     """What the session's tenant may ask for: what its walls are made by."""
     key: str
@@ -113,6 +115,7 @@ class Agent:
             variables=spec.variables,
             cwd=spec.directories.cwd,
             guard=guard,
+            wall=spec.wall,
             marker=spec.marker,
             on_stderr=self._on_stderr,
         )
@@ -348,6 +351,7 @@ class Agent:
                 log.exception("the files of agent %s are left for the next start", self.spec.marker)
 
     def _clear(self) -> None:
+        self.spec.wall.fall()
         self._discard(self.spec.directories.tmp)
         if self._started is None:  # else the start has done it; another agent of the session may have files there
             remove_files(self.spec.directories.scratch)

@@ -8,6 +8,8 @@ from typing import Any
 
 from claude_agent_sdk import CLINotFoundError, ProcessError, ResultError
 
+from agent_service.processes.view import OutOfBounds, SandboxUnavailable
+
 
 class AgentFailed(Exception):
     """An agent did not start, or ended by itself: `reason` as in SessionError.reason, and what its process said."""
@@ -38,6 +40,10 @@ def classify(error: BaseException, *, stderr_tail: str) -> AgentFailed:
             retryable=_died_by_signal(error.exit_code),
             stderr_tail=stderr_tail,
         )
+    if isinstance(error, OutOfBounds):
+        return AgentFailed("POLICY_DENIED", text)
+    if isinstance(error, SandboxUnavailable):
+        return AgentFailed("SANDBOX_UNAVAILABLE", text)
     if isinstance(error, CLINotFoundError | OSError):
         return AgentFailed(
             "AGENT_UNAVAILABLE", f"the agent's process could not be started: {text}", stderr_tail=stderr_tail

@@ -20,14 +20,13 @@ from agent_service import options as translate
 from agent_service.agents.agent import AgentSpec
 from agent_service.agents.demand import Profile
 from agent_service.agents.outlets import Outlet, Outlets
+from agent_service.agents.programs import CREDENTIAL_FILES
 from agent_service.agents.sdk import bundled_cli
 from agent_service.agents.secrets import Secrets
+from agent_service.agents.walls import Walls
 from agent_service.agents.workspace import Directories, Workspaces
 from agent_service.options import may_choose_mode
 from agent_service.policy import MANAGED_SETTINGS, Grant, managed_settings
-
-CREDENTIAL_FILES = ("GOOGLE_APPLICATION_CREDENTIALS", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE")
-"""Variables of the agents' environment that name files with credentials."""
 
 
 class Resume(NamedTuple):
@@ -51,13 +50,13 @@ class Launch:
         secrets: Secrets | None = None,
         grant: Callable[[str], Grant] = Grant.dev,
         outlets: Outlets | None = None,
-        has_network: Callable[[Grant], bool] = lambda grant: True,
+        walls: Walls | None = None,
     ) -> None:
         """Start agents in the directories of `workspaces`, with `environment` and each session's own variables.
 
-        The markers of their process trees begin with `marker`; `grant` returns what a tenant may ask for. Values that
-        are names of `secrets` get their values here. `outlets` are the ways out of agents that have no network, which
-        `has_network` says, or no credentials.
+        The markers of their process trees begin with `marker`; `grant` returns what a tenant may ask for, `walls` are
+        around each of them. Values that are names of `secrets` get their values here. `outlets` are the ways out of
+        agents that have no network, or no credentials.
         """
         self.workspaces = workspaces
         self._environment = dict(environment)
@@ -66,7 +65,7 @@ class Launch:
         self._grant = grant
         self.secrets = secrets or Secrets(None)
         self._outlets = outlets
-        self._has_network = has_network
+        self.walls = walls or Walls()
 
     def spec(self, session: pb.Session, options: pb.AgentOptions, resume: Resume | None) -> AgentSpec:
         """Return the start parameters of an agent for this session. Writes files; call it off the loop's hot path.
@@ -76,18 +75,24 @@ class Launch:
         key = self.key(options)
         options, masks = self.secrets.resolve(options, session.owner)
         grant, directories = self._grant(session.owner), self.workspaces.make(session)
+        marker = f"{self._marker}:{session.agent_session_id}"
         sdk_options = self._sdk_options(session, options, resume, directories)
-        outlet = self._outlet(grant, directories)
         environment = self._environment_of(options, directories)
+        wall = self.walls.around(options, directories, grant, {**environment, **options.env}, marker)
+        outlet = self._outlet(grant, directories)
+        if outlet is not None:
+            environment = outlet.environment(environment)
+            wall.let_out(outlet.sockets, outlet.programs)
         return AgentSpec(
             options=sdk_options,
-            environment=outlet.environment(environment) if outlet is not None else environment,
+            environment=environment,
             variables=dict(options.env),
             directories=directories,
+            wall=wall,
             grant=grant,
             key=key,
             asks=options.interactions.permissions or options.interactions.questions,
-            marker=f"{self._marker}:{session.agent_session_id}",
+            marker=marker,
             masks=masks,
             outlet=outlet,
         )
@@ -96,7 +101,7 @@ class Launch:
         """Make the ways out of an agent's walls, the last of what can fail: from here on, its end closes them."""
         if self._outlets is None:
             return None
-        return self._outlets.make(directories.tmp.name, grant.egress, network=self._has_network(grant))
+        return self._outlets.make(directories.tmp.name, grant.egress, network=self.walls.has_network(grant))
 
     def _sdk_options(
         self, session: pb.Session, options: pb.AgentOptions, resume: Resume | None, directories: Directories

@@ -16,6 +16,7 @@ from typing import Any
 
 from claude_agent_sdk import ProcessError, Transport
 
+from agent_service.agents.walls import Wall
 from agent_service.processes.guards import ProcessGuard, Spawn
 from agent_service.processes.tree import ProcessTree
 
@@ -49,10 +50,11 @@ class ProcessTransport(Transport):
         variables: Mapping[str, str],
         cwd: Path,
         guard: ProcessGuard,
+        wall: Wall,
         marker: str,
         on_stderr: Callable[[str], None],
     ) -> None:
-        """Prepare to run `argv` in `cwd` with exactly `environment`, and the caller's `variables` on top of it.
+        """Prepare to run `argv` behind `wall` in `cwd` with exactly `environment`, and the caller's `variables` on top.
 
         The guard sees nothing of the latter. `marker` names the tree for `end_leftovers`.
         """
@@ -61,6 +63,7 @@ class ProcessTransport(Transport):
         self._variables = variables
         self._cwd = cwd
         self._guard = guard
+        self._wall = wall
         self._marker = marker
         self._on_stderr = on_stderr
         self._process: asyncio.subprocess.Process | None = None
@@ -87,22 +90,27 @@ class ProcessTransport(Transport):
             await asyncio.wait([self._spawning])
 
     async def _spawn(self) -> None:
-        self._spawn_held = spawn = self._guard.spawn(
-            self._argv, marker=self._marker, environment=self._environment, variables=self._variables
-        )
-        try:
-            self._process = await asyncio.create_subprocess_exec(
-                *spawn.command,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                cwd=self._cwd,
-                limit=MAX_FRAME_BYTES,
-                **spawn.keywords,
+        with self._wall.wrap(self._argv) as wrapped:
+            self._spawn_held = spawn = self._guard.spawn(
+                wrapped.argv,
+                marker=self._marker,
+                environment=self._environment,
+                variables=self._variables,
+                descriptors=wrapped.descriptors,
             )
-        finally:
-            spawn.started()
-        self.tree = ProcessTree(self._guard, self._process.pid, self._marker)
+            try:
+                self._process = await asyncio.create_subprocess_exec(
+                    *self._wall.enter(spawn.command),
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=asyncio.subprocess.PIPE,
+                    cwd=self._cwd,
+                    limit=MAX_FRAME_BYTES,
+                    **spawn.keywords,
+                )
+            finally:
+                spawn.started()
+        self.tree = ProcessTree(self._guard, self._process.pid, self._marker, between=self._wall.sandbox.wrapper)
         self._stderr_task = asyncio.create_task(self._read_stderr(), name=f"stderr of {self._process.pid}")
 
     async def wait(self) -> int:

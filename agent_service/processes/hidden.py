@@ -20,16 +20,16 @@ _NEVER = frozenset({"/", "/usr", "/etc", "/bin", "/sbin", "/lib", "/lib64", "/de
 
 @dataclass(frozen=True)
 class Hidden:
-    """Files and directories of the host that a view leaves out; canonical paths that exist."""
+    """Files and directories of the host that a view leaves out, by canonical paths."""
 
     secret: tuple[Path, ...] = ()
-    """The service's own: no option can name anything in them."""
+    """The service's own, those that it has yet to make among them: no option can name anything in them."""
     places: tuple[Path, ...] = ()
     """Others': shown where an option names something in them."""
 
     def all(self) -> tuple[Path, ...]:
-        """Return all of them."""
-        return self.secret + self.places
+        """Return all that are there now."""
+        return (*(path for path in self.secret if path.exists()), *(path for path in self.places if path.exists()))
 
 
 def hidden_places(secret: Iterable[Path], homes: Iterable[str | Path] = ()) -> Hidden:
@@ -37,7 +37,7 @@ def hidden_places(secret: Iterable[Path], homes: Iterable[str | Path] = ()) -> H
 
     `secret` are the service's own, `homes` more homes than /root, /home and that of the service's user.
     """
-    own = tuple(dict.fromkeys(_existing(secret)))
+    own = tuple(dict.fromkeys(Path(os.path.realpath(path)) for path in secret))
     user = _home_of_user()
     homes = [home for home in (*homes, *([user] if user else [])) if _is_home(home)]
     places = _existing([*_PLACES, *homes, *(_of_root_alone() if os.geteuid() == 0 else ())])

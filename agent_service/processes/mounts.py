@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from agent_service.processes.view import TEMPORARY, Held, Named
+from agent_service.processes.view import Held, Named
 
-Kind = Literal["hidden", "read-only", "writable", "link"]
+Kind = Literal["hidden", "temporary", "read-only", "writable", "link"]
+"""What is to be at a place: nothing, the view's own temporary files, what is there on the host, or a link."""
 
 ROOT = Path("/")
 
@@ -36,7 +37,7 @@ def arrange(steps: Sequence[Mount], *, base: Kind) -> list[Mount]:
     for step in sorted(by_path.values(), key=lambda step: len(step.path.parts)):
         around, cover = _around(step.path, kept, base)
         if step.kind != around or step.pinned:
-            made = around == "hidden" or cover in TEMPORARY
+            made = around in ("hidden", "temporary")
             kept[step.path] = step._replace(parents=_between(cover, step.path, kept) if made else ())
     return list(kept.values())
 
@@ -58,11 +59,15 @@ def _between(cover: Path, path: Path, kept: dict[Path, Mount]) -> tuple[Path, ..
 def steps_of(held: Held, hidden: Sequence[Path]) -> list[Mount]:
     """Return the steps that show what a view holds and hide the rest."""
     steps = [Mount(path, "hidden") for path in hidden]
-    steps += [Mount(named.path, "writable", named.descriptor) for named in held.temporary]
+    steps += [Mount(named.path, "temporary", named.descriptor) for named in held.temporary]
     for named in held.read_only:
         steps += _shown(named, "read-only", hidden)
     for named in held.writable:
         steps += _shown(named, "writable", hidden)
+    for directory, guarded in held.guarded:
+        folder = directory / guarded.folder
+        steps.append(Mount(folder, "writable", guarded.descriptor, pinned=True))
+        steps += [Mount(folder / name, "read-only", descriptor) for name, descriptor in guarded.files]
     return steps
 
 

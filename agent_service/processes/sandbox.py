@@ -18,6 +18,8 @@ class Wrapped(NamedTuple):
 
     argv: list[str]
     descriptors: tuple[int, ...] = ()
+    made: tuple[tuple[int, int], ...] = ()
+    """Guarded files that were made for it (guarded.py)."""
 
 
 class Sandbox(ABC):
@@ -40,7 +42,7 @@ class Sandbox(ABC):
     def wrap(self, argv: Sequence[str], view: View) -> Iterator[Wrapped]:
         """Give the command to start while the block lasts. Raises OSError for a directory that cannot be shown."""
         with held(view, self.hidden.secret) as opened:
-            yield Wrapped(self.command(argv, view, opened), opened.descriptors())
+            yield Wrapped(self.command(argv, view, opened), opened.descriptors(), opened.made)
 
 
 @dataclass(frozen=True)

@@ -65,8 +65,9 @@ async def choose_sandbox(
         return SandboxChoice()
     passed: dict[Level, Sandbox] = {}
     refused: list[Refusal] = []
+    wanted: tuple[Level, ...] = LEVELS if others or wished == "sealed" else ("workspace",)
     for name, make in _kinds(guard, hidden):
-        for level in LEVELS:
+        for level in wanted:
             try:
                 sandbox = make()
                 if level in sandbox.levels and level not in passed:
@@ -75,7 +76,7 @@ async def choose_sandbox(
             except (SandboxUnavailable, OSError) as error:
                 refused.append(Refusal(name, f"{level}: {error}"))
                 break
-        if len(passed) == len(LEVELS):
+        if len(passed) == len(wanted):
             break
     usual: Level = "off" if wished == OFF else "sealed" if wished == "sealed" else "workspace"
     choice = SandboxChoice(usual, tuple(passed.items()), tuple(refused))

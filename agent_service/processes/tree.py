@@ -44,12 +44,16 @@ class ProcessTree:
     its cgroup, or was found in the tree before. This process and its ancestors never belong.
     """
 
-    def __init__(self, guard: ProcessGuard, pid: int | None, marker: str) -> None:
-        """Take the tree under `pid`, right after the spawn; with None, all trees whose marker begins with `marker`."""
+    def __init__(self, guard: ProcessGuard, pid: int | None, marker: str, *, between: str = "") -> None:
+        """Take the tree under `pid`, right after the spawn; with None, all trees whose marker begins with `marker`.
+
+        `between` names the processes that a sandbox has between the guard and the command.
+        """
         self.pid = pid
         self._session = pid
         self._forced = False
         self._guard = guard
+        self._between = between
         self._marker = checked(marker)
         root = read_process(str(pid)) if pid else None
         self._seen: set[tuple[int, int]] = {root.identity} if root else set()
@@ -125,6 +129,7 @@ class ProcessTree:
     def _ask(self, members: list[Process]) -> bool:
         """Send SIGTERM to all but the wrappers; false if there is none yet. SIGCONT lets stopped ones receive it."""
         wrappers = self._wrappers(members)
+        wrappers += self._of_sandbox(members, wrappers)
         asked = [process for process in members if process not in wrappers]
         for process in asked:
             send(process, signal.SIGTERM, signal.SIGCONT)
@@ -138,6 +143,18 @@ class ProcessTree:
             chain += below
             below = [process for process in members if process.parent == chain[-1].pid]
         return chain
+
+    def _of_sandbox(self, members: list[Process], wrappers: list[Process]) -> list[Process]:
+        """Return the sandbox's processes below the guard's: with one of them, all that is inside would die."""
+        found: list[Process] = []
+        below = [process for process in members if process.name == self._between]
+        around = {process.pid for process in wrappers}
+        while layer := [
+            each for each in below if each not in found and (each.parent in around or each.pid == self.pid)
+        ]:
+            found += layer
+            around = {process.pid for process in layer}
+        return found
 
     async def _wait(self, members: list[Process], seen: set[int], deadline: float) -> list[Process]:
         """Wait until all are gone or until `deadline`; return those that still live."""

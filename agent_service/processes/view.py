@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from agent_service.processes.guarded import Guarded, GuardedFiles, descriptors
+
 Level = Literal["off", "workspace", "sealed"]
 """How much an agent sees: all of the host; its workspace and the programs of the host; only what is named."""
 
@@ -43,6 +45,9 @@ class View:
     """Files and directories that the caller or the operator named to be read."""
     roots: tuple[Path, ...] | None = None
     """Where `writable` must lie, as the tenant's policy says; None: anywhere."""
+    guarded: tuple[Path, ...] = ()
+    """Those of `writable` in which the files of `guard` are read-only."""
+    guard: GuardedFiles | None = None
     sockets: tuple[Path, ...] = ()
     """Unix sockets of the service's that it may connect to."""
     network: bool = True
@@ -67,10 +72,15 @@ class Held(NamedTuple):
     """`tmp`, once for each place that it has in the view besides its own; a descriptor serves for one place."""
     writable: tuple[Named, ...]
     read_only: tuple[Named, ...]
+    guarded: tuple[tuple[Path, Guarded], ...] = ()
+    """Guarded files, with the directory that they are in."""
+    made: tuple[tuple[int, int], ...] = ()
+    """What `GuardedFiles.release` must hear of when the agent has ended."""
 
     def descriptors(self) -> tuple[int, ...]:
         """Return all descriptors; a process that builds the view must inherit them."""
-        return tuple(named.descriptor for named in (*self.temporary, *self.writable, *self.read_only))
+        named = [each.descriptor for each in (*self.temporary, *self.writable, *self.read_only)]
+        return (*named, *(each for _, guarded in self.guarded for each in descriptors(guarded)))
 
 
 @contextmanager
@@ -94,7 +104,24 @@ def held(view: View, secret: Sequence[Path]) -> Iterator[Held]:
         writable += [_checked(opened(path, os.O_DIRECTORY), secret, roots) for path in view.writable]
         read_only = [opened(path) for path in (*view.own_read_only, *view.sockets)]
         read_only += [_checked(opened(path), secret, None) for path in view.read_only]
-        yield Held(tuple(temporary), tuple(writable), tuple(read_only))
+        found = Held(tuple(temporary), tuple(writable), tuple(read_only))
+        yield _with_guarded(found, view, stack)
+
+
+def _with_guarded(found: Held, view: View, stack: ExitStack) -> Held:
+    """Open the guarded files too."""
+    if view.guard is None:
+        return found
+    opened, made = [], []
+    for named in found.writable:
+        if named.given in view.guarded:
+            guarded, held_open = view.guard.open(named.descriptor)
+            made += held_open
+            if guarded is not None:
+                opened.append((named.path, guarded))
+                for descriptor in descriptors(guarded):
+                    stack.callback(os.close, descriptor)
+    return found._replace(guarded=tuple(opened), made=tuple(made))
 
 
 def _checked(named: Named, secret: Sequence[Path], roots: Sequence[Path] | None) -> Named:

@@ -209,6 +209,8 @@ class Execution:
         if count > MAX_LABELS:
             raise errors.InvalidField.of("labels", f"with the session's own there would be {count} of {MAX_LABELS}")
         self._policy.check_merged(prepared, options, record, record.owner)
+        if problem := self._pool.launch.walls.problem(self._policy.grant(record.owner)):
+            raise errors.SandboxUnavailable(problem)
         if prepared.profile:
             _check_directories(options, f"profile {prepared.profile}:")
         return _Resolved(prepared, options)

@@ -12,11 +12,13 @@ from agentpb import agent_pb2 as pb
 
 from agent_service.agents.agent import Agent, AgentFailed, AgentSpec, Ended, Sink
 from agent_service.agents.conversations import holds_message, holds_messages
+from agent_service.agents.failures import classify
 from agent_service.agents.launch import Resume
 from agent_service.agents.pool import TERM_GRACE, AgentPool
 from agent_service.events import RunningTotals, restored_totals
 from agent_service.ledger import Journal
 from agent_service.options import CLEAR, EFFORTS, PERMISSION_MODES, is_uuid, permissions
+from agent_service.processes.view import OutOfBounds, SandboxUnavailable
 from agent_service.session.activity import Activity
 from agent_service.session.in_force import agree
 from agent_service.session.spending import Spending
@@ -126,6 +128,8 @@ class AgentLease:
         """Start an agent, in the conversation that the turn continues or in a new one."""
         try:
             prepared = await asyncio.to_thread(self._prepare, self._journal.record, queued)
+        except (SandboxUnavailable, OutOfBounds) as error:
+            raise classify(error, stderr_tail="") from error
         except OSError as error:
             raise AgentFailed(
                 "AGENT_UNAVAILABLE", f"the session's directories cannot be prepared: {error}", retryable=True
@@ -149,6 +153,9 @@ class AgentLease:
 
     def _have(self, agent: Agent, key: str, totals: RunningTotals) -> None:
         self.agent, self._key = agent, key
+        if self._journal.record.sandbox != agent.spec.wall.name:
+            with self._journal.update() as record:
+                record.sandbox = agent.spec.wall.name
         self.spending.begin(totals)
         self.activity = Activity(self._on_quiet)
 

@@ -572,7 +572,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Code: UNAVAILABLE. Metadata: none. Retry: later.
     """
     ERROR_REASON_SANDBOX_UNAVAILABLE: _ErrorReason.ValueType  # 31
-    """The sandbox that the policy asks for does not work on this host. Also a run's. Not sent yet.
+    """The sandbox that the policy asks for does not work on this host. Also a run's.
     Code: FAILED_PRECONDITION. Metadata: none. Retry: no.
     """
     ERROR_REASON_PROFILE_NOT_FOUND: _ErrorReason.ValueType  # 32
@@ -790,7 +790,7 @@ ERROR_REASON_IDENTITY_UNAVAILABLE: ErrorReason.ValueType  # 30
 Code: UNAVAILABLE. Metadata: none. Retry: later.
 """
 ERROR_REASON_SANDBOX_UNAVAILABLE: ErrorReason.ValueType  # 31
-"""The sandbox that the policy asks for does not work on this host. Also a run's. Not sent yet.
+"""The sandbox that the policy asks for does not work on this host. Also a run's.
 Code: FAILED_PRECONDITION. Metadata: none. Retry: no.
 """
 ERROR_REASON_PROFILE_NOT_FOUND: ErrorReason.ValueType  # 32

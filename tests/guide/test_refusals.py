@@ -61,6 +61,7 @@ NOT_MET = {
     "TURN_NOT_FOUND": "no request must name a turn that exists: the one of Interrupt is a guard",
     "STORE_UNAVAILABLE": "a broken ledger ends the service: tests/ledger/test_failing.py",
     "UNIMPLEMENTED": "every RPC is served",
+    "SANDBOX_UNAVAILABLE": "the policy asks for walls that this host has not: tests/sandbox",
 }
 """Those that these RPCs cannot meet, and why."""
 
@@ -474,7 +475,7 @@ async def test_a_conversation_without_its_files_is_not_resumed(service: Service,
     cwd = tmp_path / "work"
     cwd.mkdir()
     done = await service.run("say: hi", options=pb.AgentOptions(cwd=str(cwd)))
-    cwd.rmdir()
+    shutil.rmtree(cwd)
     gone = await refusal_of(service, "Execute", execute(session_id=done.session_id))
     assert (gone.code, gone.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "WORKSPACE_MISSING")
     cwd.mkdir()

@@ -29,8 +29,11 @@ def rules(module_rules: Rules) -> Rules:
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def ruled(module_rules: Rules, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
-    """A service under `rules`, with the profiles of the directory beside its data."""
+    """A service under `rules`, with the profiles of the directory beside its data.
+
+    It has no sandbox: what its rules must hold would be held by that already.
+    """
     directory = tmp_path_factory.mktemp("ruled")
     (directory / "profiles").mkdir()
-    async with start_service(directory / "data", profiles=str(directory / "profiles")) as service:
+    async with start_service(directory / "data", profiles=str(directory / "profiles"), sandbox="off") as service:
         yield service

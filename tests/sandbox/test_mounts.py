@@ -48,3 +48,8 @@ def test_two_places_below_one_directory_make_it_once() -> None:
         Mount(Path("/home/u/b"), "writable", 4),
     ]
     assert [len(step.parents) for step in arrange(steps, base="read-only")] == [0, 1, 0]
+
+
+def test_a_directory_in_the_hosts_tmp_is_shown_within_the_views_own() -> None:
+    steps: list[tuple[str, Kind]] = [("/tmp", "temporary"), ("/tmp/a/b", "writable")]
+    assert arranged("read-only", *steps) == steps
