@@ -113,7 +113,7 @@ bench: tools ## Measure
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 .PHONY: chaos
-chaos: tools ## Break the service and look: ARGS="crash --rounds 20", twenty minutes without
+chaos: tools ## Break the service and look: ARGS="crash --rounds 20", ARGS="attack --rounds SECONDS"
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
 .PHONY: lock

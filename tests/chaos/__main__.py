@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from agent_service import maintenance as upkeep
+from tests.chaos.attack import AttackReport, attack
+from tests.chaos.attack import figures as figures_of_attack
 from tests.chaos.cancel import KINDS, CancelReport, cancel_once
 from tests.chaos.crash import Crashes
 from tests.chaos.fuzz import FLAGS, Fuzzer, figures
@@ -120,6 +122,16 @@ def _isolation(rounds: int, seed: int) -> int:
     return _failures(failures)
 
 
+async def _attack(rounds: int, seed: int) -> int:
+    report = AttackReport()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        flags = ("--drain-timeout", "0s", "--max-sessions", "6", "--warm-agents", "2")
+        async with serve(Path(folder) / "data", *flags) as live:
+            await attack(live, report, seconds=rounds, seed=seed)
+    print("\n".join(figures_of_attack(report, rounds)))
+    return _failures(report.failures)
+
+
 def _failures(failures: list[str]) -> int:
     print(f"  failures: {len(failures)}")
     for failure in failures[:20]:
@@ -139,6 +151,7 @@ PARTS: dict[str, tuple[Callable[[int, int], Awaitable[int]], int]] = {
     "watchers": (_watchers, 10_000),
     "fuzz": (_fuzz, 100_000),
     "keepalive": (_keepalive, 150),
+    "attack": (_attack, 600),
     "tenants": (_tenants, 10_000),
 }
 
