@@ -548,8 +548,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Code: INTERNAL. Metadata: incident. Retry: later.
     """
     ERROR_REASON_AGENT_UNAVAILABLE: _ErrorReason.ValueType  # 25
-    """The agent's program cannot be started on this host.
-    Code: none, a run's. Metadata: none. Retry: no.
+    """The agent's program cannot be started on this host, or the session's directories cannot be prepared. A retry helps in the
+    second case: `retryable` says so.
+    Code: none, a run's. Metadata: none. Retry: perhaps.
     """
     ERROR_REASON_CREDENTIALS_MISSING: _ErrorReason.ValueType  # 26
     """The call has no credential, and the RPC needs one; the message names the kinds that are accepted.
@@ -766,8 +767,9 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 24
 Code: INTERNAL. Metadata: incident. Retry: later.
 """
 ERROR_REASON_AGENT_UNAVAILABLE: ErrorReason.ValueType  # 25
-"""The agent's program cannot be started on this host.
-Code: none, a run's. Metadata: none. Retry: no.
+"""The agent's program cannot be started on this host, or the session's directories cannot be prepared. A retry helps in the
+second case: `retryable` says so.
+Code: none, a run's. Metadata: none. Retry: perhaps.
 """
 ERROR_REASON_CREDENTIALS_MISSING: ErrorReason.ValueType  # 26
 """The call has no credential, and the RPC needs one; the message names the kinds that are accepted.
