@@ -193,6 +193,8 @@ class Outlet:
         if self._taking is not None:
             self._taking.cancel()
             await asyncio.wait([self._taking])
+            if not self._taking.cancelled() and (error := self._taking.exception()) is not None:
+                log.warning("an agent did not hand over the ports of its network: %r", error)
         if self._served is not None:
             await self._served.close()
         if self._egress is not None:
