@@ -273,6 +273,13 @@ class RpcNotAllowed(RequestError):
     reason = "RPC_NOT_ALLOWED"
 
 
+class QuotaExceeded(RequestError):
+    """The tenant has as many turns waiting, or sessions kept, as it may."""
+
+    code = StatusCode.RESOURCE_EXHAUSTED
+    reason = "QUOTA_EXCEEDED"
+
+
 class RateLimited(RequestError):
     """The tenant calls more often than it may."""
 

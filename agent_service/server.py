@@ -191,7 +191,10 @@ async def running(config: Config, *, signals: asyncio.Queue[int] | None = None) 
         chain = Chain(handlers, [*around, identity, Writes(ledger.obstruction)])
         listeners = await listen(addresses, Doorway(chain, identity, _tls_files(config)))
         _leave_token(token, listeners, config.runtime_dir)
-        sweeper = asyncio.create_task(_sweep(registry, config.retention), name="retention sweeper")
+        sweeper = asyncio.create_task(
+            _sweep(registry, retention_of(policy, config.retention)), name="retention sweeper"
+        )
+        access.listen(registry.quotas_changed)
         reloading = asyncio.create_task(access.watch(), name="access file")
         try:
             yield Running(listeners.addresses, backend.name, backend.url, registry, pool, ledger, access, token)
@@ -308,11 +311,21 @@ def _limits(config: Config) -> Limits:
     )
 
 
-async def _sweep(registry: SessionRegistry, retention: float) -> None:
+def retention_of(policy: Policy, default: float) -> Callable[[str], float]:
+    """Return a tenant's retention, in seconds: its grant's, or `default`; 0 for ever."""
+
+    def retention(tenant: str) -> float:
+        own = policy.grant(tenant).retention
+        return default if own is None else own
+
+    return retention
+
+
+async def _sweep(registry: SessionRegistry, retention: Callable[[str], float]) -> None:
     """Delete expired sessions, once a minute."""
     while True:
         try:
-            if deleted := await registry.deletion.expire(lambda owner: retention):
+            if deleted := await registry.deletion.expire(retention):
                 log.info("%d sessions were deleted after their time", deleted)
         except Exception:
             log.exception("deleting expired sessions failed; it is tried again")

@@ -178,9 +178,9 @@ class Journal:
         return self._last_commit is None or self._last_commit.done()
 
     def when_flushed(self, call: Callable[[], None]) -> None:
-        """Call once all that was committed so far is durable; never, when it cannot be."""
+        """Call once all that was committed so far is durable, or has been refused."""
         if self._last_commit is not None:
-            self._last_commit.add_done_callback(lambda done: call() if not done.exception() else None)
+            self._last_commit.add_done_callback(lambda _: call())
 
     async def flushed(self) -> None:
         """Wait until all that was committed so far is durable. Raises StoreUnavailable when it cannot be."""

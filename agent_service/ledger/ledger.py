@@ -133,6 +133,11 @@ class Ledger:
             tail = self._tails[key] = Tail(key)
         return tail
 
+    def forget_broken(self, key: SessionKey) -> None:
+        """Give up the live end of a log whose commits are refused: whoever writes next begins at what is stored."""
+        if (tail := self._tails.get(key)) is not None and tail.broken is not None:
+            del self._tails[key]
+
     def cursor(self, key: SessionKey, after_sequence: int) -> Position:
         """The position behind event `after_sequence`."""
         return Position(after_sequence)

@@ -2,9 +2,10 @@
 
 from agent_service.registry.cancel import Cancellation
 from agent_service.registry.cancel_many import MassCancellation
+from agent_service.registry.capacity import MAX_PENDING_TURNS
 from agent_service.registry.control import Control
 from agent_service.registry.deletion import Deletion
-from agent_service.registry.execute import MAX_LABELS, MAX_PENDING_TURNS, Checked, Execution
+from agent_service.registry.execute import MAX_LABELS, Checked, Execution
 from agent_service.registry.fields import PIECE
 from agent_service.registry.queries import Queries
 from agent_service.registry.registry import SessionRegistry

@@ -18,6 +18,7 @@ from agent_service.options import missing_directories
 from agent_service.policy import Policy
 from agent_service.registry import refusals
 from agent_service.registry.branching import branched
+from agent_service.registry.capacity import Capacity
 from agent_service.registry.drain import Drain
 from agent_service.registry.idempotency import InFlightRequests, RequestKey
 from agent_service.registry.live import LiveSessions
@@ -27,8 +28,6 @@ from agent_service.session.turn import QueuedTurn, new_turn
 from agent_service.session.turn_options import resolve_options
 
 MAX_LABELS = 64
-MAX_PENDING_TURNS = 100
-"""Turns that may wait in one session."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +75,10 @@ class Execution:
         admission: Admission,
         in_flight: InFlightRequests,
         drain: Drain,
-        max_queued: int,
+        capacity: Capacity,
         policy: Policy,
     ) -> None:
-        """Let `max_queued` turns wait for the places of `admission`; hold what is asked for against `policy`."""
+        """Give turns the places of `admission` within `capacity`; hold what is asked for against `policy`."""
         self._live = live
         self._ledger = ledger
         self._pool = pool
@@ -87,9 +86,8 @@ class Execution:
         self._admission = admission
         self._in_flight = in_flight
         self._drain = drain
-        self._max_queued = max_queued
+        self._capacity = capacity
         self._policy = policy
-        self._open_turns = 0
 
     async def start(self, request: pb.ExecuteRequest, owner: str, *, by: str) -> Started:
         """Give a session, new or existing, its next turn, in the name of `by`.
@@ -120,6 +118,7 @@ class Execution:
 
     async def _admit(self, request: pb.ExecuteRequest, owner: str) -> _Admitted:
         """The session that gets the turn, and the turn's options, if it may. It holds as long as nobody pauses."""
+        await self._capacity.prepare(owner)
         parent = await self._parent(request, owner) if request.fork_from else None
         session = await self._live.open(SessionKey(owner, request.session_id)) if request.session_id else None
         if session is not None:
@@ -131,7 +130,7 @@ class Execution:
             request, options = self._resolve(session.journal.record, request)
         if problems := self._pool.launch.secrets.check(options, owner):
             raise errors.InvalidField(problems)
-        self._check_capacity(session, request)
+        self._capacity.check(session, new=not session.journal.record.turn_count)
         return _Admitted(session, request, options, parent)
 
     async def check_start(self, request: pb.ExecuteRequest, owner: str) -> Checked:
@@ -215,17 +214,6 @@ class Execution:
             _check_directories(options, f"profile {prepared.profile}:")
         return _Resolved(prepared, options)
 
-    def _check_capacity(self, session: Session, request: pb.ExecuteRequest) -> None:
-        # Places are taken a moment after a turn was accepted: whoever is on the way to one is counted too.
-        limit = self._admission.places + self._max_queued
-        # All sessions are asked only when it may be too much: an admission must not take longer the more wait.
-        most = self._open_turns + self._admission.running
-        if most >= limit and sum(each.load for each in self._live.sessions.values()) >= limit:
-            waiting = sum(each.waiting for each in self._live.sessions.values())
-            raise refusals.queue_full(waiting, self._max_queued)
-        if session.waiting >= MAX_PENDING_TURNS:
-            raise refusals.session_queue_full(session.journal.record, session.waiting, MAX_PENDING_TURNS)
-
     async def _submit(self, admitted: _Admitted, by: str, key: RequestKey | None) -> Started:
         session, request, options, parent = admitted
         after = session.journal.record.last_sequence
@@ -236,8 +224,9 @@ class Execution:
         kept = key.kept(session.session_id, turn.turn_id, response) if key is not None else None
         queued = QueuedTurn(turn, request, fork_of=conversation_of(parent) if parent is not None else None)
         running = session.running_turn
-        self.note_open(queued)
+        new = not session.journal.record.turn_count
         durable = session.submit(queued, options, request_id=kept, next_up=interrupting)
+        self._note(session, queued, durable, new=new)
         accepted = pb.Turn()
         accepted.CopyFrom(queued.turn)
         self._live.hold(session)
@@ -261,16 +250,22 @@ class Execution:
             record.created_by = by
             if admitted.parent is not None:
                 record.agent_session_id = record.workspace_id = str(uuid4())
-            elif self._admission.has_room:
+            elif self._admission.has_room(record.owner):
                 record.agent_session_id = record.workspace_id = self._pool.reserve(admitted.options, record.owner)
 
-    def note_open(self, queued: QueuedTurn) -> None:
-        """Count a turn as open until it has ended."""
-        self._open_turns += 1
-        queued.done.add_done_callback(self._turn_closed)
+    def _note(self, session: Session, queued: QueuedTurn, durable: asyncio.Future[None], *, new: bool) -> None:
+        """Count the turn, and the session if it is new; what the ledger refuses does not go on in memory."""
+        owner = session.key.owner
+        self._capacity.note_turn(queued, owner)
+        self._capacity.note_session(owner, int(new))
 
-    def _turn_closed(self, _: object) -> None:
-        self._open_turns -= 1
+        def recorded(done: asyncio.Future[None]) -> None:
+            if done.cancelled() or done.exception() is None:
+                return
+            self._capacity.note_session(owner, -int(new))
+            session.cancel(grace=0.0, force=True, reason="its turn could not be recorded")
+
+        durable.add_done_callback(recorded)
 
     async def wait_turn(self, key: SessionKey, turn_id: str, seconds: float) -> bool:
         """Wait until the turn has ended; False when `seconds` were over first."""

@@ -29,6 +29,8 @@ class LiveSessions:
         self.sessions: dict[SessionKey, Session] = {}
         self.deleting: dict[SessionKey, asyncio.Future[None]] = {}
         self.status_cache = StatusCache()
+        self.on_removed: Callable[[SessionKey], None] = lambda key: None
+        """Called for each session that is no longer stored."""
         self._ledger = ledger
         self._make_session = make_session
         self._opening: dict[SessionKey, asyncio.Task[Session | None]] = {}
@@ -120,6 +122,7 @@ class LiveSessions:
             session.journal.when_flushed(lambda: self.forget_if_released(session))
         elif session.released and self.sessions.get(session.key) is session:
             del self.sessions[session.key]
+            self._ledger.forget_broken(session.key)
             self.status_cache.forget(session.key)
 
     def find(self, key: SessionKey) -> Session | None:
@@ -147,3 +150,4 @@ class LiveSessions:
         self._opening.pop(key, None)  # what is being read is of the session that is gone
         self.status_cache.forget(key)
         self._deletions += 1
+        self.on_removed(key)

@@ -53,6 +53,27 @@ def queue_full(waiting: int, limit: int) -> errors.QueueFull:
     )
 
 
+def too_many_queued(tenant: str, waiting: int, limit: int) -> errors.QuotaExceeded:
+    """For an Execute when the tenant lets no more turns wait."""
+    return errors.QuotaExceeded(
+        f"{waiting} turns of {_tenant(tenant)} wait for a place, and {limit} may wait; try again later",
+        metadata={"tenant": tenant, "quota": "sessions.queued", "limit": str(limit)},
+        retry_after=1.0,
+    )
+
+
+def too_many_kept(tenant: str, kept: int, limit: int) -> errors.QuotaExceeded:
+    """For an Execute of a new session when the tenant has as many as it may."""
+    return errors.QuotaExceeded(
+        f"{_tenant(tenant)} has {kept} sessions, and may have {limit}; delete some with DeleteSession or Cleanup",
+        metadata={"tenant": tenant, "quota": "sessions.kept", "limit": str(limit)},
+    )
+
+
+def _tenant(name: str) -> str:
+    return f"tenant {name}" if name else "the tenant without a name"
+
+
 def session_queue_full(record: pb.Session, waiting: int, limit: int) -> errors.QueueFull:
     """For an Execute when the session lets no more turns wait."""
     return errors.QueueFull(

@@ -19,6 +19,7 @@ from agent_service.ledger import Ledger, SessionKey
 from agent_service.policy import Policy
 from agent_service.registry.cancel import Cancellation
 from agent_service.registry.cancel_many import MassCancellation
+from agent_service.registry.capacity import Capacity
 from agent_service.registry.control import Control
 from agent_service.registry.deletion import Deletion
 from agent_service.registry.drain import Drain
@@ -55,7 +56,8 @@ class SessionRegistry:
         """Run at most `max_sessions` at once; let `max_queued` turns wait."""
         self.ledger = ledger
         self._pool = pool
-        self._admission = admission = Admission(max_sessions)
+        policy = policy or Policy()
+        self._admission = admission = Admission(max_sessions, lambda owner: policy.grant(owner).sessions.at_work)
         self._drain = Drain()
         in_flight = InFlightRequests(ledger)
         self.live_sessions = LiveSessions(
@@ -64,6 +66,14 @@ class SessionRegistry:
                 journal, pool=pool, admission=admission, limits=limits, on_release=on_release
             ),
         )
+        self._capacity = Capacity(
+            self.live_sessions,
+            ledger,
+            admission,
+            max_queued=max_queued,
+            quota=lambda owner: policy.grant(owner).sessions,
+        )
+        self.live_sessions.on_removed = lambda key: self._capacity.note_session(key.owner, -1)
         self.execution = Execution(
             self.live_sessions,
             ledger=ledger,
@@ -72,8 +82,8 @@ class SessionRegistry:
             admission=admission,
             in_flight=in_flight,
             drain=self._drain,
-            max_queued=max_queued,
-            policy=policy or Policy(),
+            capacity=self._capacity,
+            policy=policy,
         )
         self.queries = Queries(self.live_sessions, ledger, self._drain)
         self.control = Control(self.live_sessions, ledger, in_flight)
@@ -91,7 +101,7 @@ class SessionRegistry:
         for journal, turns in await recover(self.ledger):
             session = self.live_sessions.adopt(journal)
             for queued in turns:
-                self.execution.note_open(queued)
+                self._capacity.note_turn(queued, session.key.owner)
             session.restore(turns)
         await self._expect_the_usual()
         return self
@@ -115,6 +125,10 @@ class SessionRegistry:
     def live(self, session_id: str, owner: str = "") -> Session | None:
         """The session's object while it is at work or keeps a warm process."""
         return self.live_sessions.find(SessionKey(owner, session_id))
+
+    def quotas_changed(self) -> None:
+        """Give the places that tenants may have now, after their quotas have changed."""
+        self._admission.admit()
 
     async def drain(self, seconds: float) -> None:
         """Let running turns go on for `seconds`, then end them; the queue is left for the next start."""

@@ -247,6 +247,7 @@ class Session:
     def _start(self) -> None:
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run_turns(), name=f"session {self.session_id}")
+            self._task.add_done_callback(lambda _: self._released())
 
     def _queue_timed_out(self, queued: QueuedTurn, outcome: Outcome) -> None:
         if queued is self._next and self.run is None:
@@ -258,7 +259,7 @@ class Session:
 
     def _leave_queue(self) -> None:
         if self._place is not None:
-            self._admission.withdraw(self._place)
+            self._admission.withdraw(self._place, self.key.owner)
 
     def _commit(self, ended: list[QueuedTurn]) -> None:
         """Commit, and let those who wait for the end of these turns know once it is durable."""
@@ -271,7 +272,7 @@ class Session:
     async def _run_turns(self) -> None:
         """Run one turn after the other until none is left."""
         while self._next is not None and not self._idle.draining:
-            self._place = self._admission.enter()
+            self._place = self._admission.enter(self.key.owner)
             admitted = await self._place
             self._place = None
             if not admitted:
@@ -281,8 +282,7 @@ class Session:
                     await self._run_turn(self._next)
                     await self._linger()
             finally:
-                self._admission.leave()
-        self._released()
+                self._admission.leave(self.key.owner)
 
     def _released(self) -> None:
         self._on_release(self)

@@ -565,8 +565,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Code: PERMISSION_DENIED. Metadata: none. Retry: no.
     """
     ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 29
-    """The tenant has as many sessions at work, queued or kept as it may. Not sent yet.
-    Code: RESOURCE_EXHAUSTED. Metadata: none. Retry: later.
+    """The tenant has as many turns waiting, or sessions kept, as it may: `limit` of what `quota` names ("sessions.queued", "sessions.kept").
+    Code: RESOURCE_EXHAUSTED. Metadata: tenant, quota, limit. Retry: later.
     """
     ERROR_REASON_IDENTITY_UNAVAILABLE: _ErrorReason.ValueType  # 30
     """The issuer's keys could not be read for too long, so no token of it can be checked.
@@ -784,8 +784,8 @@ ERROR_REASON_RPC_NOT_ALLOWED: ErrorReason.ValueType  # 28
 Code: PERMISSION_DENIED. Metadata: none. Retry: no.
 """
 ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 29
-"""The tenant has as many sessions at work, queued or kept as it may. Not sent yet.
-Code: RESOURCE_EXHAUSTED. Metadata: none. Retry: later.
+"""The tenant has as many turns waiting, or sessions kept, as it may: `limit` of what `quota` names ("sessions.queued", "sessions.kept").
+Code: RESOURCE_EXHAUSTED. Metadata: tenant, quota, limit. Retry: later.
 """
 ERROR_REASON_IDENTITY_UNAVAILABLE: ErrorReason.ValueType  # 30
 """The issuer's keys could not be read for too long, so no token of it can be checked.
