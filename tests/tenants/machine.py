@@ -258,10 +258,11 @@ def isolation(tenants: Tenants) -> Any:
     class Isolation(RuleBasedStateMachine):
         """Everything that the contract has, by two tenants."""
 
-        calls = 0
+        calls = examples = 0
 
         @initialize()
         def begin(self) -> None:
+            Isolation.examples += 1
             self.before = {tenant.name: tenants.records(tenant) for tenant in tenants.tenants}
             self.acting: Tenant | None = None
             self.last = ""
@@ -283,7 +284,7 @@ def isolation(tenants: Tenants) -> Any:
                 prompt=f"say: {tenant.marker}", session_id=name, mode=mode, labels=KIND, on_busy=pb.ON_BUSY_ENQUEUE
             )
             if key:
-                request.request_id = f"{key}-{name}-{mode}"
+                request.request_id = f"{key}-{Isolation.examples}"
             exists, used = name in tenant.sessions, request.request_id in tenant.keys
             answer = self.act(tenant, "Execute", request)
             if not answer.refusal:
@@ -346,7 +347,10 @@ def isolation(tenants: Tenants) -> Any:
             own = self.act(tenant, "CountSessions", pb.CountSessionsRequest()).responses[0]
             assert own.total == len(tenant.sessions)
             info = self.act(tenant, "GetServerInfo", pb.GetServerInfoRequest()).responses[0]
-            assert info.load.sessions == len(tenant.sessions)
+            listed = tenants.ok(tenant, "ListSessions", pb.ListSessionsRequest(page_size=1000)).sessions
+            queued = sum(each.queued_turn_count + (each.phase == pb.SESSION_PHASE_QUEUED) for each in listed)
+            load = info.load
+            assert (load.sessions, load.queued, load.running, load.watchers) == (len(tenant.sessions), queued, 1, 0)
             assert info.caller.tenant == tenant.name
 
         @rule(tenant=who)
@@ -365,11 +369,14 @@ def isolation(tenants: Tenants) -> Any:
             wanted = pb.SessionFilter(labels=KIND)
             if of_the_other:
                 wanted.created_by = tenants.other(tenant).principal
+            self.act(tenant, "CancelSessions", pb.CancelSessionsRequest(filter=wanted, dry_run=True))
             self.act(tenant, "CancelSessions", pb.CancelSessionsRequest(filter=wanted, force=True))
 
         @rule(tenant=who)
         def clean_up(self, tenant: Tenant) -> None:
-            """A clean-up deletes the tenant's own."""
+            """A clean-up deletes the tenant's own, and looks at no other."""
+            rehearsal = pb.CleanupRequest(older_than={"seconds": 0}, dry_run=True)
+            assert set(self.act(tenant, "Cleanup", rehearsal).responses[0].session_ids) <= tenant.sessions
             wanted = pb.CleanupRequest(older_than={"seconds": 0}, filter=pb.SessionFilter(labels=KIND))
             done = self.act(tenant, "Cleanup", wanted).responses[0]
             assert set(done.session_ids) <= tenant.sessions
