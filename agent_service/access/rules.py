@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -19,9 +19,6 @@ from agent_service.auth import (
     Authenticator,
     Certificates,
     Claim,
-    Issuer,
-    Jwt,
-    KeySet,
     Kind,
     Principal,
     Sockets,
@@ -33,12 +30,15 @@ from agent_service.auth import (
 from agent_service.errors import CannotServe
 from agent_service.policy import DEFAULT, Grant, check_names
 
+if TYPE_CHECKING:
+    from agent_service.auth import KeySet
+
 T = TypeVar("T")
 
 MAX_REMEMBERED = 10_000
 """Tenants whose grants are kept."""
 
-KeySets = dict[tuple[str, float], KeySet]
+KeySets = dict[tuple[str, float], "KeySet"]
 """Key sets by source and age, kept from one version of the file to the next."""
 
 
@@ -158,7 +158,9 @@ def _jwt(
     keysets: KeySets,
     principals: Mapping[tuple[str, str], Principal],
     is_tenant: Callable[[str], bool],
-) -> Jwt:
+) -> Kind:
+    from agent_service.auth import Issuer, Jwt, KeySet
+
     issuers = []
     for name, table in document.jwt.items():
         place = (table.jwks, table.max_stale)

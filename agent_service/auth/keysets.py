@@ -9,20 +9,18 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import time
-import urllib.request
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jwt
 
+from agent_service.auth.sources import fetch, read_file
 from agent_service.errors import IdentityUnavailable
 
 log = logging.getLogger(__name__)
 
-MAX_BYTES = 1 << 20
-FETCH_TIMEOUT = 10.0
 ALGORITHMS = frozenset(
     {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519", "Ed448"}
 )
@@ -39,7 +37,7 @@ class KeySet:
         """Read from `source`, a path or an https URL, when a key is first asked for."""
         self.source, self.max_stale = source, max_stale
         is_url = source.startswith(("https://", "http://"))
-        self._read: Callable[[str], bytes] = _fetch if is_url else _read_file
+        self._read: Callable[[str], bytes] = fetch if is_url else read_file
         self.pause, self._max_age = (30.0, 300.0) if is_url else (1.0, 2.0)
         self._clock = clock
         self._keys: Keys = {}
@@ -60,19 +58,22 @@ class KeySet:
         return found
 
     async def refresh(self) -> None:
-        """Read the set if it was never read; if it is old, have it read meanwhile. Raises IdentityUnavailable."""
-        if self._read_at is None:
+        """Read a stale set, or the first; have one that is old read meanwhile. Raises IdentityUnavailable."""
+        if self._age() > self.max_stale:
             await self._read_again()
-        elif self._clock() - self._read_at > self._max_age and self._may_read():
+        elif self._age() > self._max_age and self._may_read():
             self._start()
         self.check()
 
     def check(self) -> None:
         """Raise IdentityUnavailable when no set was read, or none for longer than `max_stale`."""
-        if self._read_at is None or self._clock() - self._read_at > self.max_stale:
+        if self._age() > self.max_stale:
             raise IdentityUnavailable(
                 "the keys of the token's issuer cannot be read, so the token cannot be checked", retry_after=self.pause
             )
+
+    def _age(self) -> float:
+        return math.inf if self._read_at is None else self._clock() - self._read_at
 
     def _find(self, kid: str | None) -> jwt.PyJWK | None:
         if kid is None:
@@ -108,13 +109,6 @@ class KeySet:
             self._reading = None
 
 
-def check_source(source: str) -> None:
-    """Raise ValueError unless this is an absolute path, or a URL that nobody on the way can change."""
-    if source.startswith(("https://", "/", "http://127.0.0.1:", "http://localhost:", "http://[::1]:")):
-        return
-    raise ValueError("must be an https URL or the absolute path of a file")
-
-
 def _parse(raw: bytes) -> Keys:
     """The keys that check signatures, by their kid. Keys of other kinds are left out."""
     document = json.loads(raw)
@@ -138,27 +132,3 @@ def _signing_key(data: Any) -> jwt.PyJWK | None:
     except (jwt.PyJWTError, ValueError, TypeError):
         return None
     return key if key.algorithm_name in ALGORITHMS else None
-
-
-def _read_file(path: str) -> bytes:
-    with Path(path).open("rb") as file:
-        return _bounded(file.read(MAX_BYTES + 1))
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Follows no redirect: keys come from the place that the operator named."""
-
-    def redirect_request(self, *arguments: Any, **named: Any) -> None:
-        return None
-
-
-def _fetch(url: str) -> bytes:
-    opener = urllib.request.build_opener(_NoRedirect)
-    with opener.open(url, timeout=FETCH_TIMEOUT) as response:
-        return _bounded(response.read(MAX_BYTES + 1))
-
-
-def _bounded(data: bytes) -> bytes:
-    if len(data) > MAX_BYTES:
-        raise ValueError(f"it has more than {MAX_BYTES} bytes")
-    return data

@@ -207,7 +207,7 @@ class Clock:
 
 def key_set(source: Source, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> KeySet:
     """A key set behind a URL."""
-    monkeypatch.setattr("agent_service.auth.keysets._fetch", source)
+    monkeypatch.setattr("agent_service.auth.keysets.fetch", source)
     return KeySet("https://sso.example/jwks.json", max_stale=3600, clock=clock)
 
 
@@ -250,12 +250,6 @@ async def test_the_last_good_keys_count_until_they_are_stale(issuer: Issuer, mon
     assert caught.value.retry_after == 30
     source.document = issuer.jwks
     clock.now += 31
-    with pytest.raises(IdentityUnavailable):
-        await keys.key("ec")  # it has them read meanwhile
-    for _ in range(1000):
-        await asyncio.sleep(0.001)
-        if source.reads > 3 and keys._reading is None:
-            break
     assert await keys.key("ec") is not None
 
 
