@@ -139,7 +139,7 @@ async def test_a_missing_transcript_is_refused_and_never_a_silent_fresh_start(tm
     async with serve(tmp_path / "data", "--idle-timeout", "0s") as live:
         session_id = (await live.run("say: one")).session_id
         await until(lambda: not live.processes())
-        for transcript in live.data_dir.rglob("*.jsonl"):
+        for transcript in live.data_dir.glob("sessions/*/config/projects/*/*.jsonl"):
             transcript.unlink()
         with pytest.raises(Exception, match="transcript"):
             await live.run("say: two", session_id=session_id)
