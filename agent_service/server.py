@@ -45,6 +45,7 @@ from agent_service.processes.signals import is_ignored, let_children_start_afres
 from agent_service.processes.tags import owner_id
 from agent_service.processes.tree import end_leftovers
 from agent_service.processes.unreadable import hide
+from agent_service.processes.view import Level
 from agent_service.registry import SessionRegistry
 from agent_service.session.limits import Limits
 
@@ -131,7 +132,6 @@ async def running(config: Config, *, signals: asyncio.Queue[int] | None = None) 
         instance = str(uuid4())
         workspaces = Workspaces(data_dir)
         default_model = config.default_model or backend.default_model
-        policy = open_policy(config, access, default_model, data_dir)
         await stack.enter_async_context(workspaces.removals)
         outlets = await stack.enter_async_context(_outlets(config, data_dir, backend.environment))
         walls = await open_walls(
@@ -142,6 +142,7 @@ async def running(config: Config, *, signals: asyncio.Queue[int] | None = None) 
             secret=_secret(config, addresses),
             must_hold=config.access is not None or not all(address.is_local for address in addresses),
         )
+        policy = open_policy(config, access, default_model, walls.level, data_dir)
         launch = Launch(
             workspaces=workspaces,
             environment={**backend.environment, **_cli_bounds(config)},
@@ -246,13 +247,14 @@ def _leave_token(token: LocalToken | None, listeners: Listeners, directory: Path
             token.leave(directory, listener.place)
 
 
-def open_policy(config: Config, access: Access, default_model: str, data_dir: Path) -> Policy:
+def open_policy(config: Config, access: Access, default_model: str, level: Level, data_dir: Path) -> Policy:
     """Make the policy of a configuration. Raises CannotServe."""
     return Policy(
         access.grant,
         version=lambda: access.version,
         profiles=Profiles(Path(config.profiles) if config.profiles else None),
         default_model=default_model,
+        sandbox=level,
         bounds=Bounds(config.execution_timeout, config.queue_timeout, config.retention),
         data_dir=data_dir,
     )

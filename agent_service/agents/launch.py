@@ -76,7 +76,7 @@ class Launch:
         options, masks = self.secrets.resolve(options, session.owner)
         grant, directories = self._grant(session.owner), self.workspaces.make(session)
         marker = f"{self._marker}:{session.agent_session_id}"
-        sdk_options = self._sdk_options(session, options, resume, directories)
+        sdk_options = self._sdk_options(session, options, resume, directories, grant)
         environment = self._environment_of(options, directories)
         wall = self.walls.around(options, directories, grant, {**environment, **options.env}, marker)
         outlet = self._outlet(grant, directories)
@@ -104,7 +104,12 @@ class Launch:
         return self._outlets.make(directories.tmp.name, grant.egress, network=self.walls.has_network(grant))
 
     def _sdk_options(
-        self, session: pb.Session, options: pb.AgentOptions, resume: Resume | None, directories: Directories
+        self,
+        session: pb.Session,
+        options: pb.AgentOptions,
+        resume: Resume | None,
+        directories: Directories,
+        grant: Grant,
     ) -> ClaudeAgentOptions:
         sdk = translate.to_sdk(
             options,
@@ -113,7 +118,7 @@ class Launch:
             scratch=directories.scratch,
             default_model=self._default_model or None,
         )
-        if managed := managed_settings(self._grant(session.owner), options):
+        if managed := managed_settings(grant, options):
             sdk = replace(sdk, extra_args={**sdk.extra_args, MANAGED_SETTINGS: managed})
         if resume is None:
             return replace(sdk, session_id=session.agent_session_id)

@@ -88,6 +88,11 @@ class Walls:
         self._unlimited: set[str] = set()
 
     @property
+    def level(self) -> Level:
+        """The level of agents whose tenant's policy says nothing."""
+        return self._choice.level
+
+    @property
     def usual(self) -> str:
         """The walls of agents whose tenant's policy says nothing, as GetServerInfo shows them."""
         return self._choice.shown(self._choice.level)

@@ -19,10 +19,13 @@ from agent_service.policy.ceilings import Violation, beyond, violation
 from agent_service.policy.closed import closed_directories
 from agent_service.policy.defaults import fill, without_model
 from agent_service.policy.durations import Bounds, bounded
-from agent_service.policy.grant import Grant
+from agent_service.policy.grant import Grant, SandboxLevel
 from agent_service.policy.profiles import Profile, Profiles, applied, set_names
 from agent_service.policy.requests import beyond_answer, beyond_attachments, beyond_request
-from agent_service.policy.tables import matches, table_json
+from agent_service.policy.tables import matches, table_json, walled
+
+MAX_REMEMBERED = 10_000
+"""Tenants whose grants are kept."""
 
 
 class Policy:
@@ -35,19 +38,35 @@ class Policy:
         version: Callable[[], str] = str,
         profiles: Profiles | None = None,
         default_model: str = "",
+        sandbox: SandboxLevel | None = None,
         bounds: Bounds | None = None,
         data_dir: Path | None = None,
     ) -> None:
         """Ask `grant` what a tenant may; `version` is that of the access file.
 
-        `default_model` and `bounds` hold for requests that say nothing; `data_dir` is closed to everybody.
+        `default_model` and `bounds` hold for requests that say nothing, `sandbox` for grants that do; `data_dir` is
+        closed to everybody.
         """
-        self.grant = grant
+        self._grant = grant
+        self._sandbox = sandbox
+        self._in_walls: dict[str, tuple[Grant, Grant]] = {}
         self._version = version
         self._profiles = profiles or Profiles()
         self._default_model = default_model
         self._bounds = bounds or Bounds()
         self._data_dir = os.path.realpath(data_dir) if data_dir is not None else ""
+
+    def grant(self, tenant: str) -> Grant:
+        """Return what a tenant may, with the walls that its agents have."""
+        held = self._grant(tenant)
+        if self._sandbox is None or not held.limited:
+            return held
+        if (known := self._in_walls.get(tenant)) is not None and known[0] is held:
+            return known[1]
+        if len(self._in_walls) >= MAX_REMEMBERED:  # tenants may be named by tokens
+            self._in_walls.clear()
+        self._in_walls[tenant] = held, walled(held, self._sandbox)
+        return self._in_walls[tenant][1]
 
     @property
     def version(self) -> str:

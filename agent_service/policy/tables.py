@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from agent_service.policy.document import DEFAULT, TENANT, McpTable, RateTable, SessionsTable, TenantTable
-from agent_service.policy.grant import Grant, SessionQuota
+from agent_service.policy.grant import Grant, SandboxLevel, SessionQuota
 from agent_service.policy.units import duration_text, rate_text, size_text
 
 SILENT: Mapping[str, Any] = {
@@ -52,12 +52,10 @@ def grant(tenant: str, tables: Mapping[str, TenantTable], servers: Mapping[str, 
             else:
                 values[name] = value
                 places[name] = place
-    if "setting_sources" not in places and values.get("sandbox") in ("workspace", "sealed"):
-        values["setting_sources"] = ("project",)  # what a sandbox holds; hooks are switched off by managed settings
     for name in ("cwd_roots", "plugins"):
         if values[name] is not None:
             values[name] = _for_tenant(values[name], tenant)
-    return Grant(
+    made = Grant(
         tenant=tenant,
         limited=True,
         places=places,
@@ -65,6 +63,18 @@ def grant(tenant: str, tables: Mapping[str, TenantTable], servers: Mapping[str, 
         sessions=SessionQuota(**sessions),
         **values,
     )
+    return made if made.sandbox is None else walled(made, made.sandbox)
+
+
+def walled(held: Grant, sandbox: SandboxLevel) -> Grant:
+    """The grant as it holds in a service whose agents have `sandbox` where the grant says nothing.
+
+    A silent `setting_sources` is the project's then, which a sandbox holds; its hooks are off by managed settings.
+    """
+    changes: dict[str, Any] = {"sandbox": held.sandbox or sandbox}
+    if "setting_sources" not in held.places and changes["sandbox"] != "off":
+        changes["setting_sources"] = ("project",)
+    return held.model_copy(update=changes)
 
 
 def matches(value: str, patterns: Sequence[str]) -> bool:

@@ -72,10 +72,8 @@ DANGEROUS: dict[str, tuple[Make, str]] = {
     "extra_args plugin-url": (flag("plugin-url", "URL/p.zip"), NEVER),
     "extra_args managed-settings": (flag("managed-settings", "{}"), NEVER),
     "plugins": (lambda url: pb.AgentOptions(plugins=["/DIRECTORY/plugin"]), NO_PATH),
-    "project settings": (
-        lambda url: pb.AgentOptions(cwd="/DIRECTORY/project", setting_sources=[pb.SETTING_SOURCE_PROJECT]),
-        FORBIDDEN,
-    ),
+    "a project": (lambda url: pb.AgentOptions(cwd="/DIRECTORY/project"), NO_PATH),
+    "local settings": (lambda url: pb.AgentOptions(setting_sources=[pb.SETTING_SOURCE_LOCAL]), FORBIDDEN),
     "agents bypass": (
         lambda url: pb.AgentOptions(
             agents={

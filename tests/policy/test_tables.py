@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agent_service.access.document import AccessFile
-from agent_service.policy import Grant, McpTable, TenantTable, check_names, grant, table_json
+from agent_service.errors import OptionNotAllowed
+from agent_service.policy import Grant, McpTable, Policy, TenantTable, check_names, grant, table_json
 from agent_service.policy.ceilings import beyond
 from agent_service.policy.defaults import fill
 from agent_service.policy.tables import SILENT
@@ -103,6 +104,16 @@ def test_any_lifts_a_limit() -> None:
 def test_projects_settings_are_read_where_a_sandbox_is_certain() -> None:
     assert held('[tenant.default]\nsandbox = "workspace"', "x").setting_sources == ("project",)
     assert held('[tenant.default]\nsandbox = "off"', "x").setting_sources == ()
+    silent = Policy(lambda tenant: held("", tenant), sandbox="workspace").grant("x")
+    assert (silent.sandbox, silent.setting_sources) == ("workspace", ("project",))
+
+
+def test_bypassing_permissions_needs_walls_that_are_there() -> None:
+    bypass = pb.ExecuteRequest(options={"permission_mode": pb.PERMISSION_MODE_BYPASS_PERMISSIONS})
+    listed = held('[tenant.default]\npermission_modes = ["bypass_permissions"]', "x")
+    Policy(lambda tenant: listed, sandbox="workspace").check_given(bypass, "x")
+    with pytest.raises(OptionNotAllowed, match="needs a sandbox"):
+        Policy(lambda tenant: listed, sandbox="off").check_given(bypass, "x")
 
 
 def test_the_operators_servers_are_given_by_name_with_the_tenant_in_them() -> None:
