@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+MAX_DURATION = 10 * 365 * 86400.0
+"""Seconds of any duration; what follows from longer ones has no place in a timestamp."""
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -17,7 +19,10 @@ def parse_duration(text: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?", text.strip())
     if match is None:
         raise ValueError(f"{text!r} is no duration; accepted are texts such as 90s, 5m, 24h or 500ms")
-    return float(match[1]) * _UNITS[match[2] or "s"]
+    seconds = float(match[1]) * _UNITS[match[2] or "s"]
+    if seconds > MAX_DURATION:
+        raise ValueError(f"{text!r} is more than 10 years")
+    return seconds
 
 
 def _option(default: Any, help_text: str, **metadata: Any) -> Any:

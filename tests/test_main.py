@@ -150,6 +150,8 @@ def test_durations_are_read_as_people_write_them(text: str, seconds: float) -> N
     for bad in ("-1s", "1 year", "", "s", "1e3"):
         with pytest.raises(ValueError, match="is no duration"):
             parse_duration(bad)
+    with pytest.raises(ValueError, match="more than 10 years"):
+        parse_duration("3651d")
 
 
 def test_agents_see_the_way_to_claude_and_nothing_else_of_the_environment() -> None:

@@ -16,8 +16,9 @@ from agentpb import agent_pb2 as pb
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.duration_pb2 import Duration
 
-from agent_service.api.limits import MAX_DURATION_SECONDS, fixed_limits
+from agent_service.api.limits import fixed_limits
 from agent_service.config import Config
+from agent_service.options import MAX_DURATION_SECONDS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "limits.md"

@@ -81,7 +81,7 @@ class Handlers:
         started = await self._execution.start(request, call.owner, by=call.principal.name)
         session, turn, expired = started.session, started.turn, False
         if request.HasField("wait") and request.wait.ToNanoseconds():
-            key, patience = key_of(session), call.patience(request.wait.ToMicroseconds() / 1e6)
+            key, patience = key_of(session), call.patience(translate.seconds_of(request.wait))
             expired = not await self._execution.wait_turn(key, turn.turn_id, patience)
             session = await self._queries.get(key)
             turn = await self._queries.turn(turn.turn_id) or turn
@@ -108,7 +108,7 @@ class Handlers:
         key = SessionKey(call.owner, request.session_id)
         if request.HasField("wait"):
             wanted = Wanted(request.wait_for, request.after_sequence)
-            patience = call.patience(request.wait.ToMicroseconds() / 1e6)
+            patience = call.patience(translate.seconds_of(request.wait))
             session, met = await self._queries.wait_until(key, patience, wanted)
             body = status_head(session, await self._queries.turn_of(session))
             status = CachedStatus(0, body, session.message_count > 0)
@@ -144,7 +144,7 @@ class Handlers:
 
     async def Cancel(self, request: pb.CancelRequest, call: Call) -> pb.CancelResponse:
         """End a session's work and say how."""
-        wait = call.patience(request.wait.ToMicroseconds() / 1e6) if request.HasField("wait") else call.patience_left()
+        wait = call.patience(translate.seconds_of(request.wait)) if request.HasField("wait") else call.patience_left()
         response = await self._cancellation.cancel(request, call.owner, wait=wait)
         show(response.session)
         return response
@@ -172,7 +172,7 @@ class Handlers:
 
     async def Cleanup(self, request: pb.CleanupRequest, call: Call) -> pb.CleanupResponse:
         """Delete what has been at rest for long enough."""
-        older_than = request.older_than.ToMicroseconds() / 1e6 if request.HasField("older_than") else self._retention
+        older_than = translate.seconds_of(request.older_than) if request.HasField("older_than") else self._retention
         return await self._deletion.cleanup(request, call.owner, older_than=older_than)
 
     async def DeleteSession(self, request: pb.DeleteSessionRequest, call: Call) -> pb.DeleteSessionResponse:
@@ -262,4 +262,4 @@ def _heartbeat(session: pb.Session) -> pb.WatchSessionResponse:
 def _heartbeat_interval(request: pb.WatchSessionRequest) -> float:
     if not request.HasField("heartbeat_interval"):
         return HEARTBEAT_DEFAULT
-    return min(max(request.heartbeat_interval.ToMicroseconds() / 1e6, HEARTBEAT_MIN), HEARTBEAT_MAX)
+    return min(max(translate.seconds_of(request.heartbeat_interval), HEARTBEAT_MIN), HEARTBEAT_MAX)

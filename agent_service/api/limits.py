@@ -32,7 +32,6 @@ MAX_LABEL_KEY, MAX_LABEL_VALUE = 63, 255
 """Characters of a label."""
 MAX_FIELD_PATH = 1000
 """Characters of ReadFieldRequest.field."""
-MAX_DURATION_SECONDS = 10 * 365 * 86400
 MAX_GRACE_SECONDS = 300
 
 

@@ -17,7 +17,6 @@ from agent_service import options as translate
 from agent_service.api.attachments import check_attachments
 from agent_service.api.counts import ACCEPTED, is_groupable
 from agent_service.api.limits import (
-    MAX_DURATION_SECONDS,
     MAX_FIELD_PATH,
     MAX_GRACE_SECONDS,
     MAX_LABEL_KEY,
@@ -105,10 +104,8 @@ def _check_enum(field: FieldDescriptor, number: int, where: str) -> Iterable[Fie
 
 
 def _check_duration(value: Duration, where: str) -> Iterable[FieldViolation]:
-    if value.seconds < 0 or value.nanos < 0:
-        yield FieldViolation(where, "must not be negative")
-    elif value.nanos > 999_999_999 or value.seconds > MAX_DURATION_SECONDS:
-        yield FieldViolation(where, "must be a duration of at most 10 years, with nanos from 0 to 999,999,999")
+    if problem := translate.duration_problem(value):
+        yield FieldViolation(where, problem)
 
 
 def _check_timestamp(value: Timestamp, where: str) -> Iterable[FieldViolation]:
@@ -226,7 +223,6 @@ def _check_list_sessions(request: pb.ListSessionsRequest) -> Iterable[FieldViola
 def _check_filter(wanted: pb.SessionFilter) -> Iterable[FieldViolation]:
     yield from _check_labels(wanted.labels, "filter.labels")
     yield from _check_length("filter.title_contains", wanted.title_contains, MAX_TITLE)
-    yield from _check_length("filter.created_by", wanted.created_by, MAX_TITLE)
     yield from _check_length("filter.created_by", wanted.created_by, MAX_TITLE)
     yield from _check_count("filter.states", wanted.states)
     yield from _check_count("filter.phases", wanted.phases)

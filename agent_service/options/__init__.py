@@ -25,7 +25,14 @@ from agent_service.options.translation import (
     PLACED_ELSEWHERE,
     to_sdk,
 )
-from agent_service.options.words import is_http_url, is_one_rule, is_uuid
+from agent_service.options.words import (
+    MAX_DURATION_SECONDS,
+    duration_problem,
+    is_http_url,
+    is_one_rule,
+    is_uuid,
+    seconds_of,
+)
 
 __all__ = [
     "ALONE",
@@ -33,6 +40,7 @@ __all__ = [
     "DESTINATION",
     "EFFORTS",
     "LOST_KEYS",
+    "MAX_DURATION_SECONDS",
     "MAX_OPTIONS_BYTES",
     "MAX_WARNINGS",
     "NEVER_INHERITED",
@@ -47,6 +55,7 @@ __all__ = [
     "check_clear",
     "check_directories",
     "check_output",
+    "duration_problem",
     "effect",
     "filled",
     "is_http_url",
@@ -64,6 +73,7 @@ __all__ = [
     "redact",
     "references",
     "remember",
+    "seconds_of",
     "takes_away",
     "to_sdk",
     "too_large",

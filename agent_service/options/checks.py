@@ -20,7 +20,15 @@ from agent_service.options.reserved import refused_env, refused_flag, refused_se
 from agent_service.options.settings_check import settings_problem
 from agent_service.options.skills import skill_problem
 from agent_service.options.strict_json import LOST_KEYS
-from agent_service.options.words import MAX_NAME, is_http_url, is_one_rule, is_positive, is_uuid, is_word
+from agent_service.options.words import (
+    MAX_NAME,
+    duration_problem,
+    is_http_url,
+    is_one_rule,
+    is_uuid,
+    is_word,
+    seconds_of,
+)
 
 MAX_ARGUMENT = 131_071
 """Bytes of one argument or one `NAME=value` of the environment: the kernel's MAX_ARG_STRLEN less its final NUL."""
@@ -285,8 +293,9 @@ def _check_the_rest(options: pb.AgentOptions, say: Say) -> None:
     for name in ("http_proxy_port", "socks_proxy_port"):
         if not 0 <= getattr(options.sandbox.network, name) <= 65535:
             say(f"sandbox.network.{name}", "must be 1 to 65535, or 0 for none")
-    if options.interactions.HasField("timeout") and not is_positive(options.interactions.timeout):
-        say("interactions.timeout", "must be above 0, or unset to wait for ever")
+    timeout = options.interactions.timeout
+    if options.interactions.HasField("timeout") and (duration_problem(timeout) or not seconds_of(timeout)):
+        say("interactions.timeout", "must be above 0 and at most 10 years, or unset to wait for ever")
 
 
 def _check_argument(text: str, where: str, say: Say) -> None:

@@ -61,7 +61,19 @@ def is_uuid(text: str) -> bool:
         return False
 
 
-def is_positive(duration: Duration) -> bool:
-    """Return whether the duration is valid and above zero."""
-    whole, part = duration.seconds, duration.nanos
-    return 0 <= whole <= 315_576_000_000 and 0 <= part < 1_000_000_000 and (whole > 0 or part > 0)
+MAX_DURATION_SECONDS = 10 * 365 * 86400
+"""Seconds of any duration in a request."""
+
+
+def duration_problem(duration: Duration) -> str | None:
+    """Say why a duration in a request is refused; None when it is not."""
+    if duration.seconds < 0 or duration.nanos < 0:
+        return "must not be negative"
+    if duration.nanos > 999_999_999 or duration.seconds > MAX_DURATION_SECONDS:
+        return "must be a duration of at most 10 years, with nanos from 0 to 999,999,999"
+    return None
+
+
+def seconds_of(duration: Duration) -> float:
+    """A duration in seconds, rounded up to microseconds: what is more than 0 stays so, and 0 often means no bound."""
+    return -(-duration.ToNanoseconds() // 1000) / 1e6

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from agentpb import agent_pb2 as pb
 
-from agent_service.options import quoted
+from agent_service.options import quoted, seconds_of
 from agent_service.policy.document import DEFAULT
 from agent_service.policy.grant import Grant
 from agent_service.policy.tables import matches
@@ -276,7 +276,7 @@ def _extra_args(asked: Asked) -> None:
 def _interactions(asked: Asked) -> None:
     policy, most = asked.options.interactions, asked.grant.max_interaction_wait
     if policy.HasField("timeout"):
-        wait = policy.timeout.ToMicroseconds() / 1e6
+        wait = seconds_of(policy.timeout)
         asked.at_most("interactions.timeout", wait, most, "max_interaction_wait")
 
 

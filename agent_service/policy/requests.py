@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from agentpb import agent_pb2 as pb
 
+from agent_service.options import seconds_of
 from agent_service.policy.ceilings import Violation, host_of, is_below, is_host, violation
 from agent_service.policy.grant import Grant
 from agent_service.policy.tables import matches
@@ -22,7 +23,7 @@ def beyond_request(request: pb.ExecuteRequest, grant: Grant) -> Iterator[Violati
     for name, ceiling in DURATIONS:
         most = getattr(grant, ceiling)
         if most is not None and request.HasField(name):  # type: ignore[arg-type]
-            given = getattr(request, name).ToMicroseconds() / 1e6
+            given = seconds_of(getattr(request, name))
             if given > most or (not given and name != "ttl"):  # 0 is without end, but a ttl of 0 is none at all
                 yield violation(grant, name, f"must be above 0 and at most {duration_text(most)}", ceiling)
 

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import re
 
+from agent_service.options import MAX_DURATION_SECONDS
+
+SHORTEST = 0.001
+"""Seconds: in a request a duration has microseconds, and one that is rounded to 0 would often be no bound."""
+
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _PER = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -12,9 +17,10 @@ _PER = {"s": 1.0, "m": 60.0, "h": 3600.0}
 def seconds(value: object) -> float:
     """Return the seconds of "90s", "30m", "1h" or "7d"; a bare number is refused, since nobody can tell its unit."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", value) if isinstance(value, str) else None
-    if match is None or not float(match[1]):
-        raise ValueError('must be a duration above 0, such as "90s", "30m", "1h" or "7d"')
-    return float(match[1]) * _SECONDS[match[2]]
+    given = float(match[1]) * _SECONDS[match[2]] if match is not None else 0.0
+    if not SHORTEST <= given <= MAX_DURATION_SECONDS:
+        raise ValueError('must be a duration above 0, such as "90s", "30m", "1h" or "7d": 1 ms to 10 years')
+    return given
 
 
 def byte_count(value: object) -> int:

@@ -11,6 +11,7 @@ import asyncio
 from agentpb import agent_pb2 as pb
 
 from agent_service.ledger import Ledger, RequestId, SessionKey
+from agent_service.options import seconds_of
 from agent_service.registry.idempotency import InFlightRequests, RequestKey, is_answered, looked_at
 from agent_service.registry.live import LiveSessions
 from agent_service.session.session import Session
@@ -75,7 +76,7 @@ class Cancellation:
             return _arrived(response)
         if key is not None:  # written before the cancel can have an effect: the ledger keeps the order
             self._ledger.remember(key.begun(request.session_id, session.journal.record.current_turn.turn_id))
-        grace = request.grace.ToMicroseconds() / 1e6 if request.HasField("grace") else DEFAULT_GRACE
+        grace = seconds_of(request.grace) if request.HasField("grace") else DEFAULT_GRACE
         stop = session.cancel(grace=grace, force=request.force, reason=request.reason)
         receipt = self._expect(session, stop, key)
         await session.journal.flushed()

@@ -17,7 +17,7 @@ from agentpb import agent_pb2 as pb
 from agent_service import errors, events
 from agent_service.agents.agent import Answer
 from agent_service.ledger import Journal, RequestId, now_us
-from agent_service.options import remember
+from agent_service.options import remember, seconds_of
 from agent_service.session.permissions import answer_of
 
 MAX_PENDING, MAX_PENDING_BYTES = 16, 8 << 20
@@ -97,8 +97,8 @@ class Interactions:
         interaction.create_time.FromMicroseconds(now_us())
         pending = _Pending(interaction, tool_input, loop.create_future())
         if policy.HasField("timeout"):
-            seconds = policy.timeout.ToMicroseconds() / 1e6
-            interaction.expire_time.FromMicroseconds(now_us() + policy.timeout.ToMicroseconds())
+            seconds = seconds_of(policy.timeout)
+            interaction.expire_time.FromMicroseconds(now_us() + round(seconds * 1e6))
             pending.timer = loop.call_later(seconds, self._expire, interaction.interaction_id, policy.on_timeout)
         self._pending[interaction.interaction_id] = pending
         self._keep(pending)

@@ -12,6 +12,7 @@ from agentpb import agent_pb2 as pb
 from agent_service import events
 from agent_service.agents.conversations import Conversation
 from agent_service.ledger import Journal, now_us
+from agent_service.options import seconds_of
 from agent_service.session.outcomes import Outcome
 from agent_service.session.states import move
 
@@ -141,13 +142,14 @@ def set_expiry(journal: Journal, request: pb.ExecuteRequest) -> None:
     """Record when a session at rest will be deleted, if its last turn asked for a time to live."""
     if request.HasField("ttl") and journal.record.HasField("rest_time"):
         with journal.update() as record:
-            record.expire_time.FromMicroseconds(record.rest_time.ToMicroseconds() + request.ttl.ToMicroseconds())
+            expires = record.rest_time.ToMicroseconds() + round(seconds_of(request.ttl) * 1e6)
+            record.expire_time.FromMicroseconds(expires)
 
 
 def seconds(request: pb.ExecuteRequest, name: Literal["execution_timeout", "queue_timeout"], default: float) -> float:
     """A duration of the request in seconds, or the operator's; 0 means no bound."""
     if request.HasField(name):
-        return float(getattr(request, name).ToMicroseconds()) / 1e6
+        return seconds_of(getattr(request, name))
     return default
 
 

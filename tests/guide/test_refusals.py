@@ -132,6 +132,11 @@ BAD_FIELDS: dict[str, tuple[str, Any, set[str]]] = {
     ),
     "a duration of no time": ("Execute", execute(execution_timeout=duration(0)), {"execution_timeout"}),
     "a duration of ages": ("Execute", execute(wait=duration(1 << 40)), {"wait"}),
+    "a question for ages": (
+        "Execute",
+        with_options(interactions=pb.InteractionPolicy(timeout=duration(1 << 38))),
+        {"options.interactions.timeout"},
+    ),
     "a duration that is none": ("GetStatus", pb.GetStatusRequest(session_id="a", wait=duration(0, 1 << 30)), {"wait"}),
     "negative interval": (
         "WatchSession",

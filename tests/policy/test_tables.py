@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agent_service.access.document import AccessFile
 from agent_service.errors import OptionNotAllowed
+from agent_service.options import MAX_DURATION_SECONDS
 from agent_service.policy import Grant, McpTable, Policy, TenantTable, check_names, grant, table_json
 from agent_service.policy.ceilings import beyond
 from agent_service.policy.defaults import fill
@@ -201,7 +202,7 @@ def test_what_the_examples_fill_in_is_within_their_own_ceilings(file: Path) -> N
             assert fill(filled, whole, "") == (filled, []), "what is filled in is filled in once"
 
 
-@given(st.integers(1, 10**9))
+@given(st.integers(1, MAX_DURATION_SECONDS))
 def test_units_read_back_as_they_were(number: int) -> None:
     assert seconds(duration_text(float(number))) == number
     assert byte_count(size_text(number)) == number

@@ -101,3 +101,11 @@ async def test_a_turn_without_a_time_to_live_takes_it_from_the_session(service: 
     first = await service.stub.Execute(request)
     second = await service.run("say: two", session_id=first.session_id)
     assert not second.session.HasField("expire_time")
+
+
+async def test_a_timeout_of_nanoseconds_is_short_and_not_none_at_all(service: Service) -> None:
+    request = pb.ExecuteRequest(prompt="wait: 600")
+    request.execution_timeout.FromNanoseconds(1)
+    request.wait.FromSeconds(60)
+    response = await service.stub.Execute(request)
+    assert response.session.phase == pb.SESSION_PHASE_TIMED_OUT
