@@ -38,7 +38,7 @@ from agent_service.backends import cli_bounds, open_backend
 from agent_service.config import Config
 from agent_service.errors import CannotServe
 from agent_service.host_share import calm_collector, give_memory_back, raise_descriptor_limit
-from agent_service.ledger import Ledger
+from agent_service.ledger import CLOCK, Ledger
 from agent_service.policy import Bounds, Policy, Profiles
 from agent_service.processes.choice import Choice, choose_guard
 from agent_service.processes.signals import is_ignored, let_children_start_afresh
@@ -326,6 +326,7 @@ def retention_of(policy: Policy, default: float) -> Callable[[str], float]:
 async def _sweep(registry: SessionRegistry, retention: Callable[[str], float]) -> None:
     """Delete expired sessions, once a minute."""
     while True:
+        CLOCK.follow()
         try:
             if deleted := await registry.deletion.expire(retention):
                 log.info("%d sessions were deleted after their time", deleted)

@@ -11,8 +11,9 @@ not continue its session's log is a bug of the owner: it is refused, and so are 
 a gap would be worse. Other sessions go on.
 """
 
+from agent_service.ledger.clock import CLOCK, now_us
 from agent_service.ledger.commits import REQUEST_ID_SECONDS, Commit, RequestId, Whole, key_of
-from agent_service.ledger.journal import AT_REST, Journal, is_at_rest, now_us
+from agent_service.ledger.journal import AT_REST, Journal, is_at_rest
 from agent_service.ledger.ledger import Ledger, Messages
 from agent_service.ledger.obstruction import Obstruction
 from agent_service.ledger.sqlite.assign import Assigned, assign
@@ -25,6 +26,7 @@ from agent_service.ledger.tail import BATCH_EVENTS, Event, Position, SessionKey,
 __all__ = [
     "AT_REST",
     "BATCH_EVENTS",
+    "CLOCK",
     "REQUEST_ID_SECONDS",
     "Assigned",
     "Commit",

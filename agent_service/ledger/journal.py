@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 from agentpb import agent_pb2 as pb
 
 from agent_service import events
+from agent_service.ledger.clock import now_us
 from agent_service.ledger.commits import Commit, RequestId, Whole, key_of
 from agent_service.ledger.ledger import Ledger
 from agent_service.ledger.tail import Event
@@ -27,11 +27,6 @@ MAX_BEHIND = 1024
 
 
 _versions = itertools.count(1)
-
-
-def now_us() -> int:
-    """The service's clock: microseconds since 1970."""
-    return time.time_ns() // 1000
 
 
 def is_at_rest(session: pb.Session) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 
 from agentpb import agent_pb2 as pb
 
+from agent_service.ledger.clock import CLOCK, DAY_US, Ages
 from agent_service.ledger.commits import MESSAGES, REQUEST_ID_SECONDS, Append, Commit, Job, RequestId, fail
 from agent_service.ledger.feed import Feed
 from agent_service.ledger.obstruction import Obstruction
@@ -29,6 +30,8 @@ from agent_service.ledger.store import (
 )
 from agent_service.ledger.tail import BATCH_BYTES, BATCH_EVENTS, Event, Position, SessionKey, Tail
 
+log = logging.getLogger(__name__)
+
 NO_LIMIT = 2**62
 
 
@@ -42,7 +45,7 @@ class Messages(NamedTuple):
 class Ledger:
     """The ledger of one service; the directory is its own while it is open."""
 
-    def __init__(self, directory: Path, *, clock: Callable[[], float] = time.time, store: Store | None = None) -> None:
+    def __init__(self, directory: Path, *, clock: Callable[[], float] = CLOCK, store: Store | None = None) -> None:
         """Use `store`, or a file in `directory`, which is made when it is missing."""
         self._clock = clock
         self._store: Store = store or SqliteStore(directory, clock=clock)
@@ -50,6 +53,7 @@ class Ledger:
         """The changes of all sessions' records."""
         self._tails: WeakValueDictionary[SessionKey, Tail] = WeakValueDictionary()
         self._failed = asyncio.Event()
+        self._ages = Ages(clock, 0)
         self.obstruction = Obstruction()
         """A lock of another process that keeps the ledger from writing."""
 
@@ -57,6 +61,13 @@ class Ledger:
         """Open the ledger. Raises LedgerUnusable."""
         await self._store.open(self._committed, self.obstruction.note)
         self.feed.last = await self._store.last_change()
+        self._ages = Ages(self._clock, self._store.last_written)
+        if self._ages.away:
+            log.warning(
+                "the service was last seen %.1f days ago by the host's clock; if that is wrong, set the clock and "
+                "start again: what is stored ages by that time in a day",
+                self._ages.away / DAY_US,
+            )
         return self
 
     async def __aexit__(
@@ -303,7 +314,11 @@ class Ledger:
 
     async def request(self, owner: str, request_id: str) -> RequestId | None:
         """The use of a request id in the last 24 hours; None when there was none."""
-        return await self._store.request(owner, request_id, self._now() - REQUEST_ID_SECONDS * 1_000_000)
+        return await self._store.request(owner, request_id, self.ages_now() - REQUEST_ID_SECONDS * 1_000_000)
+
+    def ages_now(self) -> int:
+        """The time by which ages are told, in microseconds: for a day it leaves out a long time before the start."""
+        return self._ages.now()
 
     async def count(self, owner: str | None = None) -> int:
         """The number of sessions of an owner, or of all."""

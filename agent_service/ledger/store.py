@@ -117,6 +117,10 @@ class Store(Protocol):
     def failure(self) -> Exception | None:
         """The error that ended all writing; None while the store works. It stays until the store is closed."""
 
+    @property
+    def last_written(self) -> int:
+        """The time (microseconds) until which the database was open before this time; 0 when that is not known."""
+
     # ---- one session
 
     async def session(self, key: SessionKey) -> pb.Session | None:

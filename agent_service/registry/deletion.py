@@ -221,10 +221,10 @@ class Deletion:
 
         `retention` gives an owner's seconds, 0 for ever.
         """
-        deleted = await self._expire(lambda limit: self._ledger.expired(now_us(), limit))
+        deleted = await self._expire(lambda limit: self._ledger.expired(self._ledger.ages_now(), limit))
         for owner in await self._ledger.owners():
             if seconds := retention(owner):
-                cutoff = now_us() - round(seconds * 1e6)
+                cutoff = self._ledger.ages_now() - round(seconds * 1e6)
                 deleted += await self._expire(partial(self._ledger.outstayed, owner, cutoff))
         return deleted
 

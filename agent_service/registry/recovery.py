@@ -15,7 +15,7 @@ from agentpb import agent_pb2 as pb
 from agent_service import events
 from agent_service.agents.conversations import Conversation
 from agent_service.agents.workspace import conversation_of
-from agent_service.ledger import Journal, Ledger, SessionKey
+from agent_service.ledger import Journal, Ledger, SessionKey, now_us
 from agent_service.session import outcomes
 from agent_service.session.states import move
 from agent_service.session.turn import QueuedTurn, end_turn, may_continue, requeue, set_expiry
@@ -104,7 +104,7 @@ async def _withdraw_interactions(ledger: Ledger, journal: Journal) -> None:
     for interaction, cut in open_ones.values():
         interaction.state = pb.INTERACTION_STATE_WITHDRAWN
         interaction.resolved_by = "restart"
-        interaction.resolve_time.GetCurrentTime()
+        interaction.resolve_time.FromMicroseconds(now_us())
         withdrawn = events.interaction_resolved(interaction)
         withdrawn.truncated_fields.extend(
             path.replace("interaction_requested", "interaction_resolved", 1) for path in cut

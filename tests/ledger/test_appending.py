@@ -176,6 +176,8 @@ async def test_old_request_ids_are_swept(tmp_path: Path) -> None:
         for number in range(3):
             used = RequestId("", str(number), "f", record.session_id, "", "Execute", b"")
             await ledger.append(Commit(key_of(record), session=record, request_id=used))
+    async with Ledger(tmp_path, clock=lambda: now + 50_000):
+        assert rows(tmp_path, "request_ids") == 3
     async with Ledger(tmp_path, clock=lambda: now + 90_000) as ledger:
         await until(lambda: rows(tmp_path, "request_ids") == 0)
         assert await ledger.count() == 1

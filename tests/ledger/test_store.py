@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,11 @@ class Stores:
             yield Driver(store)
         finally:
             await store.close()
+
+    def rewrite_event(self, sequence: int) -> None:
+        """Change an event's bytes behind the store's back."""
+        with closing(sqlite3.connect(self._directory / "ledger.db")) as db, db:
+            db.execute("UPDATE events SET body = x'00' WHERE sequence = ?", (sequence,))
 
     def _on_group(self, group: Sequence[Append | Job[Any]], failure: Exception | None) -> None:
         assert failure is None
@@ -346,3 +352,46 @@ async def test_the_error_of_the_database_ends_all_writing(tmp_path: Path, monkey
     await until(lambda: bool(failed))
     assert isinstance(failed[0], OSError)
     await store.close()
+
+
+async def test_two_owners_have_sessions_of_one_id(db: Driver) -> None:
+    for owner, count in (("a", 2), ("b", 3)):
+        await db.write(Commit(key("s", owner), events("s", 1, count), session("s", owner=owner, title=owner)))
+    for owner, count in (("a", 2), ("b", 3)):
+        name = key("s", owner)
+        found, standing = await db.store.session(name), await db.store.standing(name)
+        assert found is not None
+        assert standing is not None
+        assert (found.title, standing.session.title, await db.store.last_sequence(name)) == (owner, owner, count)
+    assert await db.store.session(key("s")) is None
+    assert await db.store.owners() == ["a", "b"]
+    assert [await db.store.count(owner) for owner in ("a", "b", "c", None)] == [1, 1, 0, 2]
+    assert await db.bury(key("s", "a")) is True
+    assert [await db.store.count(owner) for owner in ("a", "b", "c", None)] == [0, 1, 0, 1]
+    assert await db.store.last_sequence(key("s", "b")) == 3
+    assert await db.listed(pb.SessionFilter(), owner="a") == []
+
+
+async def test_sessions_are_found_by_their_creator(db: Driver) -> None:
+    for number, creator in enumerate(("ann", "bob", "ann")):
+        await db.begin(session(f"s{number}", created=START_US + number, created_by=creator))
+    assert await db.listed(pb.SessionFilter(created_by="ann")) == ["s0", "s2"]
+    assert await db.listed(pb.SessionFilter(created_by="ann", states=[1])) == []
+    assert await db.store.at_rest_since(START_US, pb.SessionFilter(created_by="bob"), "", 10) == []
+
+
+async def test_it_says_until_when_it_was_open(stores: Stores) -> None:
+    async with stores.open() as db:
+        assert db.store.last_written == 0
+        await db.begin(session("s"))
+        stores.now += 5
+    async with stores.open() as db:
+        assert db.store.last_written == START_US + 5_000_000
+
+
+async def test_what_was_rewritten_is_found_by_a_check(stores: Stores) -> None:
+    async with stores.open() as db:
+        await db.begin(session("s"), 3)
+        assert not any("as it was written" in problem for problem in await db.store.check())
+        stores.rewrite_event(2)
+        assert any("event 2 is not as it was written" in problem for problem in await db.store.check())

@@ -133,9 +133,10 @@ class Generation:
         self._last = Stamp(last.ledger, change, session or last.session, event if session else last.event, time)
         os.pwrite(self._descriptor, self._text(), 0)
 
-    def close(self) -> None:
-        """Flush the file and close it."""
+    def close(self, time: int) -> None:
+        """Write down the time, flush the file and close it."""
         if self._descriptor >= 0:
+            self.note(self._last.change, 0, 0, time)
             os.fsync(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = -1

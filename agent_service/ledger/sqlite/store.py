@@ -120,6 +120,11 @@ class SqliteStore:
         """The error that ended all writing; None while the store works."""
         return self._writer.failure
 
+    @property
+    def last_written(self) -> int:
+        """The time until which the file was open before, in microseconds; 0 when that is not known."""
+        return self._writer.last_written
+
     def _put(self, item: Append | Job[Any]) -> None:
         if self._closed:
             raise RuntimeError("the ledger is not open")

@@ -17,6 +17,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from agent_service.ledger.chain import link
+from agent_service.ledger.clock import Ages
 from agent_service.ledger.commits import FINISHED, REQUEST_ID_SECONDS, Append, Job, Record, RequestId
 from agent_service.ledger.sqlite import schema
 from agent_service.ledger.sqlite.file import BUSY_TIMEOUT, FILE, connect, is_busy, rollback, value
@@ -56,6 +57,8 @@ class Writer:
         self._generation = generation
         generation.begin(db, self._change)
         self._last_event = (0, 0)
+        self.last_written = generation.before.time if generation.before is not None else 0
+        self._ages = Ages(clock, self.last_written)
         self._stopping = False
         self._obstructed = False
         self._on_obstruction: Callable[[bool], None] = lambda obstructed: None
@@ -84,7 +87,7 @@ class Writer:
     def close(self) -> None:
         """Close the file; the last connection that may write empties the log, so readers close before."""
         self._db.close()
-        self._generation.close()
+        self._generation.close(round(self._clock() * 1_000_000))
 
     def remember(self, request_id: RequestId) -> None:
         """Store a request id that has no commit to go with. A job."""
@@ -304,7 +307,7 @@ class Writer:
         return True
 
     def _purge(self, now: float) -> None:
-        oldest = round((self._clock() - REQUEST_ID_SECONDS) * 1_000_000)
+        oldest = self._ages.now() - REQUEST_ID_SECONDS * 1_000_000
         self._purging = self._db.execute(schema.SWEEP_REQUEST_IDS, (oldest, SWEEP_ROWS)).rowcount == SWEEP_ROWS
         self._purged = now
 
