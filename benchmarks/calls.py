@@ -40,32 +40,27 @@ def typical(rates: list[Rate]) -> Rate:
 async def measure(bench: Bench) -> None:
     """GetStatus and Execute, taking turns with the no-op."""
     report = bench.report
-    data, few = bench.folder("data"), bench.folder("data")
+    data = bench.folder("data")
     await fill(data, MANY, 0)
-    await fill(few, 200, 0)
     flags = ("--max-sessions", "1", "--max-queued", "10000000", "--warm-agents", "0", "--retention", "30d")
     async with (
         bench.noop() as noop,
         bench.service(*flags, data=data) as service,
-        bench.service(*flags, data=few, auth="local") as asking,
         grpc.aio.insecure_channel(service.address) as channel,
     ):
         stub = agent_pb2_grpc.AgentServiceStub(channel)
         busy = await stub.Execute(pb.ExecuteRequest(prompt="slow: 600"))
-        token = (few / "local.token").read_text().strip()
         figures: dict[str, list[Rate]] = {}
         wanted = {
             "no-op": (noop, "/noop.Noop/Unary", [b"x" * 40]),
             "finished": (service, SERVICE + "GetStatus", [status(session_id(number)) for number in range(200)]),
-            "with a token": (asking, SERVICE + "GetStatus", [status(session_id(number)) for number in range(200)]),
             "many": (service, SERVICE + "GetStatus", [status(session_id(number)) for number in range(MANY)]),
             "running": (service, SERVICE + "GetStatus", [status(busy.session_id)]),
             "history": (service, SERVICE + "GetStatus", [status(session_id(number), 100) for number in range(200)]),
         }
         for _ in range(bench.times(5, 2)):
             for name, (server, method, requests) in wanted.items():
-                credential = {"token": token} if server is asking else {}
-                value = await rate(bench, server, method, requests, **credential)
+                value = await rate(bench, server, method, requests)
                 if value is not None:
                     figures.setdefault(name, []).append(value)
         if not figures:
@@ -75,15 +70,32 @@ async def measure(bench: Bench) -> None:
         noop_calls = calls["no-op"]
         add(bench, "no-op unary of grpc.aio", noop_calls, noop_calls)
         add(bench, "GetStatus of 200 finished sessions, no history", calls["finished"], noop_calls, at_least=0.7)
-        add(bench, "… each with a token", calls["with a token"], noop_calls, at_least=0.7)
-        costs = [
-            asked.cpu - open_.cpu for asked, open_ in zip(figures["with a token"], figures["finished"], strict=True)
-        ]
-        bench.report.add("… what the token costs, CPU", median(costs), "µs", at_most=20)
         add(bench, f"GetStatus of {MANY:,} in turn, read from the ledger", calls["many"], noop_calls, at_least=0.7)
         add(bench, "GetStatus of a running session, no history", calls["running"], noop_calls, at_least=0.7)
         add(bench, "GetStatus with five messages of history", calls["history"], noop_calls)
         await executes(bench, service, noop_calls)
+    await tokens(bench, noop_calls)
+
+
+async def tokens(bench: Bench, noop: Rate) -> None:
+    """What a token costs a call: two services that differ in nothing else, taking turns."""
+    asking, open_ = bench.folder("data"), bench.folder("data")
+    for folder in (asking, open_):
+        await fill(folder, 200, 0)
+    requests = [status(session_id(number)) for number in range(200)]
+    asked: list[Rate] = []
+    costs: list[float] = []
+    async with bench.service(data=asking, auth="local") as with_token, bench.service(data=open_) as without:
+        token = (asking / "local.token").read_text().strip()
+        for _ in range(bench.times(10, 3)):
+            first = await rate(bench, with_token, SERVICE + "GetStatus", requests, token=token)
+            second = await rate(bench, without, SERVICE + "GetStatus", requests)
+            assert first is not None
+            assert second is not None
+            asked.append(first)
+            costs.append(first.cpu - second.cpu)
+    add(bench, "GetStatus with a token, no history", typical(asked), noop, at_least=0.7)
+    bench.report.add("… CPU that the token takes", median(costs), "µs", at_most=20)
 
 
 def add(bench: Bench, name: str, rate: Rate, noop: Rate, *, at_least: float = 0) -> None:

@@ -16,6 +16,7 @@ from agentpb import agent_pb2 as pb
 
 from agent_service import events
 from agent_service.ledger import Commit, Event, Ledger, SessionKey
+from agent_service.ledger.chain import link
 from agent_service.ledger.commits import Record
 from agent_service.ledger.directory import take
 from agent_service.ledger.sqlite import schema
@@ -110,13 +111,25 @@ def rows(numbers: range, at: int) -> Iterator[tuple[tuple[object, ...], tuple[ob
         for stamp in (record.create_time, record.update_time, record.rest_time):
             stamp.FromMicroseconds(at + number)
         made = Record.of(record)
-        times = (made.update_time, made.rest_time, made.expire_time, made.last_sequence, made.body)
+        searched = (made.state, made.phase, made.title, made.update_time, made.rest_time, made.expire_time)
         ids = (_ANY.encode(), session.encode()), (_ANY_TURN.encode(), turn_id.encode())
         yield (
-            (key, session, *made[:5], *times, key),
+            (key, "", session, made.created_by, made.create_time, *searched, made.last_sequence, key, made.body),
             (turn_id, key, turn.number, turn.state, turn_body.replace(*ids[1])),
-            [(key, each.sequence, each.type, each.body.replace(*ids[0]).replace(*ids[1]), None) for each in pattern],
+            list(chained(key, pattern, *ids)),
         )
+
+
+def chained(
+    key: int, pattern: list[Event], *ids: tuple[bytes, bytes]
+) -> Iterator[tuple[int, int, str, bytes, None, bytes]]:
+    """The rows of a session's events, each with its link of the chain of checksums."""
+    last = b""
+    for sequence, kind, body, _ in pattern:
+        for old, new in ids:
+            body = body.replace(old, new)
+        last = link(last, Event(sequence, kind, body, None))
+        yield key, sequence, kind, body, None, last
 
 
 def fill_sessions(directory: Path, sessions: int, at: int) -> None:
@@ -127,7 +140,7 @@ def fill_sessions(directory: Path, sessions: int, at: int) -> None:
             of_sessions, of_turns, of_events = zip(*rows(range(first, min(first + AT_ONCE, sessions)), at), strict=True)
             db.execute("BEGIN")
             db.executemany(schema.INSERT_SESSION, of_sessions)
-            db.executemany(schema.INSERT_LABEL, ((each[0], "team", "bench", "", each[6]) for each in of_sessions))
+            db.executemany(schema.INSERT_LABEL, ((each[0], "team", "bench", "", each[4]) for each in of_sessions))
             db.executemany(schema.UPSERT_TURN, of_turns)
             db.executemany(schema.INSERT_EVENTS[1], chain.from_iterable(of_events))
             db.execute(schema.SET_LAST_CHANGE, (of_sessions[-1][0],))

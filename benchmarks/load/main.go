@@ -148,7 +148,7 @@ func unary(ctx context.Context, conn *grpc.ClientConn, method string, requests [
 		request := &requests[int(next.Add(1)-1)%len(requests)]
 		var response []byte
 		begun := time.Now()
-		err := conn.Invoke(context.Background(), method, request, &response)
+		err := conn.Invoke(context.WithoutCancel(ctx), method, request, &response)
 		if err != nil {
 			t.fail(err)
 			continue
