@@ -175,6 +175,12 @@ class Workspaces:
             return None
         return conversations.copy(found, self._private(self._private(self._own(_workspace_id(session))) / "config"))
 
+    def remove_copy(self, session: pb.Session, agent_session_id: str) -> None:
+        """Remove what `fork` copied: the conversation goes on in a transcript of its own."""
+        if found := transcript_anywhere(self._config(session), agent_session_id):
+            with suppress(OSError):  # it goes with the session
+                conversations.remove(found, agent_session_id, self._config(session), self.removals.remove)
+
     def note_conversation(self, session: pb.Session, agent_session_id: str) -> None:
         """Note that the session's agent has begun another conversation, so that its transcript can be found."""
         own = self._private(self._own(_workspace_id(session)))

@@ -141,6 +141,9 @@ class AgentLease:
         self._have(agent, prepared.spec.key, prepared.totals)
         agent.attach(sink)
         await agent.connect()
+        if prepared.spec.options.fork_session and (parent := prepared.spec.options.resume):
+            # The agent has it in memory now, and the copy may say more than the fork should know.
+            await asyncio.to_thread(self.pool.workspaces.remove_copy, self._journal.record, parent)
         await self._tell_remembered(agent)
         self.activity = Activity(self._on_quiet)
         return Obtained(warm=False, knows_prompt=prepared.knows_prompt)

@@ -140,6 +140,18 @@ def _holds(path: Path, names: set[str]) -> bool:
     return False
 
 
+async def test_a_fork_keeps_nothing_of_what_its_parent_said_after_it_branched_off(start: Callable[..., Any]) -> None:
+    service = await start(idle_timeout=0.05)
+    first = await service.run("say: shared")
+    await service.run("say: QUAGGA", session_id=first.session_id)
+    fork = await service.run("recall", fork_from=first.session_id, fork_at_turn_id=first.turn.turn_id)
+    assert fork.turn.result.result == "say: shared"
+    assert traces(world(service, fork.session), {"QUAGGA"}) == []
+    await service.until(fork.session_id, pb.SESSION_PHASE_DORMANT)
+    again = await service.run("recall", session_id=fork.session_id)
+    assert again.turn.result.result == "say: shared"
+
+
 @pytest.mark.parametrize("planted", ["a link to another's conversation", "a pipe"])
 async def test_what_an_agent_puts_in_its_conversations_place_is_not_followed(
     start: Callable[..., Any], planted: str
