@@ -124,14 +124,15 @@ class Gateway:
 
     def _headers(self, given: Mapping[str, str]) -> list[tuple[str, str]]:
         """The request's headers with the credentials in place of the placeholders, of the kind that was sent."""
-        left_out = _OF_ONE_CONNECTION | _CREDENTIALS
+        own = {name.lower() for name, _ in self._upstream.headers}
+        left_out = _OF_ONE_CONNECTION | _CREDENTIALS | own
         headers = [(name, value) for name, value in given.items() if name.lower() not in left_out]
         named = {name.lower() for name in given}
         if self._upstream.api_key and ("x-api-key" in named or not self._upstream.token):
             headers.append(("x-api-key", self._upstream.api_key))
         if self._upstream.token and ("authorization" in named or not self._upstream.api_key):
             headers.append(("authorization", f"Bearer {self._upstream.token}"))
-        return headers
+        return [*headers, *self._upstream.headers]
 
 
 class GatewaySocket:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ssl
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
+
+from agent_service.errors import CannotServe
 
 PLACEHOLDER = "held-by-the-gateway"
 """The value of a credential in the environment of an agent that has the gateway instead of it."""
@@ -14,12 +16,20 @@ PLACEHOLDER = "held-by-the-gateway"
 DEFAULT_URL = "https://api.anthropic.com"
 CREDENTIALS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN")
 PROVIDERS = {
+    "CLAUDE_CODE_USE_ANTHROPIC_AWS": "Claude on AWS",
+    "CLAUDE_CODE_USE_ANTHROPIC_GOOGLE_CLOUD": "Claude on Google Cloud",
+    "CLAUDE_CODE_USE_MANTLE": "Mantle",
     "CLAUDE_CODE_USE_BEDROCK": "Bedrock",
     "CLAUDE_CODE_USE_VERTEX": "Vertex",
     "CLAUDE_CODE_USE_FOUNDRY": "Foundry",
 }
 """Variables that choose a provider whose requests the CLI signs itself."""
 _ON = ("1", "true", "yes", "on")
+_OURS = (
+    *("ANTHROPIC_CUSTOM_HEADERS", "CLAUDE_CODE_CLIENT_CERT", "CLAUDE_CODE_CLIENT_KEY"),
+    *("CLAUDE_CODE_CLIENT_KEY_PASSPHRASE", "CLAUDE_CODE_OAUTH_REFRESH_TOKEN"),
+)
+"""Variables with credentials for the API or for what is in front of it, which the agent has no use for."""
 _WAY = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY")
 
 
@@ -32,8 +42,13 @@ class Upstream:
     api_key: str = ""
     token: str = ""
     """Sent as a bearer token."""
+    headers: tuple[tuple[str, str], ...] = ()
+    """Further headers that the operator wants sent, such as the credential for a gateway in front of the API."""
     proxy: str = ""
-    ca_files: tuple[str, ...] = ()
+    ca_file: str = ""
+    """Certificates that are trusted besides those of the system."""
+    certificate: tuple[str, str, str] | None = None
+    """What the service shows of itself: a certificate, its key, and the key's passphrase."""
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Upstream:
@@ -44,9 +59,9 @@ class Upstream:
             api_key=environment.get("ANTHROPIC_API_KEY", ""),
             token=environment.get("ANTHROPIC_AUTH_TOKEN") or environment.get("CLAUDE_CODE_OAUTH_TOKEN", ""),
             proxy=_proxy(url, environment),
-            ca_files=tuple(
-                environment[name] for name in ("SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS") if environment.get(name)
-            ),
+            headers=tuple(_headers(environment.get("ANTHROPIC_CUSTOM_HEADERS", ""))),
+            ca_file=environment.get("NODE_EXTRA_CA_CERTS", ""),
+            certificate=_certificate(environment),
         )
 
     def __repr__(self) -> str:
@@ -58,10 +73,18 @@ class Upstream:
         return f"http://{urlsplit(self.url).netloc.rpartition('@')[2]}"
 
     def tls(self) -> ssl.SSLContext:
-        """Return what the API's certificate is checked by."""
-        context = ssl.create_default_context()
-        for file in self.ca_files:
-            context.load_verify_locations(file)
+        """Return what the API's certificate is checked by, and this service's own. Raises CannotServe."""
+        context = ssl.create_default_context()  # SSL_CERT_FILE and SSL_CERT_DIR are OpenSSL's to read
+        try:
+            if self.ca_file:
+                context.load_verify_locations(self.ca_file)
+            if self.certificate is not None:
+                certificate, key, passphrase = self.certificate
+                context.load_cert_chain(certificate, key or None, lambda: passphrase)
+        except OSError as error:
+            raise CannotServe(
+                f"the model API: NODE_EXTRA_CA_CERTS or CLAUDE_CODE_CLIENT_CERT names nothing of use: {error}"
+            ) from error
         return context
 
 
@@ -72,8 +95,22 @@ def provider(environment: Mapping[str, str]) -> str:
 
 def without_credentials(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of an agent that reaches the API through the gateway: placeholders, and no proxies."""
-    kept = {key: value for key, value in environment.items() if key.upper() not in _WAY}
+    kept = {key: value for key, value in environment.items() if key.upper() not in _WAY and key not in _OURS}
     return kept | {name: PLACEHOLDER for name in CREDENTIALS if kept.get(name)}
+
+
+def _headers(text: str) -> Iterator[tuple[str, str]]:
+    for line in text.splitlines():
+        name, colon, value = line.partition(":")
+        if colon and name.strip():
+            yield name.strip(), value.strip()
+
+
+def _certificate(environment: Mapping[str, str]) -> tuple[str, str, str] | None:
+    if not (certificate := environment.get("CLAUDE_CODE_CLIENT_CERT")):
+        return None
+    key = environment.get("CLAUDE_CODE_CLIENT_KEY", "")
+    return certificate, key, environment.get("CLAUDE_CODE_CLIENT_KEY_PASSPHRASE", "")
 
 
 def _proxy(url: str, environment: Mapping[str, str]) -> str:

@@ -13,6 +13,7 @@ import pytest
 from agent_service.agents import gateway
 from agent_service.agents.gateway import Gateway, GatewaySocket
 from agent_service.agents.upstream import Upstream, provider, without_credentials
+from agent_service.errors import CannotServe
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -103,6 +104,21 @@ async def test_the_credential_takes_the_placeholders_place(api: Api, tmp_path: P
     assert "theirs" not in first + second
     assert "host: 127.0.0.1:" in first
     assert api.bodies[0] == b"{}"
+
+
+async def test_headers_of_the_operators_are_put_in_too(api: Api, tmp_path: Path) -> None:
+    given = {"ANTHROPIC_BASE_URL": api.url, "ANTHROPIC_API_KEY": "k", "ANTHROPIC_CUSTOM_HEADERS": "X-Team: a:b\nnone"}
+    async with gate(tmp_path, Upstream.of(given)) as path:
+        await call(path, "POST /v1/messages", "x-team: theirs")
+
+    assert api.heads[0].lower().count("x-team: ") == 1
+    assert "x-team: a:b\r\n" in api.heads[0].lower()
+
+
+def test_certificates_that_cannot_be_read_are_said_at_the_start(tmp_path: Path) -> None:
+    for name in ("NODE_EXTRA_CA_CERTS", "CLAUDE_CODE_CLIENT_CERT"):
+        with pytest.raises(CannotServe, match=name):
+            Upstream.of({name: str(tmp_path / "absent.pem")}).tls()
 
 
 @pytest.mark.parametrize(
@@ -272,6 +288,7 @@ def test_the_way_to_the_api_is_read_as_the_cli_reads_it() -> None:
 
 def test_no_credential_and_no_proxy_of_the_operators_is_left() -> None:
     given = {"PATH": "/bin", "ANTHROPIC_API_KEY": "k", "CLAUDE_CODE_OAUTH_TOKEN": "t", "https_proxy": "http://u:p@x"}
+    given |= {"ANTHROPIC_CUSTOM_HEADERS": "x-team: t", "CLAUDE_CODE_CLIENT_KEY_PASSPHRASE": "p"}
     assert without_credentials(given) == {
         "PATH": "/bin",
         "ANTHROPIC_API_KEY": "held-by-the-gateway",
