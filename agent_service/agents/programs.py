@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from glob import glob
 from pathlib import Path
 
 from agentpb import agent_pb2 as pb
@@ -66,7 +67,8 @@ def _around(folder: Path) -> Iterator[Path]:
 
 
 def _is_tool_chain(folder: Path) -> bool:
-    return any((folder / sign).exists() for sign in _SIGNS) or any(folder.glob("lib/python3.*"))
+    # What this service may not look into, such as root's, is no reason to start no agent: the same of Path would raise.
+    return any(os.path.exists(folder / sign) for sign in _SIGNS) or bool(glob("lib/python3.*", root_dir=folder))
 
 
 def _base_of(environment: Path) -> Path | None:
@@ -83,9 +85,11 @@ def _base_of(environment: Path) -> Path | None:
 
 def _may_be_shown(path: Path, hidden: Hidden, *, sealed: bool) -> bool:
     real = Path(os.path.realpath(path))
-    if not real.exists() or any(real.is_relative_to(place) for place in hidden.secret):
+    if not os.path.exists(real) or any(real.is_relative_to(place) for place in hidden.secret):
         return False
     inside = [place for place in hidden.places if real.is_relative_to(place)]
     if not inside:
         return sealed
-    return all(real != place and (real.parent != place or real.is_file() or place != Path("/home")) for place in inside)
+    return all(
+        real != place and (real.parent != place or os.path.isfile(real) or place != Path("/home")) for place in inside
+    )
