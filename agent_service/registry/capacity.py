@@ -74,7 +74,9 @@ class Capacity:
         most = self._open_turns.total() + self._admission.running
         if most >= limit and sum(each.load for each in self._live.sessions.values()) >= limit:
             waiting = sum(each.waiting for each in self._live.sessions.values())
-            raise refusals.queue_full(waiting, self._max_queued)
+            raise refusals.queue_full(
+                waiting, self._max_queued, running=self._admission.running, places=self._admission.places
+            )
 
     def _check_tenant(self, session: Session, owner: str, queued: int) -> None:
         # A turn that can begin at once does not wait, and those on the way to a place do not either.

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from agentpb import agent_pb2 as pb
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from agent_service import errors
+from agent_service.events import cut
+
+MAX_NAMED, MAX_TITLE = 3, 100
+"""Questions that a refusal names, and bytes of what it says of each."""
 
 _AT_WORK = {
     pb.SESSION_PHASE_QUEUED: "waits for a place",
@@ -20,9 +25,14 @@ _AT_WORK = {
 def busy(record: pb.Session) -> errors.SessionBusy:
     """For an Execute with ON_BUSY_REJECT."""
     return errors.SessionBusy(
-        f"{_at_work(record)}; wait for it, cancel it, or set on_busy to ON_BUSY_ENQUEUE or ON_BUSY_INTERRUPT",
+        f"{_at_work(record)}; {_wait_for(record)}, cancel it, or set on_busy to ON_BUSY_ENQUEUE or ON_BUSY_INTERRUPT",
         resource=record.session_id,
-        metadata={"turn_id": record.current_turn.turn_id, "phase": pb.SessionPhase.Name(record.phase)},
+        metadata={
+            "turn_id": record.current_turn.turn_id,
+            "phase": pb.SessionPhase.Name(record.phase),
+            "since": _since(record),
+            "interaction_id": _interaction_id(record),
+        },
     )
 
 
@@ -31,7 +41,12 @@ def active(record: pb.Session) -> errors.SessionActive:
     return errors.SessionActive(
         f"{_at_work(record)}; cancel it first, or set force",
         resource=record.session_id,
-        metadata={"turn_id": record.current_turn.turn_id, "phase": pb.SessionPhase.Name(record.phase)},
+        metadata={
+            "turn_id": record.current_turn.turn_id,
+            "phase": pb.SessionPhase.Name(record.phase),
+            "since": _since(record),
+            "interaction_id": _interaction_id(record),
+        },
     )
 
 
@@ -44,10 +59,11 @@ def not_active(record: pb.Session) -> errors.SessionNotActive:
     )
 
 
-def queue_full(waiting: int, limit: int) -> errors.QueueFull:
+def queue_full(waiting: int, limit: int, *, running: int, places: int) -> errors.QueueFull:
     """For an Execute when the whole service lets no more turns wait."""
     return errors.QueueFull(
-        f"{waiting} turns wait for a place, and the service lets {limit} wait; try again later",
+        f"{waiting} turns wait for a place, and the service lets {limit} wait; {running} sessions are at work in "
+        f"{places} places. Try again later, or cancel what is not needed",
         metadata={"max_queued": str(limit)},
         retry_after=1.0,
     )
@@ -77,7 +93,8 @@ def _tenant(name: str) -> str:
 def session_queue_full(record: pb.Session, waiting: int, limit: int) -> errors.QueueFull:
     """For an Execute when the session lets no more turns wait."""
     return errors.QueueFull(
-        f"{waiting} turns wait in session {record.session_id}, and a session lets {limit} wait; try again later",
+        f"{waiting} turns wait in session {record.session_id}, and a session lets {limit} wait: turn "
+        f"{record.current_turn.number} {_what_it_does(record)}. Try again later, or cancel the session",
         resource=record.session_id,
         metadata={"max_queued": str(limit)},
         retry_after=1.0,
@@ -85,6 +102,38 @@ def session_queue_full(record: pb.Session, waiting: int, limit: int) -> errors.Q
 
 
 def _at_work(record: pb.Session) -> str:
-    phase = pb.SessionPhase.Name(record.phase)
     turn = record.current_turn.number
-    return f"session {record.session_id} is at work: turn {turn} {_AT_WORK.get(record.phase, 'runs')} ({phase})"
+    return f"session {record.session_id} is at work: turn {turn} {_what_it_does(record)}"
+
+
+def _what_it_does(record: pb.Session) -> str:
+    """What the current turn does, since when, and the question that it waits with."""
+    phase = pb.SessionPhase.Name(record.phase)
+    since = f", since {_since(record)}" if _since(record) else ""
+    asked = f": {', '.join(_questions(record))}" if record.pending_interactions else ""
+    return f"{_AT_WORK.get(record.phase, 'runs')} ({phase}{since}){asked}"
+
+
+def _wait_for(record: pb.Session) -> str:
+    return "answer it with RespondToInteraction" if record.pending_interactions else "wait for it"
+
+
+def _interaction_id(record: pb.Session) -> str:
+    return record.pending_interactions[0].interaction_id if record.pending_interactions else ""
+
+
+def _since(record: pb.Session) -> str:
+    """When the current turn began, or was accepted while it has not begun; empty when that is not known."""
+    turn = record.current_turn
+    for name in ("start_time", "create_time"):
+        if turn.HasField(name):
+            time: Timestamp = getattr(turn, name)
+            return time.ToDatetime().strftime("%Y-%m-%dT%H:%M:%SZ")
+    return ""
+
+
+def _questions(record: pb.Session) -> list[str]:
+    return [
+        f"{cut(each.title or each.tool_name, MAX_TITLE)} ({each.interaction_id})"
+        for each in record.pending_interactions[:MAX_NAMED]
+    ]

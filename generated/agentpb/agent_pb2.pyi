@@ -496,8 +496,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Code: ALREADY_EXISTS. Metadata: none. Retry: no.
     """
     ERROR_REASON_SESSION_BUSY: _ErrorReason.ValueType  # 12
-    """The session is at work, and `on_busy` is ON_BUSY_REJECT.
-    Code: FAILED_PRECONDITION. Metadata: turn_id, phase. Retry: later.
+    """The session is at work, and `on_busy` is ON_BUSY_REJECT. `since` is when its turn began or was accepted (RFC 3339),
+    `interaction_id` the first question that it waits with.
+    Code: FAILED_PRECONDITION. Metadata: turn_id, phase, since, interaction_id. Retry: later.
     """
     ERROR_REASON_SESSION_NOT_ACTIVE: _ErrorReason.ValueType  # 13
     """The session is at rest, and the request needs a running turn.
@@ -505,7 +506,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_SESSION_ACTIVE: _ErrorReason.ValueType  # 14
     """The session is at work, and the request needs it at rest.
-    Code: FAILED_PRECONDITION. Metadata: turn_id, phase. Retry: later.
+    Code: FAILED_PRECONDITION. Metadata: turn_id, phase, since, interaction_id. Retry: later.
     """
     ERROR_REASON_INTERACTION_CLOSED: _ErrorReason.ValueType  # 15
     """The interaction was resolved already.
@@ -715,8 +716,9 @@ ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 11
 Code: ALREADY_EXISTS. Metadata: none. Retry: no.
 """
 ERROR_REASON_SESSION_BUSY: ErrorReason.ValueType  # 12
-"""The session is at work, and `on_busy` is ON_BUSY_REJECT.
-Code: FAILED_PRECONDITION. Metadata: turn_id, phase. Retry: later.
+"""The session is at work, and `on_busy` is ON_BUSY_REJECT. `since` is when its turn began or was accepted (RFC 3339),
+`interaction_id` the first question that it waits with.
+Code: FAILED_PRECONDITION. Metadata: turn_id, phase, since, interaction_id. Retry: later.
 """
 ERROR_REASON_SESSION_NOT_ACTIVE: ErrorReason.ValueType  # 13
 """The session is at rest, and the request needs a running turn.
@@ -724,7 +726,7 @@ Code: FAILED_PRECONDITION. Metadata: none. Retry: no.
 """
 ERROR_REASON_SESSION_ACTIVE: ErrorReason.ValueType  # 14
 """The session is at work, and the request needs it at rest.
-Code: FAILED_PRECONDITION. Metadata: turn_id, phase. Retry: later.
+Code: FAILED_PRECONDITION. Metadata: turn_id, phase, since, interaction_id. Retry: later.
 """
 ERROR_REASON_INTERACTION_CLOSED: ErrorReason.ValueType  # 15
 """The interaction was resolved already.

@@ -11,6 +11,7 @@ import pytest
 from agentpb import agent_pb2 as pb
 
 from tests.conftest import Service
+from tests.interactions.conftest import start_asking
 from tests.process.live import serve
 from tests.steering.conftest import BASH, details, turns
 
@@ -181,3 +182,20 @@ async def test_options_of_a_queued_turn_hold_from_its_beginning(service: Service
     status = await service.rest(first.session_id)
     assert status.result.result == "allowed"
     assert list(status.session.options.allowed_tools) == ["Bash"]
+
+
+async def test_a_refusal_says_since_when_the_session_is_at_work_and_what_it_waits_for(service: Service) -> None:
+    session_id, asked = await start_asking(service, "bash: touch asked\nresult")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await service.execute("say: more", session_id=session_id)
+    text = str(caught.value.details())
+    assert "turn 1 awaits an answer to a permission prompt (SESSION_PHASE_AWAITING_PERMISSION, since 20" in text
+    assert asked.interaction_id in text
+    assert "answer it with RespondToInteraction" in text
+    metadata = details(caught.value)[1]
+    assert metadata["interaction_id"] == asked.interaction_id
+    assert metadata["since"].endswith("Z")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await service.stub.DeleteSession(pb.DeleteSessionRequest(session_id=session_id))
+    assert details(caught.value)[1] == metadata
+    await service.stub.Cancel(pb.CancelRequest(session_id=session_id, force=True))
