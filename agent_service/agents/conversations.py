@@ -5,7 +5,7 @@ projects/FOLDER/ID/        transcripts of its subagents, and long tool results
 projects/FOLDER/memory     what agents noted of that directory
 file-history/ID …          what the CLI keeps beside it, see BESIDE
 
-An agent may put a link or a pipe in a file's place: nothing here follows the one or waits for the other.
+An agent may put a link, a pipe or a file without end in a file's place: nothing here follows, waits for or reads it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from typing import NamedTuple
 from agent_service.agents import tree_copy, trees
 from agent_service.agents.sdk import project_folder
 
+MAX_TRANSCRIPT = 1 << 30
+"""Bytes of a transcript. The longest seen had 50 MB; an agent can make one of terabytes at once, all of it a hole."""
+
 BESIDE = ("file-history/{id}", "session-env/{id}", "tasks/{id}", "todos/{id}-agent-{id}.json", "debug/{id}.txt")
 """Files of the CLI that bear the id of a conversation."""
 
@@ -36,7 +39,7 @@ class Conversation(NamedTuple):
 def transcript_begun_in(config: Path, agent_session_id: str, cwd: Path) -> Path | None:
     """The transcript of a conversation that was begun in `cwd`; None without."""
     for folder in (project_folder(cwd), project_folder(cwd.resolve())):
-        if is_file(file := config / "projects" / folder / f"{agent_session_id}.jsonl"):
+        if _is_transcript(file := config / "projects" / folder / f"{agent_session_id}.jsonl"):
             return file
     return None
 
@@ -44,7 +47,7 @@ def transcript_begun_in(config: Path, agent_session_id: str, cwd: Path) -> Path 
 def transcript_anywhere(config: Path, agent_session_id: str) -> Path | None:
     """The transcript of a conversation, wherever it was begun; slower the more directories there are."""
     found = (config / "projects").glob(f"*/{agent_session_id}.jsonl")
-    return next((file for file in found if is_file(file)), None)
+    return next((file for file in found if _is_transcript(file)), None)
 
 
 def move(transcript: Path, agent_session_id: str, source: Path, target: Path) -> None:
@@ -118,10 +121,11 @@ def copy_file(source: Path, target: Path) -> None:
         os.close(reading)
 
 
-def is_file(path: Path) -> bool:
-    """Return whether there is a regular file, and no link to one."""
+def _is_transcript(path: Path) -> bool:
+    """Return whether there is a regular file, no link to one, of a size that a conversation can have."""
     with suppress(OSError):
-        return stat.S_ISREG(path.lstat().st_mode)
+        found = path.lstat()
+        return stat.S_ISREG(found.st_mode) and found.st_size <= MAX_TRANSCRIPT
     return False
 
 
