@@ -209,7 +209,7 @@ def _is_perishable(options: pb.AgentOptions) -> bool:
     if options.setting_sources or options.plugins or options.resume_at_message_uuid:
         return True
     cwd = Path(options.cwd) if options.cwd else None
-    return cwd is not None and any((folder / ".git").exists() for folder in (cwd, *cwd.parents))
+    return cwd is not None and any(os.path.exists(folder / ".git") for folder in (cwd, *cwd.parents))
 
 
 def _version(file: str | Path) -> tuple[int, int, int] | None:

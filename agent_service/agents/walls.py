@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -153,7 +154,7 @@ class Walls:
 
 def _guarded(options: pb.AgentOptions) -> tuple[Path, ...]:
     """Return the caller's directories whose settings are guarded: an own one is used by nobody else."""
-    further = [Path(each) for each in options.add_dirs if (Path(each) / SETTINGS[0]).is_dir()]
+    further = [Path(each) for each in options.add_dirs if os.path.isdir(Path(each) / SETTINGS[0])]
     return (*([Path(options.cwd)] if options.cwd else []), *further)
 
 

@@ -81,7 +81,7 @@ class Bubblewrap(Sandbox):
         for step in steps:
             options += _options(step)
         for step in steps:
-            if step.kind == "hidden" and step.path.is_dir():
+            if step.kind == "hidden" and os.path.isdir(step.path):
                 options += ["--remount-ro", str(step.path)]
         return options + (["--remount-ro", "/"] if sealed else [])
 
@@ -91,18 +91,18 @@ def _minimal(hidden: Sequence[Path]) -> Iterator[Mount]:
         path = Path(name)
         if path.is_symlink():
             yield Mount(path, "link", path.readlink())
-        elif path.is_dir():
+        elif os.path.isdir(path):
             yield Mount(path, "read-only", path)
     for name in _ETC:
         path = Path("/etc", name)
-        if path.exists() and path not in hidden:
+        if os.path.exists(path) and path not in hidden:
             yield Mount(path, "read-only", Path(os.path.realpath(path)))
 
 
 def _needed(hidden: Sequence[Path]) -> Iterator[Mount]:
     for name in _OFTEN_LINKS:
         path = Path(os.path.realpath(name))
-        if path.is_file() and any(path.is_relative_to(place) for place in hidden):
+        if os.path.isfile(path) and any(path.is_relative_to(place) for place in hidden):
             yield Mount(path, "read-only", path)
 
 
@@ -113,7 +113,7 @@ def _options(step: Mount) -> list[str]:
     path = str(step.path)
     if step.kind == "hidden":
         return options + (
-            ["--perms", "0755", "--tmpfs", path] if step.path.is_dir() else ["--ro-bind", "/dev/null", path]
+            ["--perms", "0755", "--tmpfs", path] if os.path.isdir(step.path) else ["--ro-bind", "/dev/null", path]
         )
     if step.kind == "link":
         return [*options, "--symlink", str(step.source), path]

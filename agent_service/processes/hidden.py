@@ -29,7 +29,7 @@ class Hidden:
 
     def all(self) -> tuple[Path, ...]:
         """Return all that are there now."""
-        return (*(path for path in self.secret if path.exists()), *(path for path in self.places if path.exists()))
+        return tuple(path for path in (*self.secret, *self.places) if os.path.exists(path))
 
 
 def hidden_places(secret: Iterable[Path], homes: Iterable[str | Path] = ()) -> Hidden:

@@ -78,5 +78,5 @@ def _visible(folder: Path, hidden: Sequence[Path]) -> Iterator[Path]:
 def _needed(hidden: Sequence[Path]) -> Iterator[Path]:
     for name in _OFTEN_LINKS:
         path = Path(os.path.realpath(name))
-        if path.is_file() and any(path.is_relative_to(place) for place in hidden):
+        if os.path.isfile(path) and any(path.is_relative_to(place) for place in hidden):
             yield path

@@ -98,7 +98,7 @@ def held(view: View, secret: Sequence[Path]) -> Iterator[Held]:
             stack.callback(os.close, descriptor)
             return Named(path, Path(os.readlink(f"/proc/self/fd/{descriptor}")), descriptor)
 
-        roots = None if view.roots is None else [opened(root).path for root in view.roots if root.is_dir()]
+        roots = None if view.roots is None else [opened(root).path for root in view.roots if os.path.isdir(root)]
         temporary = [opened(view.tmp, os.O_DIRECTORY)._replace(path=place) for place in TEMPORARY if place.is_dir()]
         writable = [opened(path, os.O_DIRECTORY) for path in (view.tmp, *view.own)]
         writable += [_checked(opened(path, os.O_DIRECTORY), secret, roots) for path in view.writable]

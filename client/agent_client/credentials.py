@@ -113,9 +113,9 @@ class Token:
     def where(self) -> str:
         """Say where the token came from, or where it was looked for in vain, and what to do."""
         if self._read:
-            return f"the token came from {self._origin}"
+            return f"the token that was sent is that of {self._origin}"
         if self._source:
-            return f"{self._source.name} says to send none"
+            return f"{self._source.name} say to send none"
         file = f", and there is no file {self._places[0][1]}" if self._places else ""
         return (
             f"no token was given, {TOKEN} and {TOKEN_FILE} are not set{file}; set {TOKEN_FILE} to a file that holds a "
@@ -149,7 +149,7 @@ def bearer(token: Hidden) -> Hidden:
 
 def _named_source(wanted: TokenWanted, environment: Mapping[str, str]) -> _Source | None:
     if wanted.token is not None:
-        return _Source("the token given to the client", text=Hidden(wanted.token))
+        return _Source("the client's arguments", text=Hidden(wanted.token))
     if wanted.token_file is not None:
         return _Source(f"the token file {os.fspath(wanted.token_file)}", file=Path(wanted.token_file))
     if environment.get(TOKEN):

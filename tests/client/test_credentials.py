@@ -173,7 +173,7 @@ async def test_a_client_older_than_its_service_finds_the_token_once_it_is_there(
 async def test_a_token_that_is_refused_and_has_not_changed_is_sent_once(client, service, script, leave):
     leave("stale")
     service.fail("GetServerInfo", script.refusal(*INVALID))
-    with pytest.raises(errors.CredentialsInvalid, match=r"the token came from .*runtime/agent-service/127.0.0.1_"):
+    with pytest.raises(errors.CredentialsInvalid, match=r"that was sent is that of .*runtime/agent-service/127.0.0.1_"):
         await client.server_info()
     assert len(service.requests["GetServerInfo"]) == 1
 

@@ -44,7 +44,7 @@ async def test_clients_find_the_token_and_strangers_do_not_get_in(tmp_path, runt
             async with AgentClient(target) as client:
                 assert [session async for session in client.list_sessions()] == []
         async with AgentClient(service.running.address, token="") as client:
-            with pytest.raises(errors.CredentialsMissing, match="says to send none"):
+            with pytest.raises(errors.CredentialsMissing, match="arguments say to send none"):
                 [session async for session in client.list_sessions()]
         done = await asyncio.to_thread(CliRunner().invoke, app, ["ls", "--server", service.running.address])
         assert done.exit_code == 0, done.output
