@@ -28,7 +28,8 @@ _PROVIDERS: Mapping[str, tuple[str, ...]] = {
     "CLAUDE_CODE_USE_VERTEX": (*_GOOGLE, "ANTHROPIC_VERTEX_"),
 }
 """The variable that chooses a provider of Claude → beginnings of the variables with its address and credentials."""
-_OF_THE_API_ITSELF = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN")
+OF_THE_API_ITSELF = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN")
+"""Credentials for the Messages API, which need no signature of each request."""
 _LEFT_OUT_OFFLINE = ("ANTHROPIC_", "CLAUDE_CODE_", *_AWS, *_GOOGLE, *_AZURE, "HTTP", "http", "ALL_PROXY")
 """Prefixes of variables that would lead the CLI away from the offline model."""
 
@@ -79,8 +80,14 @@ def without_unused_credentials(environment: Mapping[str, str]) -> dict[str, str]
     others = tuple({prefix for prefixes in _PROVIDERS.values() for prefix in prefixes} - set(needed))
     # A gateway in front of a provider may be what the token of the API is for.
     gateway = any(_is_on(environment.get(switch.replace("_USE_", "_SKIP_") + "_AUTH", "")) for switch in chosen)
-    unused = _OF_THE_API_ITSELF if chosen and not gateway else ()
+    unused = OF_THE_API_ITSELF if chosen and not gateway else ()
     return {key: value for key, value in environment.items() if not key.startswith(others) and key not in unused}
+
+
+def provider_in_use(environment: Mapping[str, str]) -> str:
+    """Return the provider whose requests the CLI signs itself, such as "Bedrock"; empty for the Messages API."""
+    chosen = (switch for switch in _PROVIDERS if _is_on(environment.get(switch, "")))
+    return next(chosen, "").removeprefix("CLAUDE_CODE_USE_").replace("_", " ").title()
 
 
 def _is_on(value: str) -> bool:

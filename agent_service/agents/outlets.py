@@ -18,10 +18,11 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
 from agent_service.agents.egress import Egress
-from agent_service.agents.upstream import Upstream, provider, without_credentials
+from agent_service.agents.upstream import Upstream, without_credentials
+from agent_service.backends import provider_in_use
 from agent_service.processes import loopback
-from agent_service.processes.peers import first_of, holds, is_alive, peer_of
-from agent_service.processes.table import Process
+from agent_service.processes.peers import first_of, holds, peer_of
+from agent_service.processes.table import Process, is_alive
 from agent_service.processes.tree import ProcessTree
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Outlets:
 @asynccontextmanager
 async def open_outlets(directory: Path, environment: Mapping[str, str], *, for_all: bool) -> AsyncIterator[Outlets]:
     """Open the gateway to the API that `environment` leads to; see Outlets."""
-    if signed_by := provider(environment):
+    if signed_by := provider_in_use(environment):
         log.warning(
             "the model comes by %s, whose requests the agent signs itself: its credentials are inside every agent, and "
             "sealed agents reach it only where their egress names its hosts",
@@ -220,6 +221,10 @@ class _Owner:
         tree = self._tree()
         if self._process is None and tree is not None:
             self._process = first_of(tree, self._program)
+            if self._process is None:
+                log.warning(
+                    "the processes of an agent cannot be looked into, so that its model gateway answers none of them"
+                )
         if self._process is None or not is_alive(self._process):
             return False
         if connection.family == socket.AF_UNIX:

@@ -8,23 +8,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from agent_service.backends import OF_THE_API_ITSELF
 from agent_service.errors import CannotServe
 
 PLACEHOLDER = "held-by-the-gateway"
 """The value of a credential in the environment of an agent that has the gateway instead of it."""
 
 DEFAULT_URL = "https://api.anthropic.com"
-CREDENTIALS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN")
-PROVIDERS = {
-    "CLAUDE_CODE_USE_ANTHROPIC_AWS": "Claude on AWS",
-    "CLAUDE_CODE_USE_ANTHROPIC_GOOGLE_CLOUD": "Claude on Google Cloud",
-    "CLAUDE_CODE_USE_MANTLE": "Mantle",
-    "CLAUDE_CODE_USE_BEDROCK": "Bedrock",
-    "CLAUDE_CODE_USE_VERTEX": "Vertex",
-    "CLAUDE_CODE_USE_FOUNDRY": "Foundry",
-}
-"""Variables that choose a provider whose requests the CLI signs itself."""
-_ON = ("1", "true", "yes", "on")
 _OURS = (
     *("ANTHROPIC_CUSTOM_HEADERS", "CLAUDE_CODE_CLIENT_CERT", "CLAUDE_CODE_CLIENT_KEY"),
     *("CLAUDE_CODE_CLIENT_KEY_PASSPHRASE", "CLAUDE_CODE_OAUTH_REFRESH_TOKEN"),
@@ -65,7 +55,7 @@ class Upstream:
         )
 
     def __repr__(self) -> str:
-        return f"<Upstream {self.url}>"
+        return f"<Upstream {self.shown_url}>"
 
     @property
     def shown_url(self) -> str:
@@ -88,15 +78,10 @@ class Upstream:
         return context
 
 
-def provider(environment: Mapping[str, str]) -> str:
-    """Return the provider whose requests the CLI signs itself; empty for the Messages API."""
-    return next((name for key, name in PROVIDERS.items() if environment.get(key, "").lower() in _ON), "")
-
-
 def without_credentials(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of an agent that reaches the API through the gateway: placeholders, and no proxies."""
     kept = {key: value for key, value in environment.items() if key.upper() not in _WAY and key not in _OURS}
-    return kept | {name: PLACEHOLDER for name in CREDENTIALS if kept.get(name)}
+    return kept | {name: PLACEHOLDER for name in OF_THE_API_ITSELF if kept.get(name)}
 
 
 def _headers(text: str) -> Iterator[tuple[str, str]]:

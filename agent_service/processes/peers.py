@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from agent_service.processes.table import Process, read_process
+from agent_service.processes.table import Process
 from agent_service.processes.tree import ProcessTree
 
 _CREDENTIALS = struct.Struct("3i")
@@ -30,12 +30,6 @@ def first_of(tree: ProcessTree, program: str) -> Process | None:
     wanted = _file(program)
     running = [process for process in tree.processes() if wanted and _file(f"/proc/{process.pid}/exe") == wanted]
     return min(running, key=lambda process: (process.started, process.pid), default=None)
-
-
-def is_alive(process: Process) -> bool:
-    """Return whether exactly this process still lives."""
-    now = read_process(str(process.pid))
-    return now is not None and now.identity == process.identity
 
 
 def holds(pid: int, connection: socket.socket) -> bool:

@@ -195,7 +195,8 @@ def _is_young(process: Process) -> bool:
     return time.clock_gettime(time.CLOCK_BOOTTIME) - process.started / _TICKS < 2.0
 
 
-def _is_alive(process: Process) -> bool:
+def is_alive(process: Process) -> bool:
+    """Return whether exactly this process still lives."""
     now = read_process(str(process.pid))
     return now is not None and now.identity == process.identity
 
@@ -209,7 +210,7 @@ def _handle(process: Process) -> Iterator[int | None]:
         yield None
         return
     try:
-        yield descriptor if _is_alive(process) else None
+        yield descriptor if is_alive(process) else None
     finally:
         os.close(descriptor)
 

@@ -12,7 +12,8 @@ import pytest
 
 from agent_service.agents import gateway
 from agent_service.agents.gateway import Gateway, GatewaySocket
-from agent_service.agents.upstream import Upstream, provider, without_credentials
+from agent_service.agents.upstream import Upstream, without_credentials
+from agent_service.backends import provider_in_use
 from agent_service.errors import CannotServe
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -294,6 +295,6 @@ def test_no_credential_and_no_proxy_of_the_operators_is_left() -> None:
         "ANTHROPIC_API_KEY": "held-by-the-gateway",
         "CLAUDE_CODE_OAUTH_TOKEN": "held-by-the-gateway",
     }
-    assert provider({"CLAUDE_CODE_USE_BEDROCK": "1"}) == "Bedrock"
-    assert provider({"CLAUDE_CODE_USE_BEDROCK": "0", "CLAUDE_CODE_USE_VERTEX": "true"}) == "Vertex"
-    assert provider({"ANTHROPIC_API_KEY": "k"}) == ""
+    assert provider_in_use({"CLAUDE_CODE_USE_BEDROCK": "1"}) == "Bedrock"
+    assert provider_in_use({"CLAUDE_CODE_USE_BEDROCK": "0", "CLAUDE_CODE_USE_VERTEX": "true"}) == "Vertex"
+    assert provider_in_use({"ANTHROPIC_API_KEY": "k"}) == ""

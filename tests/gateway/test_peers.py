@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 from agent_service.processes.guards import GroupGuard
-from agent_service.processes.peers import first_of, holds, is_alive, peer_of
+from agent_service.processes.peers import first_of, holds, peer_of
+from agent_service.processes.table import is_alive
 from agent_service.processes.tree import ProcessTree
 
 TWO = """
