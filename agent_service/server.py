@@ -192,6 +192,8 @@ async def running(config: Config, *, signals: asyncio.Queue[int] | None = None) 
         chain = Chain(handlers, [*around, identity, Writes(ledger.obstruction)])
         listeners = await listen(addresses, Doorway(chain, identity, _tls_files(config)))
         _leave_token(token, listeners, config.runtime_dir)
+        for path in sorted(access.sockets - {listener.place for listener in listeners.all}):
+            log.warning("the access file has a principal for the socket %s, which no --listen names", path)
         sweeper = asyncio.create_task(
             _sweep(registry, retention_of(policy, config.retention)), name="retention sweeper"
         )

@@ -55,7 +55,7 @@ async def run(names: list[str], quick: bool) -> Report:
                 try:
                     await measure(bench)
                 except Exception as error:  # noqa: BLE001 - the others are still to be measured
-                    report.add(f"{name} broke", None, "", note=repr(error)[:300])
+                    report.broke(name, error)
                 print(f"    ({time.monotonic() - begun:.0f} s)", flush=True)
     return report
 

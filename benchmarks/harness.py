@@ -54,7 +54,13 @@ class Report:
             target, met = f"≤ {at_most:g}", value <= at_most
         if value is not None and at_least:
             target, met = f"≥ {at_least:g}", value >= at_least
-        row = Row(self.group, name, value, unit, target, met, note)
+        self._add(Row(self.group, name, value, unit, target, met, note))
+
+    def broke(self, name: str, error: Exception) -> None:
+        """Add the line of a measurement that came to no end; it has met no target."""
+        self._add(Row(self.group, f"{name} broke", None, "", "an end", False, repr(error)[:300]))
+
+    def _add(self, row: Row) -> None:
         self.rows.append(row)
         print("   ", line(row), flush=True)
 

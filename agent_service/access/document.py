@@ -10,17 +10,15 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from agent_service.access.rpcs import expand
 from agent_service.auth import DIGEST, RIGHTS, Claim, check_source, name_of
-from agent_service.policy import McpTable, TenantTable, check_names
+from agent_service.policy import McpTable, Seconds, Table, TenantTable, check_names
 
 ANY_TENANT = "*"
 
 _PRINCIPAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@:/+-]{0,127}")
-_AGE = re.compile(r"(\d+)([smhd])")
-_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def _several(value: Any) -> Any:
@@ -60,20 +58,7 @@ def _source(text: str) -> str:
     return text
 
 
-def _seconds(value: Any) -> float:
-    match = _AGE.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError('must be a duration such as "90s", "30m" or "1h"')
-    return int(match[1]) * _SECONDS[match[2]]
-
-
 Word = Annotated[str, Field(min_length=1)]
-
-
-class Table(BaseModel):
-    """A table of the access file: unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class PrincipalTable(Table):
@@ -109,7 +94,7 @@ class JwtTable(Table):
     jwks: Annotated[str, AfterValidator(_source)]
     tenant: Annotated[str, AfterValidator(_claim)] | None = None
     name: Word = "sub"
-    max_stale: Annotated[float, BeforeValidator(_seconds)] = 3600.0
+    max_stale: Seconds = 3600.0
 
 
 class AccessFile(Table):
@@ -117,10 +102,10 @@ class AccessFile(Table):
 
     version: Literal[1] = 1
     unknown_tenants: Literal["deny", "default"] = "default"
-    principal: dict[str, PrincipalTable] = {}
-    jwt: dict[str, JwtTable] = {}
-    tenant: dict[str, TenantTable] = {}
-    mcp: dict[str, McpTable] = {}
+    principal: dict[str, PrincipalTable] = Field(default_factory=dict)
+    jwt: dict[str, JwtTable] = Field(default_factory=dict)
+    tenant: dict[str, TenantTable] = Field(default_factory=dict)
+    mcp: dict[str, McpTable] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _fits_together(self) -> AccessFile:

@@ -22,6 +22,8 @@ ABOUT_THE_CALLER = frozenset({"GetServerInfo", "ServerReflectionInfo"})
 """What is about no tenant's sessions."""
 ALWAYS = frozenset({"ServerReflectionInfo"})
 """What every principal may call."""
+BATCH = 100
+"""Open calls that are looked at again before others have their turn."""
 
 
 class Identity:
@@ -89,7 +91,9 @@ class Identity:
 
     async def _look_again(self) -> None:
         """End the open calls whose principal the new rules do not know, or not for what the call does."""
-        for admission in list(self._open):
+        for index, admission in enumerate(list(self._open)):
+            if index % BATCH == BATCH - 1:
+                await asyncio.sleep(0)
             try:
                 await self._check_again(admission.call)
             except RequestError as error:

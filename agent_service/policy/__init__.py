@@ -1,6 +1,6 @@
 """Policy: what a tenant may ask for, and what a request may not."""
 
-from agent_service.policy.document import DEFAULT, McpTable, TenantTable, check_names
+from agent_service.policy.document import DEFAULT, McpTable, Seconds, Table, TenantTable, check_names
 from agent_service.policy.durations import Bounds
 from agent_service.policy.grant import Grant, SessionQuota
 from agent_service.policy.managed import FLAG as MANAGED_SETTINGS
@@ -17,7 +17,9 @@ __all__ = [
     "McpTable",
     "Policy",
     "Profiles",
+    "Seconds",
     "SessionQuota",
+    "Table",
     "TenantTable",
     "check_names",
     "grant",

@@ -19,7 +19,7 @@ from cryptography import x509
 from agent_service.api.addresses import parse_address, parse_addresses
 from agent_service.errors import CannotServe
 from tests.conftest import Service, start_service
-from tests.identity.conftest import Office, bearer
+from tests.identity.conftest import Office, bearer, call
 from tests.pki import Authority
 from tests.rpc import refused, token_in
 
@@ -169,6 +169,21 @@ async def test_a_socket_that_another_service_listens_on_is_not_taken_away(tmp_pa
     os.mknod(path, 0o600 | 0o140000)  # left behind by a process that was killed
     async with start_service(tmp_path / "one", listen=(f"unix:{path}",)) as service:
         assert service.running.address == f"unix:{path}"
+
+
+async def test_beyond_loopback_health_alone_is_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent_service.api.addresses._is_loopback", lambda host: False)
+    reflection = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+    async with (
+        start_service(tmp_path / "data", insecure=True) as service,
+        grpc.aio.insecure_channel(service.running.address) as channel,
+    ):
+        stub: Any = agent_pb2_grpc.AgentServiceStub(channel)
+        assert (await refused(stub.GetServerInfo(INFO))).reason == "CREDENTIALS_MISSING"
+        with pytest.raises(grpc.aio.AioRpcError, match="UNAUTHENTICATED"):
+            await call(channel, reflection)
+        assert await call(channel, "/grpc.health.v1.Health/Check")
+        assert await call(channel, reflection, metadata=bearer(token_in(service.data_dir))) is not None
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,16 @@ async def test_auth_none_asks_for_nothing_and_says_so(tmp_path: Path, caplog: py
         refusal = await refused(service.stub.ListSessions(pb.ListSessionsRequest(), metadata=origin))
         assert refusal.reason == "RPC_NOT_ALLOWED"
     assert "NOBODY IS ASKED FOR A CREDENTIAL" in caplog.text
+
+
+async def test_an_agent_cannot_call_the_service_that_runs_it(start: Any, options: Any) -> None:
+    service: Service = await start(sandbox="off")  # a sandbox hides the program as well
+    waiting = await service.execute("write: x y", options=options(interactions={"permissions": True}))
+    agentctl = Path(sys.executable).with_name("agentctl")
+    asked = f"{agentctl} --server {service.running.address} approve {waiting.session_id} 2>&1; echo code $?"
+    done = await service.run(f"bash: {asked}\nresult", options=options("Bash"))
+    assert "no token was given" in done.turn.result.result
+    assert "code 0" not in done.turn.result.result
 
 
 def test_a_token_that_others_could_read_is_replaced(tmp_path: Path) -> None:
