@@ -15,6 +15,8 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
+from agent_service.agents.few_lines import FewLines
+
 log = logging.getLogger(__name__)
 
 PORT = 443
@@ -107,6 +109,7 @@ class Egress:
         self._port = port
         self._server: asyncio.Server | None = None
         self._tunnels: set[asyncio.Task[None]] = set()
+        self._log = FewLines(log)
 
     async def open(self, listener: socket.socket) -> None:
         """Begin to serve on a listening socket."""
@@ -151,7 +154,7 @@ class Egress:
             raise Refused("431 Request Header Fields Too Large", f"a head has at most {MAX_HEAD} bytes") from None
         host = target(head.partition(b"\r\n")[0])
         if not is_allowed(host, self._allowed):
-            log.info("an agent asked for %s, which its tenant's egress does not name", host)
+            self._log.warning("an agent asked for %s, which its tenant's egress does not name", host)
             raise Refused("403 Forbidden", f"{host} cannot be reached from here; open are {', '.join(self._allowed)}")
         await self._tunnel(reader, writer, *await self._connect(host))
 
@@ -164,7 +167,7 @@ class Egress:
             raise Refused("502 Bad Gateway", f"{host} has no address") from None
         usable = [address for address in addresses if self._may_reach(address)][:MAX_ADDRESSES]
         if not usable:
-            log.warning("%s, which an agent asked for, has no address of the internet", host)
+            self._log.warning("%s, which an agent asked for, has no address of the internet", host)
             raise Refused("403 Forbidden", f"{host} has no address of the internet")
         for address in usable:
             with suppress(OSError, TimeoutError):

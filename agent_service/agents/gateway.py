@@ -18,6 +18,7 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
+from agent_service.agents.few_lines import FewLines
 from agent_service.agents.upstream import Upstream
 
 log = logging.getLogger(__name__)
@@ -143,6 +144,7 @@ class GatewaySocket:
         self._is_theirs = is_theirs
         self._http = web.Server(gateway.handle, handler_cancellation=True, access_log=None)
         self._server: asyncio.Server | None = None
+        self._log = FewLines(log)
 
     async def open(self, listener: socket.socket) -> None:
         """Begin to answer."""
@@ -155,7 +157,13 @@ class GatewaySocket:
     def _connection(self) -> asyncio.Protocol:
         if len(self._http.connections) >= MAX_CONNECTIONS:
             return _Refuse("503 Service Unavailable")
-        return _OnlyTheirs(self._http(), self._is_theirs)
+        return _OnlyTheirs(self._http(), self._may_ask)
+
+    def _may_ask(self, connection: socket.socket) -> bool:
+        if self._is_theirs(connection):
+            return True
+        self._log.warning("a process that is not the agent's own tried its model gateway")
+        return False
 
     async def close(self) -> None:
         """Stop answering, and drop what is open."""
@@ -173,8 +181,6 @@ class _OnlyTheirs(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         protocol = self._protocol if self._is_theirs(transport.get_extra_info("socket")) else _Refuse("403 Forbidden")
-        if protocol is not self._protocol:
-            log.info("a process that is not the agent's own tried its model gateway")
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
 

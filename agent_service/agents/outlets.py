@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
 from agent_service.agents.egress import Egress
+from agent_service.agents.few_lines import FewLines
 from agent_service.agents.upstream import Upstream, without_credentials
 from agent_service.backends import provider_in_use
 from agent_service.processes import loopback
@@ -216,6 +217,7 @@ class _Owner:
         self._tree = tree
         self._program = program
         self._process: Process | None = None
+        self._log = FewLines(log)
 
     def __call__(self, connection: socket.socket) -> bool:
         tree = self._tree()

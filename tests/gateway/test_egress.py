@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_service.agents import egress
+from agent_service.agents import egress, few_lines
 from agent_service.agents.egress import Egress, Refused, is_allowed, is_public, target
 
 ALLOWED = ("files.example.com", "*.packages.example")
@@ -215,6 +215,15 @@ async def test_an_agent_has_so_many_tunnels_and_no_more(monkeypatch: pytest.Monk
                 again[1].close()
         for _, writer, _ in [*opened, again]:
             writer.close()
+
+
+async def test_an_agent_cannot_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async with proxy("127.0.0.1") as at:
+        for number in range(30):
+            _, writer, _ = await ask(at, connect(f"host{number}.example.com"))
+            writer.close()
+    assert "host0.example.com" in caplog.text
+    assert len(caplog.records) == few_lines.MOST + 1
 
 
 async def test_who_says_nothing_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
