@@ -97,6 +97,20 @@ def test_no_tracked_file_names_an_index_or_this_machine() -> None:
     )
 
 
+def test_every_path_of_the_project_that_documentation_names_is_there() -> None:
+    # Documents name files of the project in backquotes, in links, and in tables bare.
+    named = re.compile(
+        r"(?<![\w./-])((?:tests|docs|examples|tools|benchmarks|proto)/[\w./-]*\w|agent_service/[\w./-]*\w)"
+    )
+    expect_none(
+        f"{path}: {place}"
+        for path in tracked_files()
+        if path.endswith(".md") and path != "CHANGELOG.md" and "/adr/" not in path
+        for place in named.findall((ROOT / path).read_text())
+        if not (ROOT / place).exists()
+    )
+
+
 def test_a_session_s_record_is_written_in_journal_update_only() -> None:
     expect_none(
         f"{where(path, node)} writes a session's record outside `with journal.update()`"
