@@ -92,7 +92,10 @@ class Access:
         """Read the file again whenever it has changed, until cancelled. Returns at once without a file."""
         while self._file is not None:
             await asyncio.sleep(RELOAD_INTERVAL)
-            await self.reload()
+            try:
+                await self.reload()
+            except Exception:
+                log.exception("the access file was not read again; it is tried again")
 
     async def reload(self) -> None:
         """Look at the file; take its rules if it has changed and can be used."""
@@ -101,13 +104,15 @@ class Access:
         stamp = await asyncio.to_thread(_stamp, self._file)
         if stamp == self._stamp:
             return
-        self._stamp = stamp
         try:
             rules = await asyncio.to_thread(read_rules, self._file, self._keysets)
         except AccessFileInvalid as error:
+            self._stamp = stamp
             log.error("the access file cannot be used, version %s stays in force: %s", self.version, error)
             return
-        self._take(rules)
+        if await asyncio.to_thread(_stamp, self._file) == stamp:  # or it is still being written
+            self._stamp = stamp
+            self._take(rules)
 
     def _take(self, rules: Rules) -> None:
         if rules.version == self._rules.version:

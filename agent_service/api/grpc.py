@@ -14,7 +14,7 @@ from agent_service import errors
 from agent_service.api.call import Call, CallerLeft, Door, Headers
 from agent_service.api.chain import DESCRIPTOR, SERVICE, Answer, Chain
 from agent_service.api.limits import MAX_MESSAGE_BYTES
-from agent_service.api.peer_certificate import certificate
+from agent_service.api.peer_certificate import NO_CERTIFICATE, certificate
 from agent_service.api.rpc_status import rich_status
 from agent_service.auth import Credentials, bearer_of
 
@@ -60,6 +60,11 @@ async def abort(context: Context, error: errors.RequestError) -> None:
     await context.abort(status.code, status.details)
 
 
+def _only(before: str, value: str | bytes) -> str:
+    """The value of a header that must stand once and be text; else "-", which is valid for none."""
+    return value if isinstance(value, str) and not before else "-"
+
+
 class GrpcCall(Call):
     """A call that came in by gRPC. What nobody asks for is not read from the context."""
 
@@ -98,13 +103,13 @@ class GrpcCall(Call):
         authorization = tenant = origin = ""
         for name, value in self._context.invocation_metadata() or ():
             if name == "authorization":
-                authorization = value if isinstance(value, str) else "-"
+                authorization = _only(authorization, value)
             elif name == "agent-tenant":
-                tenant = value if isinstance(value, str) else "-"
+                tenant = _only(tenant, value)
             elif name == "origin":
                 origin = str(value)
-        names, serial = certificate(self._context) if self._door.certified else (frozenset(), "")
-        shown = Credentials(authorization, bearer_of(authorization), names, serial, self._door.socket)
+        names, serial, expires = certificate(self._context) if self._door.certified else NO_CERTIFICATE
+        shown = Credentials(authorization, bearer_of(authorization), names, serial, expires, self._door.socket)
         return Headers(shown, tenant, origin)
 
     def time_remaining(self) -> float | None:

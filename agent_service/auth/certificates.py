@@ -40,4 +40,4 @@ class Certificates:
         found = {each.name: each for name in credentials.names if (each := self._principals.get(name))}
         if len(found) != 1:
             return None
-        return replace(found.popitem()[1], credential=credentials.serial)
+        return replace(found.popitem()[1], credential=credentials.serial, expires=credentials.expires)

@@ -21,6 +21,8 @@ class Credentials:
     """Subject alternative names of a verified client certificate: "uri:spiffe://…" and "dns:…"."""
     serial: str = ""
     """The serial number of that certificate, hexadecimal."""
+    expires: float | None = None
+    """When that certificate expires, in seconds of the epoch."""
     socket: str = ""
     """The path of the Unix socket that the call came through."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,18 @@ from typing import Any
 import pytest
 
 from agent_service.access import Access, local_rules
-from agent_service.auth import Certificates, Credentials, Kind, Principal, Sockets, Tokens, digest_of, name_of, names_of
+from agent_service.auth import (
+    Authenticator,
+    Certificates,
+    Credentials,
+    Kind,
+    Principal,
+    Sockets,
+    Tokens,
+    digest_of,
+    name_of,
+    names_of,
+)
 from agent_service.errors import CredentialsInvalid, CredentialsMissing, RequestError, RpcNotAllowed
 from tests.identity.conftest import Office
 
@@ -71,8 +83,16 @@ async def test_what_is_shown_and_wrong_is_not_passed_over_for_something_weaker(
 ) -> None:
     if example.right.bearer:
         return
-    shown = Credentials(authorization, "", example.right.names, "1f", example.right.socket)
+    shown = Credentials(authorization, "", example.right.names, "1f", None, example.right.socket)
     assert await example.kind.principal(shown) is None
+
+
+async def test_a_certificate_that_expires_on_an_open_connection_counts_no_more() -> None:
+    authenticator = Authenticator([("certificate", EXAMPLES["certificate"].kind)], "a certificate")
+    kept = certified("spiffe://x/me", expires=time.time() + 60)
+    assert (await authenticator.authenticate(kept)).expires == kept.expires
+    with pytest.raises(CredentialsInvalid):
+        await authenticator.authenticate(certified("spiffe://x/me", expires=time.time() - 1))
 
 
 async def test_without_an_access_file_there_is_one_token() -> None:

@@ -22,6 +22,7 @@ CREDENTIALS = (
     "other audience",
     "other tenant",
     "RPC not allowed",
+    "two headers",
     "a web page's",
     "right",
     "right, signed",
@@ -37,6 +38,7 @@ REFUSED = {
     "other audience": INVALID,
     "other tenant": DENIED,
     "RPC not allowed": DENIED,
+    "two headers": INVALID,
     "a web page's": DENIED,
 }
 OPEN_ON_LOOPBACK = {
@@ -77,6 +79,7 @@ def shown(office: OfficeWorld, credential: str) -> Metadata:
         "other audience": bearer(issuer.token(aud="another-service")),
         "other tenant": bearer(right, ("agent-tenant", "blue")),
         "RPC not allowed": bearer(office.office.token_of("nothing")),
+        "two headers": (*bearer(right), *bearer(right)),
         "a web page's": bearer(right, ("origin", "http://localhost:3000")),
         "right": bearer(right),
         "right, signed": bearer(issuer.token()),
