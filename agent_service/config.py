@@ -74,7 +74,9 @@ class Config:
     background_timeout: float = _option(3600.0, "longest background tasks may go on after the result", duration=True)
     start_timeout: float = _option(60.0, "longest an agent may take to start", duration=True)
     retention: float = _option(86400.0, "how long sessions at rest are kept; 0: for ever", duration=True)
-    profiles: str = _option("", "directory of named options that callers may choose, one TOML file each")
+    profiles: Path | None = _option(
+        None, "directory of named options that callers may choose, one TOML file each", path=True
+    )
     drain_timeout: float = _option(30.0, "how long running turns may go on after the first signal", duration=True)
     api_retries: int = _option(4, "how often the agent tries a failed API request again", minimum=0)
     api_timeout: float = _option(120.0, "longest wait for the API's response to begin", duration=True)

@@ -254,7 +254,7 @@ def open_policy(config: Config, access: Access, default_model: str, level: Level
     return Policy(
         access.grant,
         version=lambda: access.version,
-        profiles=Profiles(Path(config.profiles) if config.profiles else None),
+        profiles=Profiles(config.profiles),
         default_model=default_model,
         sandbox=level,
         bounds=Bounds(config.execution_timeout, config.queue_timeout, config.retention),

@@ -32,7 +32,7 @@ from tests.rpc import Carrying, token_in
 
 OPTIONS = [field for field in dataclasses.fields(Config) if "help" in field.metadata]
 EXAMPLES: dict[str, tuple[Any, Any]] = {
-    "profiles": ("/etc/agents/profiles", "/etc/agents/profiles"),
+    "profiles": ("/etc/agents/profiles", Path("/etc/agents/profiles")),
     "listen": ("127.0.0.1:1", ("127.0.0.1:1",)),
     "auth": ("local", "local"),
     **dict.fromkeys(("access", "tls_cert", "tls_key", "tls_client_ca"), ("/tmp/file", Path("/tmp/file"))),

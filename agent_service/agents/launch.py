@@ -118,7 +118,7 @@ class Launch:
             scratch=directories.scratch,
             default_model=self._default_model or None,
         )
-        if managed := managed_settings(grant, options):
+        if managed := managed_settings(grant, options, self.model(options) or ""):
             sdk = replace(sdk, extra_args={**sdk.extra_args, MANAGED_SETTINGS: managed})
         if resume is None:
             return replace(sdk, session_id=session.agent_session_id)

@@ -8,6 +8,7 @@ the pinned CLI to each.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from agentpb import agent_pb2 as pb
@@ -19,11 +20,16 @@ FLAG = "managed-settings"
 into the agent's view, is read instead."""
 
 
-def managed_settings(grant: Grant, options: pb.AgentOptions) -> str:
-    """Return the managed settings of an agent with these options, as JSON; empty without an access file."""
+def managed_settings(grant: Grant, options: pb.AgentOptions, model: str) -> str:
+    """Return the managed settings of an agent with these options, as JSON; empty without an access file.
+
+    `model` is the one that it is started with; empty when it chooses by itself.
+    """
     if not grant.limited:
         return ""
     settings: dict[str, Any] = {"permissions": _permissions(grant)}
+    if grant.models is not None:
+        settings["availableModels"] = _models(grant.models, options, model)
     if not _may_have_hooks(grant):
         settings["allowManagedHooksOnly"] = True
     if grant.mcp_servers is not None:
@@ -31,6 +37,17 @@ def managed_settings(grant: Grant, options: pb.AgentOptions) -> str:
     if grant.cli_sandbox == "required":
         settings["sandbox"] = {"enabled": True, "failIfUnavailable": True, "allowUnsandboxedCommands": False}
     return json.dumps(settings)
+
+
+def _models(allowed: Sequence[str], options: pb.AgentOptions, model: str) -> list[str]:
+    """The models that a prompt may switch to ("/model NAME"), which no option names.
+
+    The CLI knows names and beginnings of names, no patterns: of others, only models that the options name are allowed.
+    """
+    plain = [pattern.removesuffix("-*") for pattern in allowed]
+    named = [model, options.fallback_model, *(agent.model for agent in options.agents.values())]
+    known = {each for each in plain if not set(each) & set("*?[")} | set(named)
+    return sorted(known - {"", "inherit"})
 
 
 def _permissions(grant: Grant) -> dict[str, Any]:

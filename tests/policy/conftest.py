@@ -35,5 +35,5 @@ async def ruled(module_rules: Rules, tmp_path_factory: pytest.TempPathFactory) -
     """
     directory = tmp_path_factory.mktemp("ruled")
     (directory / "profiles").mkdir()
-    async with start_service(directory / "data", profiles=str(directory / "profiles"), sandbox="off") as service:
+    async with start_service(directory / "data", profiles=directory / "profiles", sandbox="off") as service:
         yield service

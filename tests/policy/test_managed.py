@@ -30,7 +30,7 @@ def manage(monkeypatch: pytest.MonkeyPatch) -> Manage:
     """Give the agents of this test these managed settings."""
 
     def set_(**settings: Any) -> None:
-        monkeypatch.setattr(launch, "managed_settings", lambda grant, options: json.dumps(settings))
+        monkeypatch.setattr(launch, "managed_settings", lambda grant, options, model: json.dumps(settings))
 
     return set_
 
@@ -149,9 +149,17 @@ async def test_a_tenants_denials_win_over_what_its_callers_allow(
     assert await marks(ruled, tmp_path, secret, options) == {"echo"}
 
 
+async def test_a_prompt_switches_to_no_model_that_is_not_allowed(rules: Rules, ruled: Service) -> None:
+    rules.set('[tenant.default]\nmodels = ["offline", "claude-haiku-*"]')
+    done = await ruled.run("/model claude-opus-4-8")
+    assert "restricts model selection" in done.turn.result.result
+    await ruled.run("/model claude-haiku-4-5", session_id=done.session_id)
+    assert (await ruled.status(done.session_id)).session.options.model == "claude-haiku-4-5"
+
+
 async def test_a_grant_becomes_managed_settings() -> None:
     options = pb.AgentOptions(mcp_servers={"gh": pb.McpServer(configured="github")})
-    assert managed_settings(Grant.dev(), options) == ""
+    assert managed_settings(Grant.dev(), options, "m") == ""
     strict = Grant(
         limited=True,
         tools_deny=("WebFetch",),
@@ -160,11 +168,13 @@ async def test_a_grant_becomes_managed_settings() -> None:
         plugins=(),
         mcp_servers=("github",),
         cli_sandbox="required",
+        models=("claude-haiku-*", "claude-sonnet-5", "*-opus-*", "m"),
     )
-    assert json.loads(managed_settings(strict, options)) == {
+    assert json.loads(managed_settings(strict, options, "m")) == {
         "permissions": {"deny": ["WebFetch"], "disableBypassPermissionsMode": "disable"},
         "allowManagedHooksOnly": True,
+        "availableModels": ["claude-haiku", "claude-sonnet-5", "m"],
         "allowedMcpServers": [{"serverName": "gh"}],
         "sandbox": {"enabled": True, "failIfUnavailable": True, "allowUnsandboxedCommands": False},
     }
-    assert json.loads(managed_settings(Grant(limited=True), options)) == {"permissions": {"deny": []}}
+    assert json.loads(managed_settings(Grant(limited=True), options, "m")) == {"permissions": {"deny": []}}
