@@ -75,10 +75,12 @@ class Launch:
         key = self.key(options)
         options, masks = self.secrets.resolve(options, session.owner)
         grant, directories = self._grant(session.owner), self.workspaces.make(session)
+        options = self.walls.inside(options, grant)
         marker = f"{self._marker}:{session.agent_session_id}"
         sdk_options = self._sdk_options(session, options, resume, directories, grant)
         environment = self._environment_of(options, directories)
         wall = self.walls.around(options, directories, grant, {**environment, **options.env}, marker)
+        environment |= wall.environment
         outlet = self._outlet(grant, directories)
         if outlet is not None:
             environment = outlet.environment(environment)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from agent_service.agents.sdk import bundled_cli
 from agent_service.agents.workspace import Directories
 from agent_service.errors import CannotServe
 from agent_service.policy import Grant
+from agent_service.processes import cgroups
 from agent_service.processes.cgroups import Cgroups, Limits, NoLimits, find_cgroups
 from agent_service.processes.guarded import GuardedFiles
 from agent_service.processes.guards import ProcessGuard
@@ -27,6 +29,9 @@ from agent_service.processes.view import Level, SandboxUnavailable, View
 
 log = logging.getLogger(__name__)
 
+
+TOOLS = Path(cgroups.__file__).with_name("tools.sh")
+"""What runs a shell command in the cgroup of an agent's tools."""
 
 SETTINGS = (".claude", ("settings.json", "settings.local.json"))
 """Files of a working directory in which an agent could allow itself what it likes, for every later one there."""
@@ -41,8 +46,11 @@ class Wall:
     name: str
     """As Session.sandbox shows it."""
     marker: str
-    limits: Limits
     cgroups: Cgroups | None = None
+    entering: Sequence[str] = ()
+    """The command that enters its cgroups."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """What its environment must have."""
     made: list[tuple[int, int]] = field(default_factory=list)
     """Guarded files that were made for it."""
 
@@ -59,8 +67,8 @@ class Wall:
         self.view = replace(self.view, sockets=tuple(sockets), own_read_only=shown)
 
     def enter(self, command: Sequence[str]) -> list[str]:
-        """Return the guard's command within the limits. Raises OSError."""
-        return [*(self.cgroups.enter(self.limits, self.marker) if self.cgroups else ()), *command]
+        """Return the guard's command within the agent's limits."""
+        return [*self.entering, *command]
 
     def fall(self) -> None:
         """Take away what was made for the agent, which has ended."""
@@ -111,6 +119,20 @@ class Walls:
         """Return whether agents under this grant are in the host's network."""
         return self._level(grant) != "sealed"
 
+    def inside(self, options: pb.AgentOptions, grant: Grant) -> pb.AgentOptions:
+        """Return options as they can be met inside the walls.
+
+        For root, whose file permissions reach the kernel's settings, a part of /proc is read-only. The kernel then
+        lets nobody mount another /proc, so the CLI's own sandbox has to use this one.
+        """
+        covered = os.geteuid() == 0 and grant.run_as is None and self._level(grant) != "off"
+        if not covered or not options.sandbox.enabled:
+            return options
+        adapted = pb.AgentOptions()
+        adapted.CopyFrom(options)
+        adapted.sandbox.enable_weaker_nested_sandbox = True
+        return adapted
+
     def _level(self, grant: Grant) -> Level:
         return self._choice.level if grant.sandbox is None else grant.sandbox
 
@@ -138,18 +160,29 @@ class Walls:
             if not sandbox.wrapper:  # a view of its own has ways of its own
                 home = directories.home
                 let_through([self._data_dir, home.parent.parent, home.parent, directories.tmp.parent])
-        return Wall(sandbox, view, self._choice.shown(level), marker, *self._limits(grant))
+        return self._limited(Wall(sandbox, view, self._choice.shown(level), marker), grant)
 
-    def _limits(self, grant: Grant) -> tuple[Limits, Cgroups | None]:
+    def _limited(self, wall: Wall, grant: Grant) -> Wall:
+        """Return walls with the limits of the grant, as far as this host has any."""
         limits = Limits(grant.memory, grant.processes)
         if limits == Limits():
-            return limits, None
+            return wall
         if isinstance(self._cgroups, Cgroups):
-            return limits, self._cgroups
+            entering = self._cgroups.enter(limits, wall.marker, wall.view.uid)
+            wall = replace(wall, cgroups=self._cgroups, entering=entering)
+            tools = self._cgroups.tools(limits, wall.marker)
+            return wall if tools is None else _with_tools(wall, tools)
         if grant.tenant not in self._unlimited:
             self._unlimited.add(grant.tenant)
             log.warning("memory and processes of tenant %s are not limited: %s", grant.tenant, self._cgroups)
-        return limits, None
+        return wall
+
+
+def _with_tools(wall: Wall, tools: Path) -> Wall:
+    """Return walls in which the agent's shell commands enter a cgroup of their own by the file `tools`."""
+    view = replace(wall.view, own_files=(tools,), own_read_only=(*wall.view.own_read_only, TOOLS))
+    prefix = f"/bin/sh -e {shlex.quote(str(TOOLS))}"  # the CLI puts it before every shell command
+    return replace(wall, view=view, environment={"AGENT_TOOLS_CGROUP": str(tools), "CLAUDE_CODE_SHELL_PREFIX": prefix})
 
 
 def _guarded(options: pb.AgentOptions) -> tuple[Path, ...]:

@@ -26,53 +26,71 @@ class NoLimits(Exception):
     """Limits cannot be set on this host; the text says why."""
 
 
-class Setting(NamedTuple):
-    """A file of a cgroup and what is written into it."""
-
-    directory: Path
-    file: str
-    value: int
-
-
 _ENTER = (
     'while [ "$1" != -- ]; do echo 0 >"$1/cgroup.procs" || exit 126; shift; done; shift; exec "$@"'  # 0 is the shell
 )
+TOOLS = "tools"
+PROCESSES = "cgroup.procs"
+RESERVE = 64
+"""Processes and threads that an agent may have beyond its tools: one at rest has ten."""
+
 _V1_FILES = {"memory": "memory.limit_in_bytes", "pids": "pids.max"}
 _V2_FILES = {"memory": "memory.max", "pids": "pids.max"}
 
 
 @dataclass(frozen=True)
 class Cgroups:
-    """The cgroups below which those of agents are made, by controller: "memory" and "pids"."""
+    """The cgroups below which those of agents are made, by controller: "memory" and "pids".
+
+    What an agent's tools start is in a cgroup of its own below the agent's, which keeps places that they cannot take.
+    """
 
     bases: dict[str, Path]
     files: dict[str, str]
+    unified: bool = False
+    """Whether they are of version 2."""
 
-    def enter(self, limits: Limits, marker: str) -> list[str]:
-        """Make the cgroups of one agent; the command that enters them before it runs the rest. Raises OSError."""
-        settings = list(self._settings(limits, marker))
-        for setting in settings:
-            setting.directory.mkdir(exist_ok=True)
-            (setting.directory / setting.file).write_text(str(setting.value))
-        directories = dict.fromkeys(str(setting.directory) for setting in settings)
-        return [tool("sh"), "-c", _ENTER, "limits", *directories, "--"] if settings else []
+    def enter(self, limits: Limits, marker: str, uid: int | None = None) -> list[str]:
+        """Make the cgroups of one agent; the command that enters them before it runs the rest. Raises OSError.
 
-    def _settings(self, limits: Limits, marker: str) -> list[Setting]:
-        values = {"memory": limits.memory, "pids": limits.processes}
-        name = f"agent-{checked(marker)}"
-        return [
-            Setting(base / name, self.files[controller], value)
-            for controller, base in self.bases.items()
-            if (value := values[controller]) is not None
-        ]
+        `uid` is the user that the agent becomes.
+        """
+        entered = []
+        if limits.memory is not None:
+            entered.append(self._make("memory", self._of("memory", marker), limits.memory))
+        if limits.processes is not None:
+            entered.append(self._make("pids", self._of("pids", marker), limits.processes + RESERVE))
+            self._make_tools(entered[-1], limits.processes, uid)
+        return [tool("sh"), "-c", _ENTER, "limits", *map(str, dict.fromkeys(entered)), "--"] if entered else []
+
+    def _of(self, controller: str, marker: str) -> Path:
+        return self.bases[controller] / f"agent-{checked(marker)}"
+
+    def _make(self, controller: str, group: Path, value: int) -> Path:
+        group.mkdir(exist_ok=True)
+        (group / self.files[controller]).write_text(str(value))
+        return group
+
+    def _make_tools(self, group: Path, processes: int, uid: int | None) -> None:
+        if self.unified:
+            (group / "cgroup.subtree_control").write_text("+pids")
+        tools = self._make("pids", group / TOOLS, processes)
+        if uid is not None:
+            for directory in (tools, group):  # version 2 asks for leave in what both have in common
+                os.chown(directory / PROCESSES, uid, -1)
+
+    def tools(self, limits: Limits, marker: str) -> Path | None:
+        """Return the file that a tool of this agent enters its cgroup by; None where processes are not limited."""
+        return self._of("pids", marker) / TOOLS / PROCESSES if limits.processes is not None else None
 
     def remove(self, marker: str) -> None:
         """Remove the cgroups of the agents whose marker begins with `marker`, those that no process is in."""
         for base in dict.fromkeys(self.bases.values()):
             for group in base.glob("agent-*"):
                 if within(group.name.removeprefix("agent-"), marker):
-                    with suppress(OSError):
-                        group.rmdir()
+                    for each in (group / TOOLS, group):
+                        with suppress(OSError):
+                            each.rmdir()
 
 
 def find_cgroups(proc: Path = Path("/proc/self")) -> Cgroups:
@@ -93,7 +111,7 @@ def find_cgroups(proc: Path = Path("/proc/self")) -> Cgroups:
         raise NoLimits("there are no cgroups on this host")
     base = _below(Path(mounted[2]), mounted[1], inside[""])
     _delegate(base)
-    return _tried(Cgroups(dict.fromkeys(_V2_FILES, base), _V2_FILES))
+    return _tried(Cgroups(dict.fromkeys(_V2_FILES, base), _V2_FILES, unified=True))
 
 
 def _memberships(text: str) -> list[tuple[str, str]]:

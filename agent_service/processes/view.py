@@ -37,6 +37,8 @@ class View:
     """Its directory for temporary files; it is /tmp and /var/tmp as well."""
     own: tuple[Path, ...] = ()
     """Directories of its session's, writable."""
+    own_files: tuple[Path, ...] = ()
+    """Files of the service's that it may write."""
     own_read_only: tuple[Path, ...] = ()
     """Files and directories of the service's that it may read, such as what its tenant shares."""
     writable: tuple[Path, ...] = ()
@@ -101,6 +103,7 @@ def held(view: View, secret: Sequence[Path]) -> Iterator[Held]:
         roots = None if view.roots is None else [opened(root).path for root in view.roots if os.path.isdir(root)]
         temporary = [opened(view.tmp, os.O_DIRECTORY)._replace(path=place) for place in TEMPORARY if place.is_dir()]
         writable = [opened(path, os.O_DIRECTORY) for path in (view.tmp, *view.own)]
+        writable += [opened(path) for path in view.own_files]
         writable += [_checked(opened(path, os.O_DIRECTORY), secret, roots) for path in view.writable]
         read_only = [opened(path) for path in (*view.own_read_only, *view.sockets)]
         read_only += [_checked(opened(path), secret, None) for path in view.read_only]

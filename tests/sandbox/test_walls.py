@@ -6,29 +6,42 @@ import os
 import shlex
 import shutil
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
+import pytest
+import pytest_asyncio
 from agentpb import agent_pb2 as pb
 
 from agent_service import server
 from agent_service.agents.walls import Walls
-from agent_service.processes.hidden import hidden_places
+from agent_service.policy import Grant
+from agent_service.processes.cgroups import Cgroups, NoLimits, find_cgroups
+from agent_service.processes.hidden import Hidden, hidden_places
 from agent_service.processes.sandbox import Sandbox
 from agent_service.processes.sandbox_choice import SandboxChoice
+from agent_service.processes.view import Level
 from tests.conftest import Service, start_service
+from tests.interactions.conftest import start_asking
+from tests.rpc import refused
 from tests.sandbox.walls import bubblewrap, landlock
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 PROBES = Path(__file__).with_name("probes.sh")
+APPROVE = Path(__file__).with_name("approve.py")
 OWN = {"the service's port", "another port of the host", "write its own HOME", "the API key of its agent"}
 """What an agent has in every view with the host's network: a port that asks for a credential, and what is its own."""
 REACHED = {
     "bubblewrap": OWN,
     "landlock": OWN | {"talk to a daemon's socket"},
     "run_as": OWN,
+    "sealed": {"write its own HOME"},
 }
 """Which of the probes succeed."""
 
@@ -81,28 +94,117 @@ async def host(directory: Path, **settings: Any) -> AsyncIterator[Host]:
                 stack.callback(file.unlink)
             port = service.running.address.rpartition(":")[2]
             own = str(data / "sessions" / other.workspace_id)
-            (data / "local.token").write_text("token")  # as `--auth local` puts it there
             code = str(Path(server.__file__).parent)
-            last = [str(temporary), str(at_home), code, str(os.getpid())]
+            last = [str(temporary), str(at_home), code, str(os.getpid()), "offline-"]
+            shutil.copy(APPROVE, cwd)
             yield Host(service, [port, str(other_port), str(data), own, str(place), *last], cwd)
 
 
-def use(service: Service, sandbox: Sandbox, **grant: Any) -> None:
-    """Let further agents of a service be held by this sandbox, under a grant."""
+KINDS = ("bubblewrap", "landlock", "run_as", "sealed")
+
+
+def use(service: Service, kind: str, **grant: Any) -> None:
+    """Let further agents of a service be held in this way, under a grant. Skips what the host cannot do."""
+    if kind == "run_as" and os.geteuid() != 0:
+        pytest.skip("only root can start a process as another user")
     launch, policy = service.running.pool.launch, service.running.pool.policy
-    launch.walls = Walls(SandboxChoice("workspace", (("workspace", sandbox),)), data_dir=service.data_dir)
-    before = policy.grant
-    policy.grant = launch._grant = lambda tenant: before(tenant).model_copy(update=grant)
+    hidden = hidden_places([service.data_dir, Path(os.environ["XDG_RUNTIME_DIR"])], [Path.home()])
+    level: Level = "sealed" if kind == "sealed" else "off" if kind == "off" else "workspace"
+    passed: tuple[tuple[Level, Sandbox], ...] = ()
+    if kind != "off":
+        sandbox = landlock(hidden) if kind == "landlock" else bubblewrap(hidden, own_processes=False)
+        passed = ((level, sandbox),)
+    launch.walls = Walls(SandboxChoice(level, passed), data_dir=service.data_dir, cgroups=_cgroups())
+    grant = {"run_as": "auto" if kind == "run_as" else None, **grant}
+    launch._grant = policy.grant = lambda tenant: Grant(tenant=tenant, **grant)
 
 
-async def test_of_22_probes_a_workspace_lets_through_what_is_the_agents_own(tmp_path: Path) -> None:
-    async with host(tmp_path, sandbox="workspace") as here:
-        walls = here.service.running.pool.launch.walls
-        assert walls.usual.startswith("workspace")
-        for kind in ("bubblewrap", "landlock", *(["run_as"] if os.geteuid() == 0 else [])):
-            hidden = hidden_places([here.service.data_dir])
-            sandbox = landlock(hidden) if kind == "landlock" else bubblewrap(hidden, own_processes=False)
-            use(here.service, sandbox, run_as="auto" if kind == "run_as" else None)
-            found = await here.probe()
-            assert len(found) == 22
-            assert {name for name, reached in found.items() if reached} == REACHED[kind], kind
+def _cgroups() -> Cgroups | str:
+    try:
+        return find_cgroups()
+    except NoLimits as error:
+        return str(error)
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def here(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Host]:
+    """A host for all tests of this file; each says how its agents are held. The gateway is there for sealed ones."""
+    bubblewrap(Hidden())
+    async with host(tmp_path_factory.mktemp("walls"), sandbox="sealed") as running:
+        yield running
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_22_probes_reach_what_is_the_agents_own_and_nothing_else(here: Host, kind: str) -> None:
+    use(here.service, kind)
+    found = await here.probe()
+    assert len(found) == 22
+    assert {name for name, reached in found.items() if reached} == REACHED[kind]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "off"])
+async def test_no_agent_approves_what_an_agent_asks_unless_it_has_no_walls(here: Host, kind: str) -> None:
+    """Without walls it reads the token of the service's callers: this is also the proof that the attempt works."""
+    use(here.service, kind)
+    asking, interaction = await start_asking(here.service, "bash: mkdir approved")
+    words = [str(APPROVE), here.service.running.address, str(here.service.data_dir), os.environ["XDG_RUNTIME_DIR"]]
+    command = shlex.join([sys.executable, "approve.py", *words[1:], asking, interaction.interaction_id])
+    # A server that the options name is shown with all that its command line names, also to a sealed agent.
+    programs = pb.McpServer(stdio=pb.McpStdioServer(command=sys.executable, args=["-c", "", *sys.path]))
+    said = await here.bash(
+        command, cwd=str(here.cwd), env={"PYTHONPATH": os.pathsep.join(sys.path)}, mcp_servers={"programs": programs}
+    )
+    assert said.strip() == ("20 of 20" if kind == "off" else "0 of 20")
+    await here.service.stub.Cancel(pb.CancelRequest(session_id=asking))
+
+
+async def test_a_session_and_the_service_say_what_is_around_agents(here: Host) -> None:
+    info = await here.service.stub.GetServerInfo(pb.GetServerInfoRequest())
+    assert info.sandbox == "sealed (bubblewrap)"
+    use(here.service, "bubblewrap")
+    assert (await here.service.run("say: hi")).session.sandbox == "workspace (bubblewrap)"
+
+
+async def test_walls_that_this_host_has_not_refuse_the_request(here: Host) -> None:
+    use(here.service, "landlock", sandbox="sealed")
+    refusal = await refused(here.service.execute("say: hi"))
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "SANDBOX_UNAVAILABLE")
+    use(here.service, "bubblewrap", run_as="nobody-of-this-name")
+    refusal = await refused(here.service.execute("say: hi"))
+    assert (refusal.reason, "nobody-of-this-name" in refusal.text) == ("SANDBOX_UNAVAILABLE", True)
+
+
+async def test_an_agent_can_neither_change_nor_make_the_settings_of_its_directory(here: Host, tmp_path: Path) -> None:
+    use(here.service, "bubblewrap")
+    (tmp_path / "attack").write_text(
+        "mv .claude aside; rm -rf .claude/settings.json; echo x >.claude/settings.json\n"
+        "ln -sf x .claude/settings.local.json\n"
+        "mkdir -p .claude/worktrees && echo made\n"
+    )
+    said = await here.bash("sh attack 2>/dev/null", cwd=str(tmp_path))
+    assert said.split() == ["made"]
+    assert {path.name: path.read_text() for path in (tmp_path / ".claude").glob("*.json")} == {
+        "settings.json": "{}\n",
+        "settings.local.json": "{}\n",
+    }
+
+
+async def test_the_clis_own_sandbox_works_inside_the_walls(here: Host) -> None:
+    use(here.service, "bubblewrap")
+    if shutil.which("socat") is None:
+        pytest.skip("the CLI's own sandbox needs socat")
+    sandbox = pb.Sandbox(enabled=True, fail_if_unavailable=True)
+    said = await here.bash("touch /usr/x 2>&1 || echo held; echo inside", sandbox=sandbox)
+    assert said.split()[-2:] == ["held", "inside"]
+
+
+async def test_a_tool_that_takes_too_much_fails_and_its_agent_goes_on(here: Host) -> None:
+    use(here.service, "bubblewrap", memory=700 << 20, processes=96)
+    if isinstance(_cgroups(), str):
+        pytest.skip(str(_cgroups()))
+    said = await here.bash(
+        "sh -c 'for each in $(seq 200); do sleep 5 & done'",
+        "python3 -c 'print(len(bytearray(2 << 30)))'; echo $?",
+        "echo alive",
+    )
+    assert said == "alive"
