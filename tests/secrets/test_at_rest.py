@@ -81,3 +81,18 @@ async def test_a_secret_that_is_not_there_is_an_error_of_its_field(service: Serv
     (tmp_path / "secrets" / "default" / "token").unlink()
     found = await refused(service.run("say: x", session_id="s"))
     assert found.fields['options.env["TOKEN"]'] == "secret token: there is none of this name"
+
+
+async def test_a_secret_that_has_gone_when_its_turn_begins_ends_the_turn_with_its_field(
+    service: Service, tmp_path: Path
+) -> None:
+    await service.execute("slow: 60", session_id="s")
+    await service.execute(
+        "say: x", session_id="s", options=pb.AgentOptions(env={"TOKEN": "secret://token"}), on_busy=pb.ON_BUSY_ENQUEUE
+    )
+    (tmp_path / "secrets" / "default" / "token").unlink()
+    await service.stub.Interrupt(pb.InterruptRequest(session_id="s"))
+    error = (await service.rest("s")).session.error
+
+    assert error.reason == "INVALID_FIELD"
+    assert error.message == 'options.env["TOKEN"]: secret token: there is none of this name'

@@ -7,10 +7,16 @@ import json
 from typing import Any
 
 import pytest
+from claude_agent_sdk import PermissionUpdate
+from claude_agent_sdk.types import PermissionRuleValue
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_service.agents.masks import MASK, Masks
+from agent_service.agents.failures import AgentFailed
+from agent_service.agents.masks import MASK, MaskedSink, Masks
+from agent_service.agents.permission import Answer
+from agent_service.agents.sink import PermissionContext
+from agent_service.agents.transport import LargeFrame
 
 VALUE = 'pass"w\\ord ü/+ tökn'
 VALUES = st.text(st.characters(codec="utf-8"), min_size=8, max_size=40)
@@ -90,3 +96,39 @@ def test_pieces_without_a_beginning_of_a_value_are_not_held_back() -> None:
 @pytest.mark.parametrize("print_it", [repr, str])
 def test_masks_do_not_print_what_they_mask(print_it: object) -> None:
     assert VALUE not in print_it(Masks([VALUE]))  # type: ignore[operator]
+
+
+class Seen:
+    """A sink that notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    async def on_frame(self, frame: dict[str, Any]) -> None:
+        self.told.append(frame)
+
+    def on_stderr(self, line: str) -> None:
+        self.told.append(line)
+
+    def on_exit(self, failure: AgentFailed) -> None:
+        self.told += [failure.message, failure.stderr_tail, str(failure)]
+
+    async def on_permission(self, tool: str, tool_input: dict[str, Any], context: PermissionContext) -> Answer:
+        self.told += [tool_input, str(context)]
+        return Answer(allowed=True)
+
+
+async def test_all_that_an_agent_reports_is_masked_and_what_its_tools_get_is_not() -> None:
+    seen, tool_input = Seen(), {"command": f"curl -H '{VALUE}'", "more": [VALUE]}
+    sink = MaskedSink(seen, Masks([VALUE]))
+    rule = PermissionUpdate(type="addRules", rules=[PermissionRuleValue("Bash", f"curl {VALUE}")])
+    await sink.on_frame({"type": "user", "x": VALUE})
+    await sink.on_frame(LargeFrame({"type": "user", "x": VALUE}))
+    sink.on_stderr(f"{VALUE} in stderr")
+    sink.on_exit(AgentFailed("AGENT_EXITED", f"ended: {VALUE}", stderr_tail=VALUE))
+    answer = await sink.on_permission("Bash", tool_input, PermissionContext(suggestions=[rule], description=VALUE))
+
+    assert VALUE not in str(seen.told)
+    assert str(seen.told).count(MASK) == 10
+    assert answer.updated_input is None
+    assert tool_input == {"command": f"curl -H '{VALUE}'", "more": [VALUE]}
