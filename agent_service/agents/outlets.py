@@ -77,21 +77,27 @@ class Outlets:
 @asynccontextmanager
 async def open_outlets(directory: Path, environment: Mapping[str, str], *, for_all: bool) -> AsyncIterator[Outlets]:
     """Open the gateway to the API that `environment` leads to; see Outlets."""
-    if signed_by := provider_in_use(environment):
-        log.warning(
-            "the model comes by %s, whose requests the agent signs itself: its credentials are inside every agent, and "
-            "sealed agents reach it only where their egress names its hosts",
-            signed_by,
-        )
-        yield Outlets(directory)
-        return
-    from agent_service.agents.gateway import Gateway
-
     async with AsyncExitStack() as stack:
         if len(os.fsencode(directory / "12345678.model")) > MAX_PATH:
-            directory = Path(stack.enter_context(TemporaryDirectory(prefix="agent-service-")))
+            directory = Path(stack.enter_context(TemporaryDirectory(prefix="agent-service-", dir=_short_place())))
+        if signed_by := provider_in_use(environment):
+            log.warning(
+                "the model comes by %s, whose requests the agent signs itself: its credentials are inside every agent, "
+                "and sealed agents reach it only where their egress names its hosts",
+                signed_by,
+            )
+            yield Outlets(directory)
+            return
+        from agent_service.agents.gateway import Gateway
+
         gateway = await stack.enter_async_context(Gateway(Upstream.of(environment)))
         yield Outlets(directory, gateway=gateway, gateway_for_all=for_all)
+
+
+def _short_place() -> str | None:
+    """Return where a path is short; None for the directory of temporary files, where an agent may rename around it."""
+    places = ("/run", f"/run/user/{os.geteuid()}")
+    return next((place for place in places if os.access(place, os.W_OK | os.X_OK)), None)
 
 
 class Outlet:
