@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import os
 import typing
 import uuid
 from collections.abc import AsyncIterator
@@ -562,6 +563,34 @@ def test_restored_totals_are_the_last_a_transcript_tells(tmp_path: Path) -> None
     totals = events.restored_totals(transcript)
     assert (totals.cost_usd, totals.api_duration_ms) == (0.5, 5)
     assert totals.models["m"].counts[0] == 3
+
+
+def test_lines_of_a_transcript_are_found_from_its_end_whatever_their_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transcript = tmp_path / "t.jsonl"
+    lines = [b"x" * length + str(number).encode() for number, length in enumerate((0, 5, 63, 64, 65, 200, 1, 0, 130))]
+    transcript.write_bytes(b"\n".join(lines) + b"\n")
+    for piece in (1, 7, 64, 1000):
+        monkeypatch.setattr("agent_service.events.transcript.PIECE", piece)
+        assert list(events.lines_backwards(transcript, b"x")) == [line for line in reversed(lines) if b"x" in line]
+    with transcript.open("ab") as file:
+        file.truncate(1 << 40)
+    monkeypatch.setattr("agent_service.events.transcript.PIECE", 1 << 20)
+    monkeypatch.setattr("agent_service.events.transcript.MOST", 1 << 22)
+    assert list(events.lines_backwards(transcript, b"x")) == []
+
+
+def test_a_transcript_that_is_truncated_while_it_is_read_ends_nothing(tmp_path: Path) -> None:
+    transcript = tmp_path / "t.jsonl"
+    transcript.write_bytes((b"x" * 100_000 + b"\n") * 50)
+    lines = events.lines_backwards(transcript, b"x")
+    assert next(lines)
+    transcript.write_bytes(b"")
+    assert sum(1 for _ in lines) < 50
+    transcript.unlink()
+    os.mkfifo(transcript)
+    assert events.restored_totals(transcript) == RunningTotals()
 
 
 @pytest.mark.parametrize("content", [None, b"", b'{"type":"user"}\n', b"\xff\xfe"])

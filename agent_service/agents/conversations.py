@@ -11,16 +11,16 @@ An agent may put a link, a pipe or a file without end in a file's place: nothing
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from agent_service.agents import tree_copy, trees
 from agent_service.agents.sdk import project_folder
+from agent_service.events import lines_backwards
 
 MAX_TRANSCRIPT = 1 << 30
 """Bytes of a transcript. The longest seen had 50 MB; an agent can make one of terabytes at once, all of it a hole."""
@@ -140,17 +140,6 @@ def holds_messages(transcript: Path) -> bool:
 
 
 def _holds(transcript: Path, text: str) -> bool:
-    with suppress(OSError, ValueError), _mapped(transcript) as lines:
-        return lines.rfind(text.encode()) >= 0
+    with suppress(OSError):
+        return any(lines_backwards(transcript, text.encode()))
     return False
-
-
-@contextmanager
-def _mapped(file: Path) -> Iterator[mmap.mmap]:
-    """The content of a regular file. Raises OSError, and ValueError for an empty one."""
-    descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as content:
-            yield content
-    finally:
-        os.close(descriptor)

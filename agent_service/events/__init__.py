@@ -32,6 +32,7 @@ from agent_service.events.own import (
 )
 from agent_service.events.results import RunningTotals, restored_totals, turn_result
 from agent_service.events.text import clean, cut, cut_front, to_json
+from agent_service.events.transcript import lines_backwards
 from agent_service.events.wire import (
     LIST_EVENTS,
     STUB_START,
@@ -72,6 +73,7 @@ __all__ = [
     "interaction_requested",
     "interaction_resolved",
     "is_stub",
+    "lines_backwards",
     "raw_json",
     "response_bytes",
     "restored_totals",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import mmap
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,11 +13,12 @@ from agentpb import agent_pb2 as pb
 
 from agent_service.events.frames import duration_of, usage_of
 from agent_service.events.text import int32, int64, mapping, number, text_of, to_json
+from agent_service.events.transcript import lines_backwards
 
 DIAGNOSTIC = "[ede_diagnostic]"
 """What begins the texts that the CLI writes for its own authors."""
 
-COST_STATE = b'\n{"type":"cost-state"'
+COST_STATE = b'{"type":"cost-state"'
 """How the line of a transcript begins that holds a conversation's totals."""
 
 _COUNTERS = {
@@ -96,32 +95,20 @@ def restored_totals(transcript: Path) -> RunningTotals:
     The CLI writes them into the transcript when it leaves in good order, and takes up the last ones: after a kill these
     are older than its last result, or none. Read them once the former process is gone; blocks for a few milliseconds.
     """
-    with (
-        suppress(OSError, ValueError),
-        open(transcript, "rb", opener=_regular) as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as lines,
-    ):
-        return _last_cost_state(lines)
+    with suppress(OSError):
+        for line in lines_backwards(transcript, COST_STATE):
+            with suppress(ValueError, RecursionError):
+                if line.startswith(COST_STATE):
+                    return _totals_of(mapping(json.loads(line)))
     return RunningTotals()
 
 
-def _regular(path: str, flags: int) -> int:
-    """Open without following a link and without waiting for a writer: agents can put a link or a pipe in its place."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
-
-
-def _last_cost_state(lines: mmap.mmap) -> RunningTotals:
-    start = len(lines)
-    while (start := lines.rfind(COST_STATE, 0, start)) >= 0:
-        end = lines.find(b"\n", start + 1)
-        with suppress(ValueError, RecursionError):
-            state = mapping(json.loads(lines[start : end if end >= 0 else len(lines)]))
-            return RunningTotals(
-                cost_usd=number(state.get("totalCostUSD")),
-                api_duration_ms=int64(state.get("totalAPIDuration")),
-                models=_models(mapping(state.get("modelUsage"))),
-            )
-    return RunningTotals()
+def _totals_of(state: Mapping[str, Any]) -> RunningTotals:
+    return RunningTotals(
+        cost_usd=number(state.get("totalCostUSD")),
+        api_duration_ms=int64(state.get("totalAPIDuration")),
+        models=_models(mapping(state.get("modelUsage"))),
+    )
 
 
 def _models(usage: Mapping[str, Any]) -> dict[str, ModelTotals]:
