@@ -83,7 +83,7 @@ class Config:
     process_guard: str = _option(
         "auto", "how process trees are held", choices=("auto", "pidns", "cgroup", "subreaper", "process-group")
     )
-    audit_log: str = _option("", "file of the audit log: who changed what, and what was refused; empty: none")
+    audit_log: Path | None = _option(None, "file of the audit log: who changed what, and what was refused", file=True)
     audit_reads: bool = _option(False, "have calls that only read in the audit log as well")
     sandbox: str = _option(
         "auto", "what agents see of this host, unless a policy says it", choices=("auto", "off", "workspace", "sealed")

@@ -123,7 +123,9 @@ async def running(config: Config, *, signals: asyncio.Queue[int] | None = None) 
         access, token = open_access(config.access, config.auth, data_dir)
         if config.access is not None and (count := await ledger.count("")):
             log.warning("%d sessions belong to no tenant; agent-service assign TENANT gives them to one", count)
-        around = [await stack.enter_async_context(_audited(config, access))] if config.audit_log else []
+        around = (
+            [await stack.enter_async_context(_audited(config.audit_log, config, access))] if config.audit_log else []
+        )
         guard = await choose_guard(config.process_guard)
         _log_guard(guard)
         owner = owner_id(data_dir)
@@ -210,10 +212,10 @@ async def running(config: Config, *, signals: asyncio.Queue[int] | None = None) 
 
 
 @asynccontextmanager
-async def _audited(config: Config, access: Access) -> AsyncIterator[Audited]:
+async def _audited(file: Path, config: Config, access: Access) -> AsyncIterator[Audited]:
     """Keep the audit log open while the block lasts."""
     try:
-        async with AuditLog(Path(config.audit_log)) as audit:
+        async with AuditLog(file) as audit:
             strict = config.access is not None
             yield Audited(audit, policy=lambda: access.version, strict=strict, reads=config.audit_reads)
     except AuditUnwritable as error:

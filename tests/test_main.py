@@ -42,7 +42,7 @@ EXAMPLES: dict[str, tuple[Any, Any]] = {
     "model_gateway": ("all", "all"),
     "default_model": ("a-model", "a-model"),
     "insecure": (True, True),
-    "audit_log": ("audit.log", "audit.log"),
+    "audit_log": ("audit.log", Path("audit.log")),
     "audit_reads": (True, True),
     "process_guard": ("process-group", "process-group"),
     "sandbox": ("workspace", "workspace"),

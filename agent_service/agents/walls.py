@@ -251,8 +251,13 @@ async def open_walls(
         advice = "install bubblewrap, or say --sandbox off to let agents see what this service sees"
         raise CannotServe(f"agents cannot be held as asked: {error}; {advice}") from error
     walls = Walls(choice, data_dir=data_dir, cgroups=_cgroups(owner) if must_hold else "there is no access file")
-    if wished == "auto" and choice.level == "off":
-        log.warning("sandbox: off: every agent sees what this service sees; none works here (%s)", choice.reasons())
+    if choice.level == "off":
+        why = f"; none works here ({choice.reasons()})" if wished == "auto" else ""
+        log.warning(
+            "sandbox: off: every agent sees what this service sees, the token of its callers among it, and can approve "
+            "what it asks for%s",
+            why,
+        )
     else:
         log.info("sandbox: %s", walls.usual)
     return walls

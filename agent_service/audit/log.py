@@ -52,6 +52,8 @@ class AuditLog:
         self._clock = clock
         self._descriptor = -1
         self._size = 0
+        self._gone = self._left_behind = False
+        """Whether the file was deleted, or moved away, and no other can be opened."""
         self._pending = bytearray()
         self._dropped = 0
         self._looked = 0.0
@@ -122,8 +124,18 @@ class AuditLog:
         self._descriptor = descriptor
         self._size = os.fstat(descriptor).st_size
         self._looked = self._clock()
+        waiting = self._taken_back() if self._gone else []
+        self._gone = self._left_behind = False
         self._begin(end)
+        for record in waiting:
+            self._add(record)
         self._flush()
+
+    def _taken_back(self) -> list[dict[str, Any]]:
+        """Take back the lines that wait: their chain continues a file that is gone."""
+        lines, self._pending = self._pending.splitlines(), bytearray()
+        records = [json.loads(line) for line in lines if claimed(bytes(line))]
+        return [{key: record[key] for key in record if key not in ("seq", "chain")} for record in records]
 
     def _begin(self, end: _End) -> None:
         """Continue the chain of the file, or, where this one is empty, that of the file before."""
@@ -131,7 +143,7 @@ class AuditLog:
             self._add({"event": OPENED, "previous": self.head})
             return
         if self.count == 0:
-            self.head, self.count = claimed(end.last), json.loads(end.last)["seq"]
+            self.head, self.count = claimed(end.last), _number(end.last)
         self._pending += end.needed
         if end.torn is not None:
             self._add({"event": REPAIRED, "torn": torn_digest(end.torn)})
@@ -145,14 +157,26 @@ class AuditLog:
         self._looked = now
         try:
             if self._was_moved():
-                self._flush()
-                if not self._pending:  # else the lines that wait would be missing between the files
+                if os.fstat(self._descriptor).st_nlink:
+                    self._flush()
+                if not self._pending or self._gone:  # else the lines that wait would be missing between the files
                     log.info("the audit log %s was moved away after %d records; another begins", self.file, self.count)
                     self._open()
             else:
                 self._notice_cut(os.fstat(self._descriptor).st_size)
         except OSError as error:
+            self._cannot_follow(error)
+
+    def _cannot_follow(self, error: OSError) -> None:
+        """Go on in the file that was moved away, as long as somebody can still find it."""
+        if not os.fstat(self._descriptor).st_nlink:
+            self._gone = True
             self._failed(error)
+        elif not self._left_behind:
+            self._left_behind = True
+            log.error(
+                "the audit log %s was moved away, and no other can be opened; it goes on there: %s", self.file, error
+            )
 
     def _was_moved(self) -> bool:
         own = os.fstat(self._descriptor)
@@ -187,6 +211,8 @@ class AuditLog:
 
     def _flush(self) -> None:
         """Write what waits; a write that the disk cuts short is continued where it ended."""
+        if self._gone:
+            return
         try:
             while self._pending:
                 written = os.write(self._descriptor, self._pending)
@@ -231,6 +257,13 @@ class _End(NamedTuple):
     torn: bytes | None = None
     needed: bytes = b""
     """What ends the last line, or the torn one after it."""
+
+
+def _number(line: bytes) -> int:
+    try:
+        return int(json.loads(line)["seq"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise OSError(errno.EINVAL, "its last line is no record: see `agent-service audit verify`") from error
 
 
 def _lock(descriptor: int) -> None:

@@ -30,7 +30,7 @@ def lines(tmp_path):
 
 @pytest.fixture
 async def service(start, tmp_path):
-    return await start(audit_log=str(tmp_path / "audit.log"))
+    return await start(audit_log=tmp_path / "audit.log")
 
 
 async def test_every_call_that_changes_something_has_a_line_and_no_read_has(service, lines, options):
@@ -83,7 +83,7 @@ async def test_an_answer_says_what_was_allowed(service, lines):
 
 
 async def test_reads_have_lines_when_the_operator_wants_them(start, lines, tmp_path):
-    service = await start(audit_log=str(tmp_path / "audit.log"), audit_reads=True)
+    service = await start(audit_log=tmp_path / "audit.log", audit_reads=True)
     await service.stub.GetServerInfo(pb.GetServerInfoRequest())
     assert lines()[-1]["method"] == "GetServerInfo"
 
@@ -241,7 +241,7 @@ async def test_lines_that_nobody_can_take_are_counted(log, lines, full, tmp_path
 
 async def test_a_service_that_cannot_write_the_log_does_not_start(start, tmp_path):
     with pytest.raises(errors.CannotServe, match=r"audit log .*/missing/audit\.log cannot be opened: No such file"):
-        await start(audit_log=str(tmp_path / "missing" / "audit.log"))
+        await start(audit_log=tmp_path / "missing" / "audit.log")
 
 
 async def test_the_command_finds_what_was_done_to_the_file(tmp_path):
@@ -278,7 +278,7 @@ async def test_the_log_says_who_called_with_which_credential_and_who_was_turned_
         f'[principal.ci]\ntoken = "{digest_of(token)}"\ntenant = "payments"\nrpcs = ["@read", "Cancel"]\n'
         '[tenant.default]\nsandbox = "off"\n'
     )
-    service = await start(audit_log=str(tmp_path / "audit.log"), access=tmp_path / "access.toml")
+    service = await start(audit_log=tmp_path / "audit.log", access=tmp_path / "access.toml")
     stub, known = service.stub, [("authorization", f"Bearer {token}")]
     for call, request, metadata in (
         (stub.Execute, pb.ExecuteRequest(prompt=SECRET), known),

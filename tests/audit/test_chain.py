@@ -108,6 +108,51 @@ async def test_a_file_that_was_moved_away_is_continued_in_another(tmp_path):
     assert b'"b"' in file.read_bytes()
 
 
+async def test_a_file_that_was_moved_goes_on_there_while_no_other_can_be_opened(tmp_path, caplog):
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    now = 0.0
+    async with AuditLog(folder / "audit.log", clock=lambda: now) as log:
+        folder.rename(tmp_path / "moved")
+        for now in (5.0, 10.0):
+            log.append({"session": f"s-{now}"})
+            assert log.failure is None
+        assert caplog.text.count("no other can be opened") == 1
+        folder.mkdir()
+        now = 15.0
+        log.append({"session": "b"})
+    found = verify([tmp_path / "moved" / "audit.log", folder / "audit.log"])
+    assert (found.problems, found.records) == ([], 6)
+
+
+async def test_lines_for_a_file_that_was_deleted_wait_for_another(tmp_path):
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    now = 0.0
+    async with AuditLog(folder / "audit.log", clock=lambda: now) as log:
+        (folder / "audit.log").unlink()
+        folder.rmdir()
+        now = 5.0
+        log.append({"session": "a"})
+        with pytest.raises(AuditUnwritable, match="cannot be written"):
+            log.retry()
+        folder.mkdir()
+        now = 10.0
+        log.append({"session": "b"})
+        assert log.failure is None
+    data = (folder / "audit.log").read_bytes()
+    assert verify([folder / "audit.log"]).problems == []
+    assert data.index(b'"a"') < data.index(b'"b"')
+
+
+async def test_a_last_line_that_is_no_record_is_told_at_the_start(tmp_path):
+    file = tmp_path / "audit.log"
+    await write(file, 1)
+    file.write_bytes(file.read_bytes().replace(b'"seq":3', b'"seq":x').replace(b'"seq":2', b'"seq":x'))
+    with pytest.raises(AuditUnwritable, match="audit verify"):
+        await AuditLog(file).__aenter__()
+
+
 async def test_a_file_that_logrotate_copied_and_cut_is_continued(tmp_path):
     file, now = tmp_path / "audit.log", 0.0
     async with AuditLog(file, clock=lambda: now) as log:
