@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,30 @@ def test_what_fails_is_tried_again_after_pauses_that_grow_and_over_a_restart(
     again = Removals(tmp_path / "removing")
     assert again.retry() == float("inf")
     assert again.left() == []
+
+
+@pytest.mark.parametrize("full", ["of data", "of files"])
+def test_a_full_disk_keeps_nothing_from_being_removed(tmp_path: Path, full: str) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    size = "size=1m,nr_inodes=60" if full == "of files" else "size=1m"
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", disk], check=False, capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        with suppress(OSError):
+            for number in range(60):
+                deep(disk / str(number), 2)
+                (disk / str(number) / "file").write_bytes(b"x" * (0 if full == "of files" else 100_000))
+        with pytest.raises(OSError, match="No space left"):
+            (disk / "more").write_bytes(b"x" * 5_000_000)
+        (disk / "more").unlink(missing_ok=True)
+        kept = Removals(disk / "removing")
+        for path in list(disk.iterdir()):
+            kept.remove(path)
+        assert kept.left() == []
+        assert [path.name for path in disk.iterdir()] in ([], ["removing"])
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 def test_what_can_be_neither_moved_nor_removed_is_said_to_the_caller(tmp_path: Path, mount: Any) -> None:

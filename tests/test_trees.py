@@ -93,7 +93,8 @@ def test_read_only_trees_and_odd_names_are_removed_as_an_ordinary_user_too(own: 
             (tree / name).chmod(0o000)
         subprocess.run(["chmod", "-R", "a-w", tree], check=False, stderr=subprocess.DEVNULL)
         tree.chmod(0o000)
-        trees.remove(tree)
+        trees.move(tree, root / "moved")
+        trees.remove(root / "moved")
         assert list(root.iterdir()) == []
 
     as_nobody(root, make_and_remove)
