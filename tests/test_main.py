@@ -107,6 +107,18 @@ def test_every_option_is_a_flag_a_variable_and_a_key(
     assert [getattr(config, field.name) for config in served] == [meant] * 4
 
 
+def test_several_addresses_are_repeated_flags_a_variable_with_commas_and_a_list(
+    served: list[Config], tmp_path: Path
+) -> None:
+    wanted = ("127.0.0.1:1", "unix:/run/a.sock")
+    file = tmp_path / "service.toml"
+    file.write_text(f"listen = {json.dumps(wanted)}\n")
+    invoke("--listen", wanted[0], "--listen", wanted[1])
+    invoke(AGENT_SERVICE_LISTEN=",".join(wanted))
+    invoke("--config", str(file))
+    assert [config.listen for config in served] == [wanted] * 3
+
+
 def test_flags_go_before_variables_and_variables_before_the_file(served: list[Config], tmp_path: Path) -> None:
     file = tmp_path / "service.toml"
     file.write_text('max_sessions = 1\nmax_queued = 1\nretention = "1h"\nidle_timeout = 1.5\n')
