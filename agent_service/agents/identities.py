@@ -46,14 +46,14 @@ class Identities:
         if run_as == "auto":
             with self._lock:
                 uid = self._noted(tenant)
-            return User(uid, uid)
+            return _known(User(uid, uid))
         try:
             entry = pwd.getpwnam(run_as)
         except KeyError as error:
             raise SandboxUnavailable(f"run_as: there is no user {run_as!r} on this host") from error
         if entry.pw_uid == 0:
             raise SandboxUnavailable("run_as: root is what the agents are without it")
-        return User(entry.pw_uid, entry.pw_gid)
+        return _known(User(entry.pw_uid, entry.pw_gid))
 
     def _noted(self, tenant: str) -> int:
         """The id of a tenant: the one noted, or the next that nobody has."""
@@ -67,6 +67,17 @@ class Identities:
             raise SandboxUnavailable(f"run_as: all ids from {FIRST} to {LAST} are given to tenants")
         (self._directory / name).symlink_to(str(uid))  # a link is made whole or not at all
         return uid
+
+
+def _known(user: User) -> User:
+    """Return the user if this service's user namespace has it. Raises SandboxUnavailable."""
+    for kind, number in (("uid", user.uid), ("gid", user.gid)):
+        ranges = [
+            [int(each) for each in line.split()] for line in Path(f"/proc/self/{kind}_map").read_text().splitlines()
+        ]
+        if not any(first <= number < first + count for first, _, count in ranges):
+            raise SandboxUnavailable(f"run_as: the service's user namespace has no {kind} {number}")
+    return user
 
 
 def give(directories: Directories, user: User, *, own_cwd: bool) -> None:

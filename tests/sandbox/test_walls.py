@@ -19,13 +19,14 @@ import pytest_asyncio
 from agentpb import agent_pb2 as pb
 
 from agent_service import server
+from agent_service.agents.identities import Identities
 from agent_service.agents.walls import Walls
 from agent_service.policy import Grant
 from agent_service.processes.cgroups import Cgroups, NoLimits, find_cgroups
 from agent_service.processes.hidden import Hidden, hidden_places
 from agent_service.processes.sandbox import Sandbox
 from agent_service.processes.sandbox_choice import SandboxChoice
-from agent_service.processes.view import Level
+from agent_service.processes.view import Level, SandboxUnavailable
 from tests.conftest import Service, start_service
 from tests.interactions.conftest import start_asking
 from tests.rpc import refused
@@ -105,8 +106,11 @@ KINDS = ("bubblewrap", "landlock", "run_as", "sealed")
 
 def use(service: Service, kind: str, **grant: Any) -> None:
     """Let further agents of a service be held in this way, under a grant. Skips what the host cannot do."""
-    if kind == "run_as" and os.geteuid() != 0:
-        pytest.skip("only root can start a process as another user")
+    if kind == "run_as":
+        try:
+            Identities(service.data_dir / "users").of("auto", "")
+        except SandboxUnavailable as error:
+            pytest.skip(str(error))
     launch, policy = service.running.pool.launch, service.running.pool.policy
     hidden = hidden_places([service.data_dir, Path(os.environ["XDG_RUNTIME_DIR"])], [Path.home()])
     level: Level = "sealed" if kind == "sealed" else "off" if kind == "off" else "workspace"
