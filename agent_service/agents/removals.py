@@ -26,6 +26,8 @@ SLICE = 2.0
 """Seconds that one removal may take before the others have their turn."""
 FIRST_PAUSE, LONGEST_PAUSE = 60.0, 6 * 3600.0
 """Seconds until the next try after the first removal that failed, and after many."""
+SHORTEST_PAUSE = 0.05
+"""Seconds between two looks, whatever is due."""
 LAST_PATIENCE = 1.0
 """Seconds that the end of the service waits for removals."""
 
@@ -74,7 +76,8 @@ class Removals:
         for name in names:
             if self._due(name) <= self._clock() and name not in self._at_work and not self._stopping:
                 self._try(self._folder / name, SLICE)
-        return max(0.0, min(map(self._due, self.left()), default=float("inf")) - self._clock())
+        waiting = [self._due(name) for name in self.left() if name not in self._at_work]
+        return max(0.0, min(waiting, default=float("inf")) - self._clock())
 
     def _due(self, name: str) -> float:
         return self._put_off.get(name, (0.0, 0.0))[0]
@@ -93,7 +96,7 @@ class Removals:
         self._at_work.add(moved.name)
         try:
             return trees.remove(moved, patience=patience)
-        except TimeoutError:
+        except trees.TookTooLong:
             self._wake()
         except OSError as error:
             pause = self._put_off_longer(moved.name)
@@ -143,6 +146,7 @@ class Removals:
                 log.exception("removing what agents left failed; it is tried again")
                 pause = FIRST_PAUSE
             try:
+                await asyncio.sleep(SHORTEST_PAUSE)
                 await asyncio.wait_for(wake.wait(), min(pause, LONGEST_PAUSE))
             except TimeoutError:
                 continue

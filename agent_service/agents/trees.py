@@ -33,6 +33,10 @@ GET_FLAGS, SET_FLAGS = (0x80086601, 0x40086602) if struct.calcsize("l") == 8 els
 IMMUTABLE_OR_APPEND_ONLY = 0x10 | 0x20
 
 
+class TookTooLong(TimeoutError):
+    """A removal was not over within its time; a second call goes on."""
+
+
 class _OutOfTime(Exception):
     pass
 
@@ -40,14 +44,14 @@ class _OutOfTime(Exception):
 def remove(path: Path, *, patience: float = PATIENCE) -> int:
     """Remove a file or a whole directory, if it is there; the bytes it occupied on the disk.
 
-    Raises OSError for the first thing that the host does not let go; everything else is gone then. After `patience`
-    seconds it raises OSError as well: a second call goes on.
+    Raises OSError for the first thing that the host does not let go; everything else is gone then. Raises TookTooLong,
+    which is an OSError too, after `patience` seconds.
     """
     with suppress(FileNotFoundError), _directory(path.parent) as parent:
         try:
             return _Removal(os.fstat(parent).st_dev, time.monotonic() + patience).remove(parent, path.name)
         except _OutOfTime:
-            raise OSError(errno.ETIMEDOUT, f"there was more than can be removed in {patience:g} s") from None
+            raise TookTooLong(errno.ETIMEDOUT, f"there was more than can be removed in {patience:g} s") from None
     return 0
 
 
