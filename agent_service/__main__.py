@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PREFIX = "AGENT_SERVICE_"
-HEADER = '-H "authorization: Bearer $(cat {})"'
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "TERM", "SSL_CERT_FILE", "SSL_CERT_DIR", "NODE_EXTRA_CA_CERTS")
 PASSED_ON_PREFIXES = (
     "ANTHROPIC_",
@@ -344,6 +343,8 @@ def _announce(running: Running, output: Output) -> None:
 
 def _advice(running: Running) -> str:
     """Return what other clients than ours have to send, as a paragraph."""
+    from agent_service.access import HEADER
+
     if running.token is None:
         return ""
     return (

@@ -12,8 +12,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from agent_service.access.document import ANY_TENANT
 from agent_service.access.rates import Rates
-from agent_service.access.rules import AccessFileInvalid, KeySets, Rules, no_rules, read_rules, selects_any
+from agent_service.access.rules import AccessFileInvalid, KeySets, Rules, read_rules
 from agent_service.auth import LOCAL, Credentials, Principal
 from agent_service.errors import RpcNotAllowed
 from agent_service.policy import Grant
@@ -24,6 +25,7 @@ RELOAD_INTERVAL = 2.0
 """Seconds between two looks at the file."""
 
 Stamp = tuple[str, int, int, int]
+"""What changes with a file."""
 
 
 class Access:
@@ -35,9 +37,9 @@ class Access:
         Raises AccessFileInvalid.
         """
         self._file = file
-        self._stamp = _stamp(file) if file else None  # before it is read, so that a change in between is seen
+        self._stamp = _stamp_or_none(file) if file else None  # before it is read, so that a change in between is seen
         self._keysets: KeySets = {}
-        self._rules = read_rules(file, self._keysets) if file else rules or no_rules()
+        self._rules = read_rules(file, self._keysets) if file else rules or Rules()
         self._listeners: list[Callable[[], None]] = []
         self.rates = Rates()
 
@@ -45,11 +47,6 @@ class Access:
     def version(self) -> str:
         """The first 12 hexadecimal digits of the access file's SHA-256; "" without a file."""
         return self._rules.version
-
-    @property
-    def asks(self) -> bool:
-        """Whether calls need a credential."""
-        return self._rules.authenticator is not None
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -72,11 +69,12 @@ class Access:
 
     def tenant_of(self, principal: Principal, wanted: str) -> str:
         """Return the tenant of a call that names `wanted`, or none (""). Raises RpcNotAllowed."""
+        selects_any = ANY_TENANT in principal.tenants
         if not wanted:
-            if principal.tenants and not principal.tenant and not selects_any(principal):
+            if principal.tenants and not principal.tenant and not selects_any:
                 raise RpcNotAllowed(f"name the tenant in metadata agent-tenant: one of {', '.join(principal.tenants)}")
             tenant = principal.tenant
-        elif wanted == principal.tenant or wanted in principal.tenants or selects_any(principal):
+        elif wanted == principal.tenant or wanted in principal.tenants or selects_any:
             tenant = wanted
         else:
             raise RpcNotAllowed(f"{principal.name} may not call for the tenant that metadata agent-tenant names")
@@ -101,7 +99,7 @@ class Access:
         """Look at the file; take its rules if it has changed and can be used."""
         if self._file is None:
             return
-        stamp = await asyncio.to_thread(_stamp, self._file)
+        stamp = await asyncio.to_thread(_stamp_or_none, self._file)
         if stamp == self._stamp:
             return
         try:
@@ -110,7 +108,7 @@ class Access:
             self._stamp = stamp
             log.error("the access file cannot be used, version %s stays in force: %s", self.version, error)
             return
-        if await asyncio.to_thread(_stamp, self._file) == stamp:  # or it is still being written
+        if await asyncio.to_thread(_stamp_or_none, self._file) == stamp:  # or it is still being written
             self._stamp = stamp
             self._take(rules)
 
@@ -123,11 +121,18 @@ class Access:
             callback()
 
 
-def _stamp(file: Path) -> Stamp | None:
-    """What changes with the file: ConfigMaps swap a link, editors rename, others write in place."""
+def stamp_of(file: Path) -> Stamp:
+    """Return what changes with a file, since ConfigMaps swap a link, editors rename, others write in place.
+
+    Raises OSError.
+    """
+    resolved = os.path.realpath(file)
+    found = os.stat(resolved)
+    return resolved, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _stamp_or_none(file: Path) -> Stamp | None:
     try:
-        resolved = os.path.realpath(file)
-        found = os.stat(resolved)
+        return stamp_of(file)
     except OSError:
         return None
-    return resolved, found.st_ino, found.st_size, found.st_mtime_ns

@@ -13,6 +13,7 @@ from agent_service.errors import CannotServe
 log = logging.getLogger(__name__)
 
 HEADER = '-H "authorization: Bearer $(cat {})"'
+"""The argument by which grpcurl and curl send the token of a file."""
 
 
 def open_access(file: Path | None, auth: str, data_dir: Path) -> tuple[Access, LocalToken | None]:

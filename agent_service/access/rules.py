@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import ValidationError
 
 from agent_service import policy
-from agent_service.access.document import ANY_TENANT, AccessFile, PrincipalTable
+from agent_service.access.document import AccessFile, PrincipalTable
 from agent_service.access.rpcs import expand
 from agent_service.auth import (
     LOCAL,
@@ -48,7 +48,7 @@ class AccessFileInvalid(CannotServe):
 
 @dataclass(frozen=True)
 class Rules:
-    """What holds. `authenticator` is None where no credential is asked for."""
+    """What holds. `authenticator` is None where no credential is asked for: every call is the local principal's."""
 
     authenticator: Authenticator | None = None
     version: str = ""
@@ -82,11 +82,6 @@ def _remembered(known: dict[str, T], tenant: str, make: Callable[[str], T]) -> T
             known.clear()
         known[tenant] = make(tenant)
     return known[tenant]
-
-
-def no_rules() -> Rules:
-    """Return the rules of `--auth none`: every call is the local principal's."""
-    return Rules()
 
 
 def local_rules(token: str, advice: str) -> Rules:
@@ -182,8 +177,3 @@ def _advice(kinds: Mapping[str, Any]) -> str:
     if not kinds:
         return "the access file names no principal, so nobody can call"
     return "accepted are " + ", or ".join(_SEND[kind] for kind in kinds)
-
-
-def selects_any(principal: Principal) -> bool:
-    """Return whether a principal may name every tenant."""
-    return ANY_TENANT in principal.tenants

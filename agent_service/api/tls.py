@@ -7,7 +7,6 @@ ones in use. Connections that are open go on with what they began with.
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
+from agent_service.access import Stamp, stamp_of
 from agent_service.errors import CannotServe
 
 log = logging.getLogger(__name__)
@@ -27,9 +27,6 @@ class TlsFiles:
     cert: Path | None = None
     key: Path | None = None
     client_ca: Path | None = None
-
-
-Stamps = tuple[tuple[str, int, int, int], ...]
 
 
 class ServerTls:
@@ -69,8 +66,8 @@ class ServerTls:
         log.info("the files of TLS have changed: new connections get %s", self._cert)
         return fresh
 
-    def _look(self) -> Stamps:
-        return tuple(_stamp(file) for file in (self._cert, self._key, self._ca) if file is not None)
+    def _look(self) -> tuple[Stamp, ...]:
+        return tuple(stamp_of(file) for file in (self._cert, self._key, self._ca) if file is not None)
 
     def _read(self) -> grpc.ServerCertificateConfiguration:
         """Read all files. ValueError for a pair that does not fit: half of it may be replaced already."""
@@ -88,12 +85,6 @@ def _given(file: Path | None, flag: str) -> Path:
     if file is None:
         raise CannotServe(f"{flag} is needed for listeners with {'mtls:' if 'ca' in flag else 'tls: or mtls:'}")
     return file
-
-
-def _stamp(file: Path) -> tuple[str, int, int, int]:
-    resolved = os.path.realpath(file)
-    found = os.stat(resolved)
-    return resolved, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _public(key: object) -> bytes:
