@@ -218,10 +218,7 @@ class Tenants:
         """The tenant's sessions, where each one stands, and the number of its last change."""
         listed = self.ok(tenant, "ListSessions", pb.ListSessionsRequest(page_size=1000))
         assert not listed.next_page_token
-        return {
-            session.session_id: f"{pb.SessionPhase.Name(session.phase)} {session.last_sequence} {session.change}"
-            for session in listed.sessions
-        }
+        return {session.session_id: _standing(session) for session in listed.sessions}
 
     def _begin(self, tenant: Tenant) -> None:
         run = pb.ExecuteRequest(prompt=f"say: {tenant.marker}", title=tenant.marker, wait={"seconds": 60})
@@ -309,6 +306,8 @@ def isolation(tenants: Tenants) -> Any:
             twins = {}
             for request in (foreign, absent):
                 request.CopyFrom(probe.request)
+                if probe.method == "SendMessage":
+                    request.text = tenant.marker
                 if probe.own:
                     _set(request, probe.own, min(tenant.ids["session"]))
             for path, kind in probe.fields.items():
@@ -395,7 +394,7 @@ def isolation(tenants: Tenants) -> Any:
                 now = tenants.records(tenant)
                 assert now.keys() == tenant.sessions
                 if self.acting is not None and tenant is not self.acting:
-                    changed = dict(now.items() ^ self.before[tenant.name].items())
+                    changed = now.items() ^ self.before[tenant.name].items()
                     assert not changed, f"{self.last} of {self.acting} changed {changed} of {tenant}"
                 self.before[tenant.name] = now
             self.acting = None
@@ -439,6 +438,14 @@ def _named(descriptor: Any, depth: int = 0) -> Iterator[str]:
             yield from (f"{each.name}.{path}" for path in _named(each.message_type, depth + 1))
         elif each.type == each.TYPE_STRING and re.search(r"(_id|_uuid|_token|_from|_by|^profile)$", each.name):
             yield each.name
+
+
+def _standing(session: pb.Session) -> str:
+    """Where a session stands. One that asks may still have something to say, and what that costs."""
+    found = f"{pb.SessionPhase.Name(session.phase)} {session.turn_count} {session.queued_turn_count}"
+    if session.labels["kind"] == "asking":
+        return f"{found} {len(session.pending_interactions)}"
+    return f"{found} {session.last_sequence} {session.change}"
 
 
 def _set(message: Any, path: str, value: str) -> None:
