@@ -134,7 +134,7 @@ class Tail:
         """The error of all further appends; None while appending works."""
         self.key: int | None = None  # this and the next three are the writer thread's notes of what the file holds
         self.stored = 0
-        self.chain = b""
+        self.chain = 0
         self.searched: object = None
         # Ordinals are never used twice, so that a position of an earlier tail of this session means nothing here.
         self._start = self._end = next(_ordinals) << 40

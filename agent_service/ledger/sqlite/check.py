@@ -126,9 +126,9 @@ class _Log:
         self._last = 0
         self._messages = 0
         self._chained = chained
-        self._chain = b""
+        self._chain = 0
 
-    def problems(self, stored: Event, chain: bytes | None) -> Iterator[str]:
+    def problems(self, stored: Event, chain: int | None) -> Iterator[str]:
         sequence, kind, body, _ = stored
         yield from self._chain_problems(stored, chain)
         if sequence != self._last + 1:
@@ -147,7 +147,7 @@ class _Log:
         if kind == "state.changed":
             yield from self._move(sequence, event.state_changed)
 
-    def _chain_problems(self, stored: Event, chain: bytes | None) -> Iterator[str]:
+    def _chain_problems(self, stored: Event, chain: int | None) -> Iterator[str]:
         """Problems of checksums, of which events of earlier versions have none."""
         if chain is None:
             if self._chained:

@@ -4,8 +4,9 @@ A database that somebody has deleted, exchanged for an older copy, or whose writ
 complaint: SQLite cannot know what is missing. So the file DATA/generation names the ledger, its last change number and
 its last event, and a start compares them.
 
-It is written after each group of commits and not flushed: what the database has was flushed before, so that the file is
-never ahead of it, whatever fails. Behind it may be, after a power cut.
+It is written once a second at most, and not flushed: what the database has was flushed before, so the file is never
+ahead of it, whatever fails. Written with each group, it doubled the time of a commit: the flush of the log takes what
+else is dirty in the file system along.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import re
 import sqlite3
 from pathlib import Path
+from time import monotonic
 from typing import NamedTuple
 
 from agent_service.ledger.sqlite import schema
@@ -23,6 +25,8 @@ from agent_service.ledger.store import LedgerUnusable
 NAME = "generation"
 ACCEPT = "accept"
 """Content of the file that makes the next start take the ledger as it is."""
+INTERVAL = 1.0
+"""Seconds between two writings, at least. What is lost with the log within this time after a crash is not noticed."""
 WIDTH = 128
 """Bytes of the file: one length for all numbers, so that it is written over in place."""
 
@@ -53,6 +57,10 @@ class Generation:
         self._files: dict[Path, tuple[int, int]] = {}
         self._descriptor = -1
         self._last = Stamp(0, 0)
+        self._noted = (0, (0, 0))
+        self._written = 0.0
+        self.is_behind = False
+        """Whether something was noted that is not written yet."""
         text = _read(self._path)
         self.before: Stamp | None = None
         """What the file said; None when there was none, or when it accepts everything."""
@@ -84,6 +92,7 @@ class Generation:
         self._files = {path: _identity(path) for path in (self.ledger, _log_of(self.ledger))}
         last = self.before or Stamp(0, 0)
         self._last = last._replace(ledger=ledger, change=change)
+        self._noted = (change, (last.session, last.event))
         self._replace()
 
     def _compare(self, db: sqlite3.Connection, before: Stamp, ledger: int, change: int) -> None:
@@ -127,16 +136,27 @@ class Generation:
             if not same:
                 raise LedgerGone(f"{path} has been replaced while it was in use")
 
-    def note(self, change: int, session: int, event: int, time: int) -> None:
-        """Write down how far the ledger has come; `session` and `event` are 0 when no event was added."""
-        last = self._last
-        self._last = Stamp(last.ledger, change, session or last.session, event if session else last.event, time)
+    def note(self, change: int, last_event: tuple[int, int]) -> None:
+        """Take note of how far the ledger has come: its last change, and the last event's session and number."""
+        self._noted = (change, last_event)
+        self.is_behind = True
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the file is behind, and was written long enough ago."""
+        return self.is_behind and monotonic() - self._written >= INTERVAL
+
+    def write(self, time: int) -> None:
+        """Write down what was noted, as of `time` (microseconds)."""
+        change, (session, event) = self._noted
+        self._last = Stamp(self._last.ledger, change, session, event, time)
         os.pwrite(self._descriptor, self._text(), 0)
+        self._written, self.is_behind = monotonic(), False
 
     def close(self, time: int) -> None:
         """Write down the time, flush the file and close it."""
         if self._descriptor >= 0:
-            self.note(self._last.change, 0, 0, time)
+            self.write(time)
             os.fsync(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = -1

@@ -144,7 +144,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE UNIQUE INDEX sessions_by_change ON sessions (change)",
     ),
     (  # checksums from here on (see chain.py): sessions with a greater key have them from their first event
-        "ALTER TABLE events ADD COLUMN chain BLOB",
+        "ALTER TABLE events ADD COLUMN chain INTEGER",
         """INSERT INTO counters SELECT 'unchained', COALESCE(MAX(session_key), 0) FROM
             (SELECT session_key FROM sessions UNION ALL SELECT session_key FROM deletions)""",
         "INSERT INTO counters VALUES ('ledger', RANDOM() & 9223372036854775807)",

@@ -39,7 +39,7 @@ UPSERT_REQUEST_ID = """INSERT INTO request_ids VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 INSERT_EVENTS = {
     rows: "INSERT INTO events VALUES " + ", ".join(["(?, ?, ?, ?, ?, ?)"] * rows) for rows in (128, 32, 8, 2, 1)
 }
-FIND_SESSION = """SELECT s.session_key, COALESCE(e.sequence, 0), COALESCE(e.chain, '') FROM sessions AS s
+FIND_SESSION = """SELECT s.session_key, COALESCE(e.sequence, 0), COALESCE(e.chain, 0) FROM sessions AS s
     LEFT JOIN events AS e ON e.session_key = s.session_key
         AND e.sequence = (SELECT MAX(m.sequence) FROM events AS m WHERE m.session_key = s.session_key)
     WHERE s.owner = ? AND s.session_id = ?"""

@@ -21,7 +21,7 @@ from agent_service.ledger.clock import Ages
 from agent_service.ledger.commits import FINISHED, REQUEST_ID_SECONDS, Append, Job, Record, RequestId
 from agent_service.ledger.sqlite import schema
 from agent_service.ledger.sqlite.file import BUSY_TIMEOUT, FILE, connect, is_busy, rollback, value
-from agent_service.ledger.sqlite.generation import Generation, LedgerGone
+from agent_service.ledger.sqlite.generation import INTERVAL, Generation, LedgerGone
 from agent_service.ledger.store import OnGroup
 from agent_service.ledger.tail import Tail, weight
 
@@ -56,8 +56,9 @@ class Writer:
         self._change: int = value(db, schema.LAST_CHANGE)
         self._generation = generation
         generation.begin(db, self._change)
-        self._last_event = (0, 0)
-        self.last_written = generation.before.time if generation.before is not None else 0
+        before = generation.before
+        self._last_event = (before.session, before.event) if before is not None else (0, 0)
+        self.last_written = before.time if before is not None else 0
         self._ages = Ages(clock, self.last_written)
         self._stopping = False
         self._obstructed = False
@@ -87,7 +88,10 @@ class Writer:
     def close(self) -> None:
         """Close the file; the last connection that may write empties the log, so readers close before."""
         self._db.close()
-        self._generation.close(round(self._clock() * 1_000_000))
+        self._generation.close(self._now())
+
+    def _now(self) -> int:
+        return round(self._clock() * 1_000_000)
 
     def remember(self, request_id: RequestId) -> None:
         """Store a request id that has no commit to go with. A job."""
@@ -133,6 +137,8 @@ class Writer:
             had = self.failure
             self._guarded(self._sweep)
             self._empty_log()
+            if self._generation.is_due:
+                self._guarded(self._generation.write, self._now())
             if self.failure is not had:
                 loop.call_soon_threadsafe(on_group, (), self.failure)
 
@@ -158,7 +164,9 @@ class Writer:
             return None
         if self.dead or self._purging:
             return SWEEP_PAUSE / 10
-        return EMPTYING_PAUSE / 4 if self._to_empty else None
+        if self._to_empty:
+            return EMPTYING_PAUSE / 4
+        return INTERVAL if self._generation.is_behind else None
 
     def _guarded(self, do: Callable[..., None], *arguments: object) -> None:
         """Do something in a transaction; what goes wrong there is the ledger's end."""
@@ -186,7 +194,7 @@ class Writer:
         self._db.execute("COMMIT")
         self.groups += 1
         self._generation.check_files()
-        self._generation.note(self._change, *self._last_event, round(self._clock() * 1_000_000))
+        self._generation.note(self._change, self._last_event)
 
     def _begin(self) -> None:
         """Begin a transaction, however long another process holds a lock on the file."""
@@ -243,8 +251,7 @@ class Writer:
         if tail.key is None:
             row = self._db.execute(schema.FIND_SESSION, tail.session).fetchone()
             if row is not None:
-                tail.key, tail.stored, chain = row
-                tail.chain = chain or b""
+                tail.key, tail.stored, tail.chain = row
             elif item.record is None:
                 return ValueError(f"session {tail.session.session_id} does not exist")
         if item.events and item.events[0].sequence != tail.stored + 1:
