@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from agent_service.processes.hidden import Hidden
+from agent_service.processes.hidden import Hidden, needed_in
 from agent_service.processes.mounts import Mount, arrange, steps_of
 from agent_service.processes.sandbox import Sandbox, become, tool
 from agent_service.processes.view import Held, Level, SandboxUnavailable, View
@@ -26,9 +26,6 @@ _ETC = (
 
 _KERNEL = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs", "/proc/acpi", "/proc/scsi")
 """Settings of the whole host that root may write without any capability."""
-
-_OFTEN_LINKS = ("/etc/resolv.conf", "/etc/hosts", "/etc/localtime", "/etc/nsswitch.conf")
-"""Files that may be links into a hidden place, such as /run, and are needed nevertheless."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,7 @@ class Bubblewrap(Sandbox):
     def _filesystem(self, view: View, opened: Held) -> list[str]:
         hidden, sealed = self.hidden.all(), view.level == "sealed"
         base = list(_minimal(hidden)) if sealed else []
-        steps = arrange([*base, *_needed(hidden), *steps_of(opened, hidden)], base="hidden" if sealed else "read-only")
+        steps = arrange([*base, *_linked(hidden), *steps_of(opened, hidden)], base="hidden" if sealed else "read-only")
         options = [] if sealed else ["--ro-bind", "/", "/"]
         options += ["--dev", "/dev", "--proc", "/proc"]
         for path in _KERNEL if os.geteuid() == 0 else ():
@@ -99,11 +96,8 @@ def _minimal(hidden: Sequence[Path]) -> Iterator[Mount]:
             yield Mount(path, "read-only", Path(os.path.realpath(path)))
 
 
-def _needed(hidden: Sequence[Path]) -> Iterator[Mount]:
-    for name in _OFTEN_LINKS:
-        path = Path(os.path.realpath(name))
-        if os.path.isfile(path) and any(path.is_relative_to(place) for place in hidden):
-            yield Mount(path, "read-only", path)
+def _linked(hidden: Sequence[Path]) -> Iterator[Mount]:
+    return (Mount(path, "read-only", path) for path in needed_in(hidden))
 
 
 def _options(step: Mount) -> list[str]:

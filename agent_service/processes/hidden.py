@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,8 @@ _PLACES = ("/root", "/home", "/run", "/var/run", "/tmp", "/var/tmp")
 
 _PRIVATE = (("/", 1), ("/etc", 6), ("/var", 2), ("/opt", 2), ("/srv", 2))
 """Where root keeps files that no other user may read, and how deep: keys, password hashes, logs, backups."""
+
+_LINKS = ("/etc/resolv.conf", "/etc/hosts", "/etc/localtime", "/etc/nsswitch.conf")
 
 _NEVER = frozenset({"/", "/usr", "/etc", "/bin", "/sbin", "/lib", "/lib64", "/dev", "/proc", "/sys", "/var", "/opt"})
 
@@ -42,6 +44,12 @@ def hidden_places(secret: Iterable[Path], homes: Iterable[str | Path] = ()) -> H
     homes = [home for home in (*homes, *([user] if user else [])) if _is_home(home)]
     places = _existing([*_PLACES, *homes, *(_of_root_alone() if os.geteuid() == 0 else ())])
     return Hidden(own, tuple(path for path in dict.fromkeys(places) if path not in own))
+
+
+def needed_in(hidden: Sequence[Path]) -> list[Path]:
+    """Return the files in hidden places that every program needs: often /etc has links to them, as to /run/systemd."""
+    found = (Path(os.path.realpath(name)) for name in _LINKS)
+    return [path for path in found if path.is_file() and any(path.is_relative_to(place) for place in hidden)]
 
 
 def _existing(paths: Iterable[str | Path]) -> list[Path]:

@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from agent_service.processes import landlock
-from agent_service.processes.hidden import Hidden
+from agent_service.processes.hidden import Hidden, needed_in
 from agent_service.processes.sandbox import Sandbox
 from agent_service.processes.view import Held, Level, SandboxUnavailable, View
 
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "pts", "ptmx", "shm", "fd")
-
-_OFTEN_LINKS = ("/etc/resolv.conf", "/etc/hosts", "/etc/localtime", "/etc/nsswitch.conf")
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,8 @@ class Landlock(Sandbox):
         """Return the launcher's command line; the descriptors are named in it."""
         identity = ["-", "-"] if view.uid is None else [str(view.uid), str(view.uid if view.gid is None else view.gid)]
         reading = [f"@{named.descriptor}" for named in opened.read_only]
-        reading += [str(path) for path in (*_visible(Path("/"), self.hidden.all()), *_needed(self.hidden.all()))]
+        hidden = self.hidden.all()
+        reading += [str(path) for path in (*_visible(Path("/"), hidden), *needed_in(hidden))]
         writing = [f"@{named.descriptor}" for named in opened.writable]
         writing += [f"/dev/{name}" for name in _DEVICES]
         interpreter, launcher = os.path.realpath(sys.executable), str(Path(landlock.__file__))
@@ -72,11 +71,4 @@ def _visible(folder: Path, hidden: Sequence[Path]) -> Iterator[Path]:
         if any(place.is_relative_to(path) for place in hidden):
             yield from _visible(path, hidden)
         else:
-            yield path
-
-
-def _needed(hidden: Sequence[Path]) -> Iterator[Path]:
-    for name in _OFTEN_LINKS:
-        path = Path(os.path.realpath(name))
-        if os.path.isfile(path) and any(path.is_relative_to(place) for place in hidden):
             yield path
