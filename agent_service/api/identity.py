@@ -47,7 +47,10 @@ class Identity:
         if headers.origin:
             raise RpcNotAllowed("calls from web pages (metadata origin) are not accepted")
         call.credentials = headers.credentials
-        call.principal = await self._principal(call)
+        version = None
+        while version != self._access.version:  # an issuer's keys take a while, and the rules may change meanwhile
+            version = self._access.version
+            call.principal = await self._principal(call)
         if call.principal is not ANONYMOUS:
             call.owner = self._allowed(call.principal, call.method, headers.tenant)
             self._count(call)
