@@ -54,22 +54,18 @@ class Host:
     service: Service
     arguments: list[str]
     cwd: Path
+    asking: tuple[str, pb.Interaction]
+    """A session that asks, and what."""
 
-    async def probe(self, **options: Any) -> dict[str, bool]:
-        """Try everything from a command of an agent's; whether each succeeded."""
-        command = shlex.join(["bash", "probes.sh", *self.arguments])
-        said = await self.bash(command, cwd=str(self.cwd), **options)
-        return {name: verdict == "yes" for name, _, verdict in (line.rpartition(": ") for line in said.splitlines())}
-
-    async def bash(self, *commands: str, **options: Any) -> str:
-        """Have an agent run shell commands; what the last one said."""
+    async def bash(self, *commands: str, **options: Any) -> list[str]:
+        """Have an agent run shell commands; what each said."""
         prompt = "\n".join(f"bash: {command}" for command in commands)
         done = await self.service.run(prompt, options=pb.AgentOptions(allowed_tools=["Bash"], **options))
         events = await self.service.events(done.session_id)
         contents = [each for event in events if event.type == "message.user" for each in event.user_message.content]
         results = [each.tool_result for each in contents if each.HasField("tool_result")]
         assert len(results) == len(commands), done.turn.error
-        return results[-1].text
+        return [result.text for result in results]
 
 
 @asynccontextmanager
@@ -77,7 +73,8 @@ async def host(directory: Path, **settings: Any) -> AsyncIterator[Host]:
     """Run a service with a session in it that is not the one that probes."""
     cwd, data = directory / "cwd", directory / "data"
     cwd.mkdir()
-    shutil.copy(PROBES, cwd)
+    for file in (PROBES, APPROVE):
+        shutil.copy(file, cwd)
     with ExitStack() as stack:
         other_port = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
         daemon = stack.enter_context(socket.socket(socket.AF_UNIX))
@@ -97,8 +94,8 @@ async def host(directory: Path, **settings: Any) -> AsyncIterator[Host]:
             own = str(data / "sessions" / other.workspace_id)
             code = str(Path(server.__file__).parent)
             last = [str(temporary), str(at_home), code, str(os.getpid()), "offline-"]
-            shutil.copy(APPROVE, cwd)
-            yield Host(service, [port, str(other_port), str(data), own, str(place), *last], cwd)
+            asking = await start_asking(service, "bash: mkdir approved")
+            yield Host(service, [port, str(other_port), str(data), own, str(place), *last], cwd, asking)
 
 
 KINDS = ("bubblewrap", "landlock", "run_as", "sealed")
@@ -138,28 +135,35 @@ async def here(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Host]:
         yield running
 
 
+def approving(here: Host) -> str:
+    """Return the command that tries to approve what the session that asks has asked."""
+    asks = [here.asking[0], here.asking[1].interaction_id]
+    places = [str(here.service.data_dir), os.environ["XDG_RUNTIME_DIR"]]
+    return shlex.join([sys.executable, "approve.py", here.service.running.address, *places, *asks])
+
+
 @pytest.mark.parametrize("kind", KINDS)
-async def test_22_probes_reach_what_is_the_agents_own_and_nothing_else(here: Host, kind: str) -> None:
+async def test_of_22_probes_and_20_approvals_an_agent_reaches_what_is_its_own(here: Host, kind: str) -> None:
     use(here.service, kind)
-    found = await here.probe()
-    assert len(found) == 22
-    assert {name for name, reached in found.items() if reached} == REACHED[kind]
-
-
-@pytest.mark.parametrize("kind", [*KINDS, "off"])
-async def test_no_agent_approves_what_an_agent_asks_unless_it_has_no_walls(here: Host, kind: str) -> None:
-    """Without walls it reads the token of the service's callers: this is also the proof that the attempt works."""
-    use(here.service, kind)
-    asking, interaction = await start_asking(here.service, "bash: mkdir approved")
-    words = [str(APPROVE), here.service.running.address, str(here.service.data_dir), os.environ["XDG_RUNTIME_DIR"]]
-    command = shlex.join([sys.executable, "approve.py", *words[1:], asking, interaction.interaction_id])
     # A server that the options name is shown with all that its command line names, also to a sealed agent.
     programs = pb.McpServer(stdio=pb.McpStdioServer(command=sys.executable, args=["-c", "", *sys.path]))
-    said = await here.bash(
-        command, cwd=str(here.cwd), env={"PYTHONPATH": os.pathsep.join(sys.path)}, mcp_servers={"programs": programs}
+    probes, approvals = await here.bash(
+        shlex.join(["bash", "probes.sh", *here.arguments]),
+        approving(here),
+        cwd=str(here.cwd),
+        env={"PYTHONPATH": os.pathsep.join(sys.path)},
+        mcp_servers={"programs": programs},
     )
-    assert said.strip() == ("20 of 20" if kind == "off" else "0 of 20")
-    await here.service.stub.Cancel(pb.CancelRequest(session_id=asking))
+    found = {name: verdict == "yes" for name, _, verdict in (line.rpartition(": ") for line in probes.splitlines())}
+    assert len(found) == 22
+    assert {name for name, reached in found.items() if reached} == REACHED[kind]
+    assert approvals.strip() == "0 of 20"
+
+
+async def test_without_walls_the_same_attempts_approve(here: Host) -> None:
+    use(here.service, "off")
+    [said] = await here.bash(approving(here), cwd=str(here.cwd), env={"PYTHONPATH": os.pathsep.join(sys.path)})
+    assert said.strip() == "20 of 20"
 
 
 async def test_a_session_and_the_service_say_what_is_around_agents(here: Host) -> None:
@@ -186,7 +190,7 @@ async def test_an_agent_can_neither_change_nor_make_the_settings_of_its_director
         "ln -sf x .claude/settings.local.json\n"
         "mkdir -p .claude/worktrees && echo made\n"
     )
-    said = await here.bash("sh attack 2>/dev/null", cwd=str(tmp_path))
+    [said] = await here.bash("sh attack 2>/dev/null", cwd=str(tmp_path))
     assert said.split() == ["made"]
     assert {path.name: path.read_text() for path in (tmp_path / ".claude").glob("*.json")} == {
         "settings.json": "{}\n",
@@ -199,7 +203,7 @@ async def test_the_clis_own_sandbox_works_inside_the_walls(here: Host) -> None:
     if shutil.which("socat") is None:
         pytest.skip("the CLI's own sandbox needs socat")
     sandbox = pb.Sandbox(enabled=True, fail_if_unavailable=True)
-    said = await here.bash("touch /usr/x 2>&1 || echo held; echo inside", sandbox=sandbox)
+    [said] = await here.bash("touch /usr/x 2>&1 || echo held; echo inside", sandbox=sandbox)
     assert said.split()[-2:] == ["held", "inside"]
 
 
@@ -208,8 +212,8 @@ async def test_a_tool_that_takes_too_much_fails_and_its_agent_goes_on(here: Host
     if isinstance(_cgroups(), str):
         pytest.skip(str(_cgroups()))
     said = await here.bash(
-        "sh -c 'for each in $(seq 200); do sleep 5 & done'",
+        "sh -c 'for each in $(seq 200); do sleep 1 & done'",
         "python3 -c 'print(len(bytearray(2 << 30)))'; echo $?",
         "echo alive",
     )
-    assert said == "alive"
+    assert said[-1] == "alive"
