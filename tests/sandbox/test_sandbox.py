@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from agent_service.agents import walls as walls_module
+from agent_service.agents.walls import open_walls
+from agent_service.errors import CannotServe
 from agent_service.processes import bubblewrap as bubblewrap_module
 from agent_service.processes import landlock_sandbox
 from agent_service.processes.choice import choose_guard
@@ -227,3 +230,20 @@ async def test_a_sandbox_with_a_hole_does_not_pass_its_trial(place: Path, monkey
 
 def _no_tool(name: str) -> str:
     raise SandboxUnavailable(f"there is no {name} on this host")
+
+
+async def test_a_service_that_others_can_call_does_not_start_without_walls(
+    place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(bubblewrap_module, "tool", _no_tool)
+    monkeypatch.setattr(landlock_sandbox.landlock, "abi", lambda: 0)
+    monkeypatch.setattr(walls_module, "choose_sandbox", choose_sandbox)
+    arguments: Any = {"owner": "a", "guard": GroupGuard(), "data_dir": place}
+    for wished in ("auto", "workspace", "sealed"):
+        with pytest.raises(CannotServe, match="install bubblewrap"):
+            await open_walls(wished, must_hold=True, **arguments)
+    assert (await open_walls("off", must_hold=True, **arguments)).usual == "off"
+    caplog.clear()
+    assert (await open_walls("auto", **arguments)).usual == "off"
+    [line] = caplog.messages
+    assert "every agent sees what this service sees" in line
