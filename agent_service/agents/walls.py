@@ -242,7 +242,7 @@ async def open_walls(
     may see. Where the walls `must_hold`, as wherever others than the developer at this machine may call, "auto" that
     finds none is refused. Raises CannotServe.
     """
-    hidden = hidden_places([data_dir, *secret], [os.path.expanduser("~")])
+    hidden = hidden_places([data_dir, *secret])
     try:
         choice = await choose_sandbox(wished, guard=guard, hidden=hidden, directory=data_dir, others=must_hold)
         if must_hold and wished == "auto":

@@ -6,6 +6,7 @@ import os
 import pwd
 import stat
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,14 +35,10 @@ class Hidden:
         return tuple(path for path in (*self.secret, *self.places) if os.path.exists(path))
 
 
-def hidden_places(secret: Iterable[Path], homes: Iterable[str | Path] = ()) -> Hidden:
-    """Look for the places of this host that agents have no business in; takes some milliseconds.
-
-    `secret` are the service's own, `homes` more homes than /root, /home and that of the service's user.
-    """
+def hidden_places(secret: Iterable[Path]) -> Hidden:
+    """Look for the places of this host that agents have no business in, besides `secret`; takes some milliseconds."""
     own = tuple(dict.fromkeys(Path(os.path.realpath(path)) for path in secret))
-    user = _home_of_user()
-    homes = [home for home in (*homes, *([user] if user else [])) if _is_home(home)]
+    homes = [home for home in _homes_of_user() if _is_home(home)]
     places = _existing([*_PLACES, *homes, *(_of_root_alone() if os.geteuid() == 0 else ())])
     return Hidden(own, tuple(path for path in dict.fromkeys(places) if path not in own))
 
@@ -56,11 +53,11 @@ def _existing(paths: Iterable[str | Path]) -> list[Path]:
     return [Path(os.path.realpath(path)) for path in paths if os.path.lexists(path) and os.path.exists(path)]
 
 
-def _home_of_user() -> str | None:
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_dir
-    except KeyError:
-        return None
+def _homes_of_user() -> Iterator[str]:
+    """Yield the home that the service was started with, and that of its user; a container's user may have neither."""
+    yield os.path.expanduser("~")
+    with suppress(KeyError):
+        yield pwd.getpwuid(os.geteuid()).pw_dir
 
 
 def _is_home(path: str | Path) -> bool:

@@ -109,7 +109,7 @@ def use(service: Service, kind: str, **grant: Any) -> None:
         except SandboxUnavailable as error:
             pytest.skip(str(error))
     launch, policy = service.running.pool.launch, service.running.pool.policy
-    hidden = hidden_places([service.data_dir, Path(os.environ["XDG_RUNTIME_DIR"])], [Path.home()])
+    hidden = hidden_places([service.data_dir, Path(os.environ["XDG_RUNTIME_DIR"])])
     level: Level = "sealed" if kind == "sealed" else "off" if kind == "off" else "workspace"
     passed: tuple[tuple[Level, Sandbox], ...] = ()
     if kind != "off":
