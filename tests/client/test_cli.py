@@ -217,11 +217,12 @@ async def test_cancel_prints_the_receipt(service, agentctl):
 
 async def test_lists_are_tab_separated_for_scripts(service, agentctl):
     session = {"session_id": "a", "state": "SESSION_STATE_ERROR", "phase": "SESSION_PHASE_TIMED_OUT", "title": "t"}
-    service.answers["ListSessions"] = [pb.ListSessionsResponse(sessions=[session])]
-    done = await agentctl("ls", "--state", "error", "--label", "k=v")
-    assert done.out.rstrip("\n").split("\t")[:3] == ["a", "error (timed out)", "0"]
+    service.answers["ListSessions"] = [pb.ListSessionsResponse(sessions=[{**session, "created_by": "ann"}])]
+    done = await agentctl("ls", "--state", "error", "--label", "k=v", "--by", "ann")
+    columns = done.out.rstrip("\n").split("\t")
+    assert (columns[:3], columns[-2:]) == (["a", "error (timed out)", "0"], ["t", "ann"])
     assert service.requests["ListSessions"][0].filter == pb.SessionFilter(
-        states=[pb.SESSION_STATE_ERROR], labels={"k": "v"}
+        states=[pb.SESSION_STATE_ERROR], labels={"k": "v"}, created_by="ann"
     )
 
 

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import astuple
 from itertools import chain
 from queue import Empty, SimpleQueue
@@ -177,6 +177,8 @@ class Writer:
         except Exception as error:
             if isinstance(error, LedgerGone):
                 error = LedgerGone(f"{error}; {self._rescue()}")
+                with suppress(OSError):  # what was acknowledged is to be missed at the next start
+                    self._generation.write(self._now())
             log.critical("the ledger cannot be written: %s", error, exc_info=error)
             self.failure = error
             self._pending = Pending()

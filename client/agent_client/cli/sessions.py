@@ -45,13 +45,18 @@ async def status(
 async def ls(
     state: Annotated[list[str] | None, typer.Option(help="Only in this state, such as running. *")] = None,
     label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only with this label. *")] = None,
+    by: Annotated[str, typer.Option(metavar="NAME", help="Only those that this principal created.")] = "",
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 50,
     as_json: Json = False,
 ) -> None:
     """List sessions, newest first. Options marked * may be given several times."""
     async with connect() as client:
         listing = client.list_sessions(
-            states=state or (), labels=pairs(label or ()), limit=limit, page_size=min(limit, 1000)
+            states=state or (),
+            labels=pairs(label or ()),
+            created_by=by,
+            limit=limit,
+            page_size=min(limit, 1000),
         )
         sessions = [session async for session in listing]
     if as_json:
@@ -233,6 +238,7 @@ def _print_status(response: pb.GetStatusResponse) -> None:
         "turns": f"{session.turn_count}" + (f", {session.queued_turn_count} queued" * bool(session.queued_turn_count)),
         "cost": f"${session.total_cost_usd:.4f}",
         "created": _time(session.create_time),
+        "by": session.created_by,
         "updated": _time(session.update_time),
         "events": str(session.last_sequence),
     }
@@ -264,7 +270,7 @@ def _print_listing(sessions: list[pb.Session]) -> None:
     if not out.is_terminal:
         for session in sessions:
             facts = [state_word(session), str(session.turn_count), f"${session.total_cost_usd:.4f}"]
-            columns = [session.session_id, *facts, _time(session.update_time), session.title]
+            columns = [session.session_id, *facts, _time(session.update_time), session.title, session.created_by]
             out.file.write("\t".join(map(visible_line, columns)) + "\n")
     elif sessions:
         for row in _rows(sessions):
@@ -275,14 +281,19 @@ def _print_listing(sessions: list[pb.Session]) -> None:
 
 
 def _rows(sessions: list[pb.Session]) -> list[Text]:
-    """Lay out a listing so that only titles are ever cut: ids are there to be copied."""
+    """Lay out a listing so that only titles are ever cut: ids are there to be copied.
+
+    Who created a session is shown where there is more to it than the local token.
+    """
     words = [_phase_word(session) for session in sessions]
     width = max(map(len, words))
-    rows = [Text(f"{'session':36}  {'state':{width}}  {'cost':>8}  {'age':>4}  title", style="bold")]
-    for session, where in zip(sessions, words, strict=True):
+    creators = [visible_line(session.created_by) for session in sessions]
+    by = max(map(len, creators)) + 2 if set(creators) - {"", "local"} else 0
+    rows = [Text(f"{'session':36}  {'state':{width}}  {'cost':>8}  {'age':>4}  {'by'[:by]:{by}}title", style="bold")]
+    for session, where, creator in zip(sessions, words, creators, strict=True):
         cost, age = f"${session.total_cost_usd:.4f}", _age(session.update_time)
-        title = visible_line(session.title)
-        rows.append(Text(f"{visible_line(session.session_id):36}  {where:{width}}  {cost:>8}  {age:>4}  {title}"))
+        rest = f"{creator[:by]:{by}}{visible_line(session.title)}"
+        rows.append(Text(f"{visible_line(session.session_id):36}  {where:{width}}  {cost:>8}  {age:>4}  {rest}"))
     return rows
 
 
