@@ -122,9 +122,9 @@ def rows(numbers: range, at: int) -> Iterator[tuple[tuple[object, ...], tuple[ob
 
 def chained(
     key: int, pattern: list[Event], *ids: tuple[bytes, bytes]
-) -> Iterator[tuple[int, int, str, bytes, None, bytes]]:
+) -> Iterator[tuple[int, int, str, bytes, None, int]]:
     """The rows of a session's events, each with its link of the chain of checksums."""
-    last = b""
+    last = 0
     for sequence, kind, body, _ in pattern:
         for old, new in ids:
             body = body.replace(old, new)

@@ -260,9 +260,11 @@ async def test_nothing_is_left_of_agents_that_nobody_asked_for(tmp_path: Path) -
 
 
 async def test_a_crash_leaves_no_directory_of_an_agent_without_a_session(tmp_path: Path) -> None:
+    async with start_service(tmp_path / "data"):
+        pass
     left = tmp_path / "data" / "sessions" / "left"
     for folder in (left / "work", left / "scratch", tmp_path / "data" / "warm"):
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
     (left / "scratch" / "mcp.json").touch()
     (tmp_path / "data" / "warm" / "left").touch()
     async with start_service(tmp_path / "data"):

@@ -76,6 +76,7 @@ class ExecuteArguments(OptionArguments, total=False):
     title: str
     mode: str | int | None
     fork_from: str
+    fork_at_turn_id: str
     on_busy: str | int | None
     attachments: Sequence[pb.Attachment | Json | os.PathLike[str]]
     execution_timeout: Seconds | None

@@ -46,6 +46,7 @@ async def run(
     system: Annotated[str | None, typer.Option(help="The system prompt.")] = None,
     resume: Annotated[str, typer.Option(metavar="SESSION", help="Give this session its next turn.")] = "",
     fork: Annotated[str, typer.Option(metavar="SESSION", help="Branch from this session's conversation.")] = "",
+    at_turn: Annotated[str, typer.Option(metavar="TURN", help="With --fork: end it after this turn.")] = "",
     on_busy: Annotated[
         str | None, typer.Option(metavar="reject|enqueue|interrupt", help="If the session is at work.")
     ] = None,
@@ -91,6 +92,7 @@ async def run(
         "session_id": resume,
         "mode": "resume" if resume else None,
         "fork_from": fork,
+        "fork_at_turn_id": at_turn,
         "on_busy": on_busy,
         "profile": profile,
         "title": title,
