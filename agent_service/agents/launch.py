@@ -79,7 +79,7 @@ class Launch:
         marker = f"{self._marker}:{session.agent_session_id}"
         sdk_options = self._sdk_options(session, options, resume, directories, grant)
         environment = self._environment_of(options, directories)
-        wall = self.walls.around(options, directories, grant, {**environment, **options.env}, marker)
+        wall = self.walls.around(options, directories, grant, environment, marker)
         environment |= wall.environment
         outlet = self._outlet(grant, directories)
         if outlet is not None:

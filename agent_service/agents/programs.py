@@ -15,6 +15,7 @@ from pathlib import Path
 
 from agentpb import agent_pb2 as pb
 
+from agent_service.policy import Grant
 from agent_service.processes.hidden import Hidden
 
 CREDENTIAL_FILES = ("GOOGLE_APPLICATION_CREDENTIALS", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE")
@@ -30,12 +31,20 @@ _SIGNS = ("pyvenv.cfg", "lib/node_modules", "libexec", "versions", "lib/python3"
 """Any of these beside a directory of programs makes a tool chain of what is around it."""
 
 
-def needed(options: pb.AgentOptions, environment: Mapping[str, str], hidden: Hidden, *, sealed: bool) -> list[Path]:
-    """Return the files and directories in hidden places that an agent has to see. Asks the file system."""
+def needed(
+    options: pb.AgentOptions, environment: Mapping[str, str], hidden: Hidden, grant: Grant, *, sealed: bool
+) -> list[Path]:
+    """Return the files and directories in hidden places that an agent has to see. Asks the file system.
+
+    Of a tenant that an access file limits, only what the operator named counts: a PATH or a server of the caller's
+    could name any directory.
+    """
     path = environment.get("PATH", os.defpath)
+    if not grant.limited:
+        path = options.env.get("PATH", path)
     found: list[Path] = [Path(plugin) for plugin in options.plugins]
     for server in options.mcp_servers.values():
-        if server.HasField("stdio"):
+        if server.HasField("stdio") and (not grant.limited or _is_of_operator(server.stdio, grant)):
             found += _of_server(server.stdio, server.stdio.env.get("PATH", path))
     if not sealed:
         for folder in path.split(os.pathsep):
@@ -43,6 +52,11 @@ def needed(options: pb.AgentOptions, environment: Mapping[str, str], hidden: Hid
         for name in (*CREDENTIAL_FILES, *TRUST_FILES):
             found += [Path(environment[name])] if environment.get(name, "").startswith("/") else []
     return list(dict.fromkeys(each for each in found if _may_be_shown(each, hidden, sealed=sealed)))
+
+
+def _is_of_operator(server: pb.McpStdioServer, grant: Grant) -> bool:
+    commands = [(each.stdio.command, list(each.stdio.args)) for each in grant.servers.values()]
+    return (server.command, list(server.args)) in commands
 
 
 def _of_server(server: pb.McpStdioServer, path: str) -> Iterator[Path]:

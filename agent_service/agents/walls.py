@@ -211,7 +211,7 @@ def _view(
         own=tuple(own),
         own_read_only=(directories.scratch, Path(bundled_cli()).parent),
         writable=tuple(named),
-        read_only=tuple(needed(options, environment, sandbox.hidden, sealed=level == "sealed")),
+        read_only=tuple(needed(options, environment, sandbox.hidden, grant, sealed=level == "sealed")),
         roots=roots,
         network=level != "sealed",
     )
