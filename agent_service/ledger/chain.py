@@ -7,15 +7,21 @@ find no more, as long as nothing outside of the database knows the last one, and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from zlib import crc32
 
 from agent_service.ledger.tail import Event
 
 
-def link(before: int, event: Event) -> int:
-    """Return the checksum of an event that follows one with the checksum `before`; 0 at the beginning.
+def links(before: int, events: Sequence[Event]) -> list[int]:
+    """Return the checksums of events that follow one with the checksum `before`; 0 at the beginning.
 
-    Sequence and type are in the event's bytes as well.
+    Sequence and type are in the events' bytes as well.
     """
-    checksum = crc32(event.body, before)
-    return crc32(event.raw, checksum) if event.raw else checksum
+    found = []
+    for _, _, body, raw in events:
+        before = crc32(body, before)
+        if raw:
+            before = crc32(raw, before)
+        found.append(before)
+    return found

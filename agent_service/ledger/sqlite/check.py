@@ -12,7 +12,7 @@ from typing import Any
 from agentpb import agent_pb2 as pb
 from google.protobuf.message import DecodeError, Message
 
-from agent_service.ledger.chain import link
+from agent_service.ledger.chain import links
 from agent_service.ledger.commits import AT_REST, FINISHED, MESSAGES, Record
 from agent_service.ledger.sqlite import migrations, schema
 from agent_service.ledger.sqlite.file import FILE, connect, snapshot, value
@@ -153,7 +153,7 @@ class _Log:
             if self._chained:
                 yield f"event {stored.sequence} has no checksum"
             return
-        if chain != link(self._chain, stored):
+        if chain != links(self._chain, [stored])[0]:
             yield f"event {stored.sequence} is not as it was written, or does not follow the one before it"
         self._chained, self._chain = True, chain
 

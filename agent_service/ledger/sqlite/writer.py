@@ -16,7 +16,7 @@ from itertools import chain
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from agent_service.ledger.chain import link
+from agent_service.ledger.chain import links
 from agent_service.ledger.clock import Ages
 from agent_service.ledger.commits import FINISHED, REQUEST_ID_SECONDS, Append, Job, Record, RequestId
 from agent_service.ledger.sqlite import schema
@@ -338,11 +338,10 @@ class Pending:
         key = item.tail.key
         if item.record is not None:
             self._records[item.tail] = (item.record, item.change)
-        chain = item.tail.chain
-        for event in item.events:
-            chain = link(chain, event)
-            self._events.append((key, *event, chain))
-        item.tail.chain = chain
+        if item.events:
+            chain = links(item.tail.chain, item.events)
+            item.tail.chain = chain[-1]
+            self._events += [(key, *event, checksum) for event, checksum in zip(item.events, chain, strict=True)]
         for turn_id, number, state, body in item.turns:
             self._turns[turn_id] = (turn_id, key, number, state, body)
             if state in FINISHED:
