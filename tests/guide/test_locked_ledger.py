@@ -1,4 +1,4 @@
-"""Another process locks the ledger: calls that write are refused after a while, calls that read go on, until it ends."""
+"""Another process locks the ledger: calls that write are refused after a while, and calls that read go on."""
 
 from __future__ import annotations
 
