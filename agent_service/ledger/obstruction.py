@@ -29,7 +29,8 @@ class Obstruction:
         self.lasts = lasts
         if lasts:
             for wait in self._waits:
-                wait.reschedule(asyncio.get_running_loop().time())
+                if not wait.expired():  # of an obstruction a moment ago
+                    wait.reschedule(asyncio.get_running_loop().time())
 
     def bounded(self) -> Bounded:
         """Return a context for a call that writes. Entering and leaving it raise StoreUnavailable."""

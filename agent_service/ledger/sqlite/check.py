@@ -34,7 +34,8 @@ def fsck(path: Path) -> list[str]:
                 problems += [f"{count} rows of {table} belong to no session"] if count else []
             with closing(db.execute(schema.ALL_SESSIONS)) as rows:
                 for row in rows:
-                    problems += [f"session {row[1]}: {text}" for text in _session_problems(db, row)]
+                    whose = f" of tenant {row[2]}" if row[2] else ""
+                    problems += [f"session {row[1]}{whose}: {text}" for text in _session_problems(db, row)]
             return problems
     except sqlite3.Error as error:
         return [f"{file} is damaged, or no ledger: {error}"]
