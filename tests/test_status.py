@@ -10,8 +10,11 @@ import grpc.aio
 import pytest
 from agentpb import agent_pb2 as pb
 
+from agent_service.ledger import SessionKey
 from agent_service.registry.status_cache import ENTRY, MAX_BYTES, MAX_PAGE, CachedMessages, CachedStatus, StatusCache
 from tests.conftest import Service
+
+KEY = SessionKey("", "s")
 
 
 async def test_no_status_is_older_than_the_last_acknowledged_write(start: Callable[..., Any]) -> None:
@@ -70,26 +73,26 @@ async def test_a_deleted_session_has_no_status_even_if_it_was_just_asked_for(sta
 
 def test_messages_are_kept_only_with_the_head_they_were_read_after() -> None:
     status_cache = StatusCache()
-    first, second = CachedStatus("", 0, b"first", True), CachedStatus("", 0, b"second", True)
+    first, second = CachedStatus(0, b"first", True), CachedStatus(0, b"second", True)
     page = CachedMessages(100, b"messages", truncated=False)
-    status_cache.put_page("s", first, page)
-    assert status_cache.get("s", "", 0) is None
-    status_cache.put("s", second)
-    status_cache.put_page("s", first, page)
-    assert status_cache.get("s", "", 0) is second
-    status_cache.put_page("s", second, CachedMessages(100, b"x" * (MAX_PAGE + 1), truncated=False))
-    assert status_cache.get("s", "", 0) is second
-    status_cache.put_page("s", second, page)
-    assert status_cache.get("s", "", 0) == second._replace(page=page)
-    status_cache.forget("s")
-    assert status_cache.get("s", "", 0) is None
+    status_cache.put_page(KEY, first, page)
+    assert status_cache.get(KEY, 0) is None
+    status_cache.put(KEY, second)
+    status_cache.put_page(KEY, first, page)
+    assert status_cache.get(KEY, 0) is second
+    status_cache.put_page(KEY, second, CachedMessages(100, b"x" * (MAX_PAGE + 1), truncated=False))
+    assert status_cache.get(KEY, 0) is second
+    status_cache.put_page(KEY, second, page)
+    assert status_cache.get(KEY, 0) == second._replace(page=page)
+    status_cache.forget(KEY)
+    assert status_cache.get(KEY, 0) is None
 
 
 def test_what_is_kept_is_bounded_with_all_that_goes_with_it() -> None:
     status_cache = StatusCache()
     for number in range(100_000):
-        head = CachedStatus("", 0, b"x" * 300, False)
-        status_cache.put(f"{number:036}", head)
-        status_cache.put_page(f"{number:036}", head, CachedMessages(100, b"x" * 200, truncated=False))
-    kept = [number for number in range(100_000) if status_cache.get(f"{number:036}", "", 0)]
+        head = CachedStatus(0, b"x" * 300, False)
+        status_cache.put(SessionKey("", f"{number:036}"), head)
+        status_cache.put_page(SessionKey("", f"{number:036}"), head, CachedMessages(100, b"x" * 200, truncated=False))
+    kept = [number for number in range(100_000) if status_cache.get(SessionKey("", f"{number:036}"), 0)]
     assert kept == list(range(100_000 - MAX_BYTES // (500 + ENTRY), 100_000))

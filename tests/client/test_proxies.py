@@ -18,9 +18,11 @@ class Proxy:
     def __init__(self, target: str | None) -> None:
         self.target = target
         self.asked: list[str] = []
+        self.open: list[asyncio.StreamWriter] = []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one CONNECT."""
+        self.open.append(writer)
         request = await reader.readuntil(b"\r\n\r\n")
         self.asked.append(request.split()[1].decode())
         if self.target is None:
@@ -52,6 +54,9 @@ async def proxy(service, monkeypatch):
         monkeypatch.setenv(name, f"http://someone:secret@{proxy.address}")
     yield proxy
     server.close()
+    for writer in proxy.open:
+        writer.close()
+    await asyncio.sleep(0)  # a connection is closed in the loop's next round
 
 
 @pytest.mark.parametrize("form", ["{}", "ipv4:{}", "dns:///{}", "localhost:{}"])

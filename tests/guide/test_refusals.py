@@ -30,6 +30,7 @@ WHERE = {
     "CREDENTIALS_INVALID": "identity/test_matrix.py::test_who_may_call_what",
     "RPC_NOT_ALLOWED": "identity/test_matrix.py::test_who_may_call_what",
     "RATE_LIMITED": "identity/test_rates.py::test_a_tenant_that_starts_too_much_is_told_when_to_come_back",
+    "QUOTA_EXCEEDED": "tenants/test_quotas.py::test_a_tenants_quotas_bound_it_and_nobody_else",
     "IDENTITY_UNAVAILABLE": "identity/test_signed.py::test_the_last_good_keys_count_until_they_are_stale",
     "INVALID_FIELD": "guide/test_refusals.py::test_a_bad_field_is_named_with_its_path",
     "MALFORMED_REQUEST": "guide/test_refusals.py::test_bytes_that_are_no_message_are_malformed",
@@ -458,7 +459,7 @@ async def test_a_session_at_work_refuses_another_turn_and_its_deletion(service: 
         again = await refusal_of(service, "Execute", request)
         assert (again.code, again.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "SESSION_BUSY")
         assert "PreconditionFailure" in again.kinds
-        assert set(again.metadata) == {"turn_id", "phase"}
+        assert set(again.metadata) == {"turn_id", "phase", "since", "interaction_id"}
         assert again.metadata["phase"] in again.text, "the text says what is in the way, and the metadata says it again"
     active = await refusal_of(service, "DeleteSession", pb.DeleteSessionRequest(session_id=session_id))
     assert (active.code, active.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "SESSION_ACTIVE")

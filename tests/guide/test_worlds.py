@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import Callable
@@ -108,6 +109,9 @@ async def test_nothing_of_a_deleted_session_is_left_on_the_disk(service: Service
     assert traces(service.data_dir, names) != []
     for session_id in (fork.session_id, done.session_id):
         await service.stub.DeleteSession(pb.DeleteSessionRequest(session_id=session_id))
+    async with asyncio.timeout(10):  # what the agents' processes left behind is moved away at once, and removed soon
+        while service.running.pool.launch.workspaces.removals.left():
+            await asyncio.to_thread(service.running.pool.launch.workspaces.removals.retry)
     assert traces(service.data_dir, names) == []
     for outside in clis_own(Path("/tmp")):
         assert traces(outside, names) == []

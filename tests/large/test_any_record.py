@@ -71,7 +71,7 @@ class Told:
         )
         self.record.create_time.GetCurrentTime()
         self.journal = Journal(self.record, service.running.ledger, new=True)
-        self.work = QueuedTurn(new_turn(str(uuid4()), prompt), pb.ExecuteRequest(prompt=prompt))
+        self.work = QueuedTurn(new_turn(str(uuid4()), prompt, ""), pb.ExecuteRequest(prompt=prompt))
         self.whole: dict[str, Message] = {}
         """Every turn and interaction as it was told, by its id."""
 

@@ -102,12 +102,11 @@ async def test_a_second_service_on_one_data_directory_is_refused_with_the_firsts
 async def test_files_that_cannot_be_removed_hold_up_no_other_session(service: Service, small_disk: Path) -> None:
     stuck = (await service.run("say: stuck")).session
     free = (await service.run("say: free")).session
-    held = Path(stuck.cwd) / "held"
-    held.mkdir()
+    held = Path(stuck.cwd).parent  # as the root of a mount it can be neither moved nor removed
     subprocess.run(["mount", "--bind", small_disk, held], check=True)
     try:
         assert await service.running.registry.deletion.expire(lambda _: 1e-6) == 1
-        with pytest.raises(grpc.aio.AioRpcError, match="held") as refused_call:
+        with pytest.raises(grpc.aio.AioRpcError, match=held.name) as refused_call:
             await service.stub.DeleteSession(pb.DeleteSessionRequest(session_id=stuck.session_id))
         assert refused_call.value.code() == grpc.StatusCode.UNAVAILABLE
         cleanup = await service.stub.Cleanup(pb.CleanupRequest(older_than={"nanos": 1000}))
