@@ -64,6 +64,9 @@ class Config:
     start_limit: int = _option(0, "agents started at the same moment; 0: as many as cores", minimum=0)
     # About 100 MB each; fewer are kept where fewer are asked for, none where memory is short.
     warm_agents: int = _option(4, "agents kept connected before they are asked for, at most", minimum=0)
+    max_prepared: int = _option(
+        32, "agents that callers may have connected ahead of their sessions, at most", minimum=0
+    )
     max_idle: int = _option(32, "finished sessions whose process waits for their next turn; 0: no limit", minimum=0)
     idle_timeout: float = _option(300.0, "how long a finished session's process waits for its next turn", duration=True)
     execution_timeout: float = _option(

@@ -162,6 +162,7 @@ async def running(config: Config, *, signals: asyncio.Queue[int] | None = None) 
                 spawn_limit=config.spawn_limit(),
                 start_timeout=config.start_timeout,
                 warm_agents=config.warm_agents,
+                max_prepared=config.max_prepared,
                 max_idle=config.max_idle,
                 policy=policy,
             )
@@ -186,6 +187,7 @@ async def running(config: Config, *, signals: asyncio.Queue[int] | None = None) 
             cancellation=registry.cancellation,
             mass_cancellation=registry.mass_cancellation,
             deletion=registry.deletion,
+            preparation=registry.preparation,
             retention=config.retention or 86400.0,
             policy=policy,
             server_info=lambda owner: _current_info(info, registry, pool, access, owner),

@@ -20,6 +20,7 @@ UNARY = {
     "Cancel": pb.CancelRequest,
     "ListSessions": pb.ListSessionsRequest,
     "CountSessions": pb.CountSessionsRequest,
+    "PrepareAgents": pb.PrepareAgentsRequest,
     "Cleanup": pb.CleanupRequest,
     "DeleteSession": pb.DeleteSessionRequest,
     "ListEvents": pb.ListEventsRequest,

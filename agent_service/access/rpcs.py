@@ -15,7 +15,7 @@ READING = frozenset(
 
 GROUPS: Mapping[str, frozenset[str]] = {
     "@read": READING,
-    "@run": frozenset({"Execute", "SendMessage", "Interrupt", "Cancel", "CancelSessions"}),
+    "@run": frozenset({"Execute", "SendMessage", "Interrupt", "Cancel", "CancelSessions", "PrepareAgents"}),
     "@answer": frozenset({"RespondToInteraction"}),
     "@delete": frozenset({"DeleteSession", "Cleanup"}),
     "@serve": frozenset(),

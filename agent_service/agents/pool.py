@@ -21,6 +21,7 @@ from agent_service.agents.agent import Agent, AgentFailed, AgentSpec, Ended
 from agent_service.agents.demand import Profile
 from agent_service.agents.host_memory import memory
 from agent_service.agents.launch import Launch
+from agent_service.agents.prepared import Prepared
 from agent_service.agents.warm import WarmAgent, WarmAgents
 from agent_service.policy import Policy
 from agent_service.processes.guards import ProcessGuard
@@ -59,13 +60,14 @@ class AgentPool:
         spawn_limit: int,
         start_timeout: float,
         warm_agents: int = 0,
+        max_prepared: int = 0,
         max_idle: int = 0,
         policy: Policy | None = None,
     ) -> None:
         """Start at most `spawn_limit` agents at a moment, with what `launch` says, in process trees held by `guard`.
 
-        Up to `warm_agents` agents are kept connected for new sessions; at most `max_idle` sessions at rest keep their
-        process, 0 for no limit.
+        Up to `warm_agents` agents are kept connected for new sessions, and up to `max_prepared` that callers asked for;
+        at most `max_idle` sessions at rest keep their process, 0 for no limit.
         """
         self._guard = guard
         self.launch = launch
@@ -78,6 +80,7 @@ class AgentPool:
         self._max_idle = max_idle
         self._warm = WarmAgents(
             places=warm_agents,
+            max_prepared=max_prepared,
             make=self._make,
             end=self._end_unused,
             made_with=launch.made_with,
@@ -137,6 +140,20 @@ class AgentPool:
         """Prepare for a session with these options; real requests weigh more."""
         if (profile := self._profile(options, owner)) is not None:
             self._warm.expect(profile, EXPECTED)
+
+    def prepare(self, options: pb.AgentOptions, owner: str, count: int, hold: float, quota: int | None) -> Prepared:
+        """Connect agents ahead of `count` sessions with these options, and hold them for `hold` seconds.
+
+        `quota` is how many the owner may have ordered.
+        """
+        profile = self._profile(options, owner)
+        if profile is None:
+            return Prepared(0, 0, "options")
+        return self._warm.prepare(profile, count, hold, quota=quota, memory=memory())
+
+    def prepare_no_more(self) -> None:
+        """End the agents that `prepare` connected, before a shutdown: no session will come."""
+        self._warm.prepare_no_more()
 
     def reserve(self, options: pb.AgentOptions, owner: str) -> str:
         """Return the agent_session_id of a new session: a warm agent's, if one fits; see `take`.

@@ -1,8 +1,8 @@
 """WarmAgents: agents connected before a session asks for them. Each serves one session and ends with it.
 
 A warm agent has an id and a directory of its own, which its session takes over; it has had no prompt, files or rules
-of any caller. One task starts agents by demand, one at a time and only while no turn waits for a start. It retires
-agents that are too old, dead, no longer in demand, or started before a change of the CLI or of credentials.
+of any caller. One task starts agents by demand and by order, one at a time and only while no turn waits for a start. It
+retires agents that are too old, dead, no longer wanted, or started before a change of the CLI or of credentials.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from agent_service.agents.agent import Agent, AgentFailed, Answer
 from agent_service.agents.demand import Demand, Profile, shares
+from agent_service.agents.host_memory import Memory
+from agent_service.agents.prepared import Orders, Prepared
 
 log = logging.getLogger(__name__)
 
@@ -75,13 +77,14 @@ class WarmAgents:
         self,
         *,
         places: int,
+        max_prepared: int = 0,
         make: Callable[[Profile], Awaitable[Agent]],
         end: Callable[[Agent], None],
         made_with: Callable[[Profile], object],
         may_start: Callable[[], bool],
         short_of_memory: Callable[[], bool],
     ) -> None:
-        """Keep at most `places` agents.
+        """Keep at most `places` agents by demand, and `max_prepared` that were ordered.
 
         `make` prepares an agent and `end` ends it. `made_with` changes when an agent would be started differently.
         `may_start` is false while a turn waits for a start.
@@ -93,6 +96,7 @@ class WarmAgents:
         self._may_start = may_start
         self._short_of_memory = short_of_memory
         self._demand = Demand()
+        self._orders = Orders(max_prepared)
         self._waiting: list[WarmAgent] = []
         self._failures: dict[Profile, tuple[int, float]] = {}
         self._turn_began = float("-inf")
@@ -114,7 +118,10 @@ class WarmAgents:
     def open(self) -> None:
         """Start the task."""
         if self._places:
-            self._task = asyncio.create_task(self._keep(), name="warm agents")
+            self._begin()
+
+    def _begin(self) -> None:
+        self._task = asyncio.create_task(self._keep(), name="warm agents")
 
     def stop(self) -> list[Agent]:
         """Start no more agents; the caller ends those that are kept."""
@@ -134,8 +141,28 @@ class WarmAgents:
             self._demand.note(profile, time.monotonic(), weight)
             self._wake.set()
 
+    def prepare(self, profile: Profile, count: int, hold: float, *, quota: int | None, memory: Memory) -> Prepared:
+        """Keep `count` agents for sessions that come within `hold` seconds, or as many as there is room for."""
+        if self._closed:
+            return Prepared(0, 0, "max_warm")
+        now, made_with = time.monotonic(), self._made_with(profile)
+        granted, limit = self._orders.place(
+            profile, made_with, count, now + hold, kept=self._kept(), quota=quota, memory=memory
+        )
+        if granted and self._task is None:
+            self._begin()
+        self._wake.set()
+        asyncio.get_running_loop().call_later(hold, self._wake.set)
+        ready = self.ready(profile)
+        return Prepared(ready, max(0, granted - ready), limit)
+
+    def prepare_no_more(self) -> None:
+        """End the agents that were ordered; those in demand stay."""
+        self._drop_ordered(self._orders.clear())
+
     def take(self, profile: Profile) -> WarmAgent | None:
         """Hand over an agent: a connected one, or the one that has been connecting longest."""
+        self._orders.came(profile)
         made_with = self._made_with(profile)
         fitting = [
             warm for warm in self._waiting if warm.profile == profile and warm.usable and warm.made_with == made_with
@@ -186,21 +213,31 @@ class WarmAgents:
             await asyncio.sleep(pause)
 
     def _wanted(self) -> Profile | None:
-        """Return a profile with fewer agents than its share; a profile with too many gives one up for it."""
+        """Return a profile with fewer agents than were ordered, or than its share of the places.
+
+        A profile with too many gives one up for it. Ordered agents take none of the places.
+        """
         now = time.monotonic()
+        kept, ordered = self._kept(), self._orders.wanted()
+        for profile, count in ordered.items():
+            if kept[profile] < count and not self._is_blocked(profile, now):
+                return profile
         weights = self._demand.weights(now)
         wanted = shares(weights, self._places)
-        kept = Counter(warm.profile for warm in self._waiting)
+        in_places = (kept - ordered).total()
         for profile, share in wanted.items():
             if kept[profile] >= share or self._is_blocked(profile, now):
                 continue
-            if len(self._waiting) < self._places or self._make_room(wanted, weights, profile):
+            if in_places < self._places or self._make_room(wanted | ordered, weights, profile):
                 return profile
         return None
 
+    def _kept(self) -> Counter[Profile]:
+        return Counter(warm.profile for warm in self._waiting)
+
     def _make_room(self, wanted: Counter[Profile], weights: dict[Profile, float], profile: Profile) -> bool:
         """Retire an agent of clearly less demand: places must not change with every request."""
-        kept = Counter(warm.profile for warm in self._waiting)
+        kept = self._kept()
         surplus = [warm for warm in self._waiting if kept[warm.profile] > wanted[warm.profile]]
         if not surplus:
             return False
@@ -265,6 +302,7 @@ class WarmAgents:
     def _retire(self) -> None:
         """Retire the agents that no session should get."""
         now = time.monotonic()
+        self._drop_ordered(self._orders.end(now, self._made_with))
         for warm in list(self._waiting):
             if not warm.connected.done():
                 continue
@@ -279,6 +317,14 @@ class WarmAgents:
         if self._waiting and self._short_of_memory():
             self._drop(self._waiting[0])
         self._failures = {profile: each for profile, each in self._failures.items() if each[1] > now - MAX_BACKOFF}
+
+    def _drop_ordered(self, ended: Iterable[Profile]) -> None:
+        """Retire the agents of orders that have ended, but for as many as demand would keep."""
+        in_demand = shares(self._demand.weights(time.monotonic()), self._places)
+        for profile in ended:
+            of_it = [warm for warm in self._waiting if warm.profile == profile and warm.connected.done()]
+            for warm in of_it[in_demand[profile] :]:
+                self._drop(warm)
 
     def _drop(self, warm: WarmAgent) -> None:
         self._waiting.remove(warm)

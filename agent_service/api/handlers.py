@@ -30,6 +30,7 @@ from agent_service.registry import (
     Deletion,
     Execution,
     MassCancellation,
+    Preparation,
     Queries,
     Wanted,
     check_sequence,
@@ -56,6 +57,7 @@ class Handlers:
         cancellation: Cancellation,
         mass_cancellation: MassCancellation,
         deletion: Deletion,
+        preparation: Preparation,
         retention: float,
         policy: Policy,
         server_info: Callable[[str], pb.GetServerInfoResponse],
@@ -67,6 +69,7 @@ class Handlers:
         self._cancellation = cancellation
         self._mass_cancellation = mass_cancellation
         self._deletion = deletion
+        self._preparation = preparation
         self._retention = retention
         self._policy = policy
         self._server_info = server_info
@@ -169,6 +172,13 @@ class Handlers:
         async for response in self._mass_cancellation.cancel(request, call.owner):
             call.response = response  # the last one is the summary
             await call.write(response)
+
+    async def PrepareAgents(self, request: pb.PrepareAgentsRequest, call: Call) -> pb.PrepareAgentsResponse:
+        """Connect agents ahead of sessions, for options that Execute would take."""
+        session = pb.ExecuteRequest(options=request.options, profile=request.profile)
+        self._policy.check_given(session, call.owner)
+        check_host(session)
+        return self._preparation.prepare(request, session, call.owner)
 
     async def Cleanup(self, request: pb.CleanupRequest, call: Call) -> pb.CleanupResponse:
         """Delete what has been at rest for long enough."""

@@ -33,6 +33,8 @@ MAX_LABEL_KEY, MAX_LABEL_VALUE = 63, 255
 MAX_FIELD_PATH = 1000
 """Characters of ReadFieldRequest.field."""
 MAX_GRACE_SECONDS = 300
+MAX_PREPARED, MAX_HOLD_SECONDS = 1000, 600
+"""Sessions that a PrepareAgents expects, and how long unused agents are held for them."""
 
 
 def fixed_limits() -> pb.ServerLimits:

@@ -19,10 +19,12 @@ from agent_service.api.counts import ACCEPTED, is_groupable
 from agent_service.api.limits import (
     MAX_FIELD_PATH,
     MAX_GRACE_SECONDS,
+    MAX_HOLD_SECONDS,
     MAX_LABEL_KEY,
     MAX_LABEL_VALUE,
     MAX_LISTED,
     MAX_PAGE_SIZE,
+    MAX_PREPARED,
     MAX_PROMPT_BYTES,
     MAX_REASON,
     MAX_REQUEST_ID,
@@ -135,8 +137,7 @@ def _check_execute(request: pb.ExecuteRequest) -> Iterable[FieldViolation]:
         value = getattr(request, name)
         if value and not SESSION_ID.fullmatch(value):
             yield FieldViolation(name, "must have 1 to 128 of A-Z a-z 0-9 _ . - and begin with a letter or digit")
-    if request.profile and not SESSION_ID.fullmatch(request.profile):
-        yield FieldViolation("profile", "must be the name of a profile of the operator's")
+    yield from _check_profile(request.profile)
     if request.fork_from and request.fork_from == request.session_id:
         yield FieldViolation("fork_from", "must be another session than session_id")
     if request.fork_at_turn_id and not request.fork_from:
@@ -157,6 +158,11 @@ def _check_execute(request: pb.ExecuteRequest) -> Iterable[FieldViolation]:
     if problem := translate.too_large(request.options):
         yield FieldViolation("options", problem)
     yield from translate.check_clear(request.clear_options)
+
+
+def _check_profile(name: str) -> Iterable[FieldViolation]:
+    if name and not SESSION_ID.fullmatch(name):
+        yield FieldViolation("profile", "must be the name of a profile of the operator's")
 
 
 def _check_length(name: str, value: str, longest: int) -> Iterable[FieldViolation]:
@@ -248,6 +254,17 @@ def _check_cancel_sessions(request: pb.CancelSessionsRequest) -> Iterable[FieldV
         yield FieldViolation("filter", "must have a condition, such as labels: what has none would name every session")
 
 
+def _check_prepare(request: pb.PrepareAgentsRequest) -> Iterable[FieldViolation]:
+    yield from _check_profile(request.profile)
+    if not 1 <= request.count <= MAX_PREPARED:
+        yield FieldViolation("count", f"must be from 1 to {MAX_PREPARED}")
+    hold = (request.hold.seconds, request.hold.nanos)
+    if request.HasField("hold") and not (0, 0) < hold <= (MAX_HOLD_SECONDS, 0):
+        yield FieldViolation("hold", "must be more than 0 and at most 10 minutes")
+    if problem := translate.too_large(request.options):
+        yield FieldViolation("options", problem)
+
+
 def _check_cleanup(request: pb.CleanupRequest) -> Iterable[FieldViolation]:
     yield from _check_filter(request.filter)
     if request.limit < 0:
@@ -286,6 +303,7 @@ _CHECKERS: dict[type[Message], Callable[[Any], Iterable[FieldViolation]]] = {
     pb.CancelRequest: _check_cancel,
     pb.CountSessionsRequest: _check_count_sessions,
     pb.CancelSessionsRequest: _check_cancel_sessions,
+    pb.PrepareAgentsRequest: _check_prepare,
     pb.CleanupRequest: _check_cleanup,
     pb.SendMessageRequest: _check_send,
     pb.RespondToInteractionRequest: _check_respond,

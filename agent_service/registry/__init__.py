@@ -7,6 +7,7 @@ from agent_service.registry.control import Control
 from agent_service.registry.deletion import Deletion
 from agent_service.registry.execute import MAX_LABELS, Checked, Execution
 from agent_service.registry.fields import PIECE
+from agent_service.registry.prepare import Preparation
 from agent_service.registry.queries import Queries
 from agent_service.registry.registry import SessionRegistry
 from agent_service.registry.status_cache import CachedStatus
@@ -23,6 +24,7 @@ __all__ = [
     "Deletion",
     "Execution",
     "MassCancellation",
+    "Preparation",
     "Queries",
     "SessionRegistry",
     "Wanted",

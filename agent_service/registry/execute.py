@@ -128,10 +128,20 @@ class Execution:
             self._drain.check()
             session = self._new_session(request, owner, parent)
             request, options = self._resolve(session.journal.record, request)
-        if problems := self._pool.launch.secrets.check(options, owner):
-            raise errors.InvalidField(problems)
+        self._check_secrets(options, owner)
         self._capacity.check(session, new=not session.journal.record.turn_count)
         return _Admitted(session, request, options, parent)
+
+    def options_of_new(self, request: pb.ExecuteRequest, owner: str) -> pb.AgentOptions:
+        """The options that a new session of this request would have. Raises what `start` would raise for them."""
+        self._drain.check()
+        options = self._resolve(pb.Session(owner=owner), request).options
+        self._check_secrets(options, owner)
+        return options
+
+    def _check_secrets(self, options: pb.AgentOptions, owner: str) -> None:
+        if problems := self._pool.launch.secrets.check(options, owner):
+            raise errors.InvalidField(problems)
 
     async def check_start(self, request: pb.ExecuteRequest, owner: str) -> Checked:
         """Raise what `start` would raise, and start nothing."""

@@ -26,6 +26,7 @@ from agent_service.registry.drain import Drain
 from agent_service.registry.execute import Execution
 from agent_service.registry.idempotency import InFlightRequests
 from agent_service.registry.live import LiveSessions
+from agent_service.registry.prepare import Preparation
 from agent_service.registry.queries import Queries
 from agent_service.registry.recovery import recover
 from agent_service.session.admission import Admission
@@ -85,6 +86,7 @@ class SessionRegistry:
             capacity=self._capacity,
             policy=policy,
         )
+        self.preparation = Preparation(self.execution, pool, policy)
         self.queries = Queries(self.live_sessions, ledger, self._drain)
         self.control = Control(self.live_sessions, ledger, in_flight)
         self.cancellation = Cancellation(self.live_sessions, ledger, in_flight)
@@ -133,6 +135,7 @@ class SessionRegistry:
     async def drain(self, seconds: float) -> None:
         """Let running turns go on for `seconds`, then end them; the queue is left for the next start."""
         self._drain.begun = True
+        self._pool.prepare_no_more()
         for session in list(self.live_sessions.sessions.values()):
             session.hold_queue()
         tasks = [task for session in self.live_sessions.sessions.values() if (task := session.task) is not None]

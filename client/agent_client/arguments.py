@@ -89,6 +89,12 @@ class ExecuteArguments(OptionArguments, total=False):
     profile: str
 
 
+class PrepareArguments(OptionArguments, total=False):
+    """The options of sessions to come: whole, or each by its own name."""
+
+    options: pb.AgentOptions | None
+
+
 class FilterArguments(TypedDict, total=False):
     """Every field of SessionFilter."""
 

@@ -13,7 +13,7 @@ import grpc.aio
 from agentpb import agent_pb2 as pb
 
 from agent_client import options, retry, whole
-from agent_client.arguments import ExecuteArguments, FilterArguments, Seconds
+from agent_client.arguments import ExecuteArguments, FilterArguments, PrepareArguments, Seconds
 from agent_client.calls import Calls
 from agent_client.channel import ChannelOptions
 from agent_client.connection import Access, Connection
@@ -108,6 +108,18 @@ class AgentClient:
         """Execute and wait for the end; RunFailed tells of a run that ended in an error, unless `check` is false."""
         handle = await self.execute(prompt, **arguments)
         return await handle.result(check=check)
+
+    async def prepare_agents(
+        self, count: int, *, hold: Seconds | None = None, profile: str = "", **arguments: Unpack[PrepareArguments]
+    ) -> pb.PrepareAgentsResponse:
+        """Have agents connected ahead of `count` sessions with these options, given as to `execute`.
+
+        Unused ones are held for `hold`, a minute without it. The answer says how many are ready, how many will be, and
+        what allows no more; it does not wait for them. A repeat tops up and holds longer.
+        """
+        request = options.prepare_request(count, hold, profile, **arguments)
+        response: pb.PrepareAgentsResponse = await self._calls.unary("PrepareAgents", request)
+        return response
 
     def session(self, session_id: str) -> SessionHandle:
         """Return a handle on an existing session, without asking the service."""

@@ -36,6 +36,7 @@ __all__ = [
     "duration",
     "enum_number",
     "execute_request",
+    "prepare_request",
     "session_filter",
 ]
 
@@ -46,18 +47,26 @@ def execute_request(prompt: str, **arguments: Unpack[ExecuteArguments]) -> pb.Ex
     """Build the request of Execute; it always has a request id, so that it may be retried."""
     fields = {name: value for name, value in arguments.items() if name in pb.ExecuteRequest.DESCRIPTOR.fields_by_name}
     named = {name: value for name, value in arguments.items() if name not in fields}
-    options = fields.pop("options", None)
-    if options is not None and named:
-        raise TypeError(f"pass either options= or options by name, not both: {', '.join(sorted(named))}")
-    request = pb.ExecuteRequest(prompt=prompt)
+    options = _options(fields.pop("options", None), named)
+    request = pb.ExecuteRequest(prompt=prompt, options=options)
     _fill(request, fields)
-    if named:
-        request.options.CopyFrom(agent_options(**named))
-    elif options is not None:
-        request.options.MergeFrom(build(pb.AgentOptions, options))
     _clear_what_was_emptied(request, named)
     request.request_id = request.request_id or str(uuid.uuid4())
     return request
+
+
+def prepare_request(count: int, hold: Seconds | None, profile: str, **named: Any) -> pb.PrepareAgentsRequest:
+    """Build the request of PrepareAgents; options are passed as to Execute."""
+    options = _options(named.pop("options", None), named)
+    request = pb.PrepareAgentsRequest(count=count, profile=profile, options=options)
+    _fill(request, {"hold": hold})
+    return request
+
+
+def _options(options: Any, named: Mapping[str, Any]) -> pb.AgentOptions | None:
+    if options is not None and named:
+        raise TypeError(f"pass either options= or options by name, not both: {', '.join(sorted(named))}")
+    return agent_options(**named) if named else build(pb.AgentOptions, options) if options is not None else None
 
 
 def agent_options(**options: Any) -> pb.AgentOptions:

@@ -121,6 +121,7 @@ class SyncAgentClient(_Twin[AgentClient]):
         return SyncSessionHandle(self._async.session(session_id))
 
     run = _blocking(AgentClient.run)
+    prepare_agents = _blocking(AgentClient.prepare_agents)
     watch = _iterating(AgentClient.watch)
     status = _blocking(AgentClient.status)
     list_sessions = _iterating(AgentClient.list_sessions)

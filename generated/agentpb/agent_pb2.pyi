@@ -1958,6 +1958,81 @@ class SessionCount(_message.Message):
 Global___SessionCount: _TypeAlias = SessionCount  # noqa: Y015
 
 @_typing.final
+class PrepareAgentsRequest(_message.Message):
+    """For which sessions agents are to be connected ahead."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    PROFILE_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    HOLD_FIELD_NUMBER: _builtins.int
+    profile: _builtins.str
+    """The profile that the sessions will have."""
+    count: _builtins.int
+    """How many sessions are expected, from 1 to 1000. Each one that comes counts, whether it finds a connected agent or not."""
+    @_builtins.property
+    def options(self) -> Global___AgentOptions:
+        """The options that the sessions will have, as in Execute: at most 1 MiB. The same may be asked for as there. Agents are alike
+        for sessions that differ in nothing but their model and permission mode.
+        """
+
+    @_builtins.property
+    def hold(self) -> _duration_pb2.Duration:
+        """How long unused agents are held: default 1 min, at most 10 min. A change of the policy, of the agent's credentials or of its
+        program ends it.
+        """
+
+    def __init__(
+        self,
+        *,
+        options: Global___AgentOptions | None = ...,
+        profile: _builtins.str = ...,
+        count: _builtins.int = ...,
+        hold: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hold", b"hold", "options", b"options"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "hold", b"hold", "options", b"options", "profile", b"profile"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PrepareAgentsRequest: _TypeAlias = PrepareAgentsRequest  # noqa: Y015
+
+@_typing.final
+class PrepareAgentsResponse(_message.Message):
+    """How many agents there are."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    READY_FIELD_NUMBER: _builtins.int
+    STARTING_FIELD_NUMBER: _builtins.int
+    LIMITED_BY_FIELD_NUMBER: _builtins.int
+    ready: _builtins.int
+    """Agents that are connected now and wait for a session with these options."""
+    starting: _builtins.int
+    """Agents that will be connected next, one after the other, as running turns leave room. Send the request again to learn how many are."""
+    limited_by: _builtins.str
+    """What keeps `ready` and `starting` below `count`: "memory" of the host, "max_warm" (the service's own bound, --max-prepared),
+    "quota" of the tenant's sessions at work, or "options", which have the agent read at its start what may change until it is
+    used: setting_sources, plugins, resume_at_message_uuid, a cwd in a repository. Empty: nothing.
+    """
+    def __init__(
+        self,
+        *,
+        ready: _builtins.int = ...,
+        starting: _builtins.int = ...,
+        limited_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limited_by", b"limited_by", "ready", b"ready", "starting", b"starting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PrepareAgentsResponse: _TypeAlias = PrepareAgentsResponse  # noqa: Y015
+
+@_typing.final
 class CancelRequest(_message.Message):
     """---------------------------------------------------------------------------------------------------------------------
     Ending and deleting

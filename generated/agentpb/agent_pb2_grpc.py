@@ -105,6 +105,11 @@ class AgentServiceStub:
                 request_serializer=agentpb_dot_agent__pb2.CancelSessionsRequest.SerializeToString,
                 response_deserializer=agentpb_dot_agent__pb2.CancelSessionsResponse.FromString,
                 _registered_method=True)
+        self.PrepareAgents = channel.unary_unary(
+                '/agentservice.v1.AgentService/PrepareAgents',
+                request_serializer=agentpb_dot_agent__pb2.PrepareAgentsRequest.SerializeToString,
+                response_deserializer=agentpb_dot_agent__pb2.PrepareAgentsResponse.FromString,
+                _registered_method=True)
         self.GetServerInfo = channel.unary_unary(
                 '/agentservice.v1.AgentService/GetServerInfo',
                 request_serializer=agentpb_dot_agent__pb2.GetServerInfoRequest.SerializeToString,
@@ -218,6 +223,13 @@ class AgentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PrepareAgents(self, request, context):
+        """Connects agents ahead of sessions that will come soon with these options. A repeat tops up to `count` and extends the hold.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetServerInfo(self, request, context):
         """Tells what runs here: versions, limits, load, model backend, whether it drains.
         """
@@ -297,6 +309,11 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.CancelSessions,
                     request_deserializer=agentpb_dot_agent__pb2.CancelSessionsRequest.FromString,
                     response_serializer=agentpb_dot_agent__pb2.CancelSessionsResponse.SerializeToString,
+            ),
+            'PrepareAgents': grpc.unary_unary_rpc_method_handler(
+                    servicer.PrepareAgents,
+                    request_deserializer=agentpb_dot_agent__pb2.PrepareAgentsRequest.FromString,
+                    response_serializer=agentpb_dot_agent__pb2.PrepareAgentsResponse.SerializeToString,
             ),
             'GetServerInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServerInfo,
@@ -683,6 +700,33 @@ class AgentService:
             '/agentservice.v1.AgentService/CancelSessions',
             agentpb_dot_agent__pb2.CancelSessionsRequest.SerializeToString,
             agentpb_dot_agent__pb2.CancelSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PrepareAgents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentservice.v1.AgentService/PrepareAgents',
+            agentpb_dot_agent__pb2.PrepareAgentsRequest.SerializeToString,
+            agentpb_dot_agent__pb2.PrepareAgentsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -78,6 +78,8 @@ class AgentServiceStub:
     """Cancels every session at work that meets a filter; a response for each, as it is done, then a summary. Sessions at rest are
     skipped, so a repeat is safe. All of them are cancelled even if the caller leaves.
     """
+    PrepareAgents: _grpc.UnaryUnaryMultiCallable[_agent_pb2.PrepareAgentsRequest, _agent_pb2.PrepareAgentsResponse]
+    """Connects agents ahead of sessions that will come soon with these options. A repeat tops up to `count` and extends the hold."""
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_agent_pb2.GetServerInfoRequest, _agent_pb2.GetServerInfoResponse]
     """Tells what runs here: versions, limits, load, model backend, whether it drains."""
 
@@ -122,6 +124,8 @@ class AgentServiceAsyncStub(AgentServiceStub):
     """Cancels every session at work that meets a filter; a response for each, as it is done, then a summary. Sessions at rest are
     skipped, so a repeat is safe. All of them are cancelled even if the caller leaves.
     """
+    PrepareAgents: _aio.UnaryUnaryMultiCallable[_agent_pb2.PrepareAgentsRequest, _agent_pb2.PrepareAgentsResponse]  # type: ignore[assignment]
+    """Connects agents ahead of sessions that will come soon with these options. A repeat tops up to `count` and extends the hold."""
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_agent_pb2.GetServerInfoRequest, _agent_pb2.GetServerInfoResponse]  # type: ignore[assignment]
     """Tells what runs here: versions, limits, load, model backend, whether it drains."""
 
@@ -247,6 +251,14 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         """Cancels every session at work that meets a filter; a response for each, as it is done, then a summary. Sessions at rest are
         skipped, so a repeat is safe. All of them are cancelled even if the caller leaves.
         """
+
+    @_abc_1.abstractmethod
+    def PrepareAgents(
+        self,
+        request: _agent_pb2.PrepareAgentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.PrepareAgentsResponse, _abc.Awaitable[_agent_pb2.PrepareAgentsResponse]]:
+        """Connects agents ahead of sessions that will come soon with these options. A repeat tops up to `count` and extends the hold."""
 
     @_abc_1.abstractmethod
     def GetServerInfo(

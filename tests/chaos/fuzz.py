@@ -24,7 +24,7 @@ from tests.process.live import Live
 from tests.rpc import ALL, STREAMING, raw_call, taken_apart
 
 METHODS = pb.DESCRIPTOR.services_by_name["AgentService"].methods_by_name
-FLAGS = ("--drain-timeout", "0s", "--max-sessions", "2", "--max-queued", "8", "--max-idle", "2")
+FLAGS = ("--drain-timeout", "0s", "--max-sessions", "2", "--max-queued", "8", "--max-idle", "2", "--max-prepared", "0")
 """What the service is started with: few agents, so that most of the time is for requests."""
 WORKERS = 16
 SESSIONS = 6

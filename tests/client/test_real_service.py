@@ -111,6 +111,19 @@ async def test_many_sessions_are_counted_and_cancelled_by_their_label(agent):
     }
 
 
+async def test_agents_are_prepared_by_the_client_and_by_agentctl_for_runs_of_the_same_options(agent):
+    first = await agent.prepare_agents(1, hold=120, allowed_tools=["Read"])
+    assert (first.ready, first.starting, first.limited_by) == (0, 1, "")
+    while not (await agent.prepare_agents(1, options=pb.AgentOptions(allowed_tools=["Read"]))).ready:  # noqa: ASYNC110
+        await asyncio.sleep(0.05)
+    assert (await _agentctl(agent, "prepare", "--allow", "Read")).stdout == "1 ready, 0 starting\n"
+    assert (await _agentctl(agent, "run", "--allow", "Read", "say: hi")).exit_code == 0
+    assert (await agent.server_info()).pool.warm_starts == 1
+    none = await _agentctl(agent, "prepare", "--count", "2", "--hold", "2m", "--option", 'setting_sources=["project"]')
+    assert none.stdout == "0 ready, 0 starting; agents of these options cannot be prepared\n"
+    assert (await _agentctl(agent, "prepare", "--count", "0")).exit_code == 2
+
+
 async def _until_asked(handle):
     status = await handle.status(wait=60, wait_for="settled")
     assert status.session.pending_interactions, status

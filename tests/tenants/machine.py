@@ -151,6 +151,8 @@ NO_REFERENCES = {
     "Cleanup.filter.created_by": "`clean_up`",
     "CancelSessions.filter.created_by": "`cancel_many`",
     "Execute.profile": "names the operator's",
+    "PrepareAgents.profile": "names the operator's",
+    "PrepareAgents.options.resume_at_message_uuid": "no agent is prepared with it, and nothing is looked up",
     "CountSessions.group_by": "names a label",
 }
 """Fields with names that refer to nothing of a tenant's, or have a rule of their own."""
