@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from itertools import chain
 from pathlib import Path
@@ -16,7 +16,7 @@ from agentpb import agent_pb2 as pb
 
 from agent_service import events
 from agent_service.ledger import Commit, Event, Ledger, SessionKey
-from agent_service.ledger.chain import link
+from agent_service.ledger.chain import links
 from agent_service.ledger.commits import Record
 from agent_service.ledger.directory import take
 from agent_service.ledger.sqlite import schema
@@ -124,12 +124,15 @@ def chained(
     key: int, pattern: list[Event], *ids: tuple[bytes, bytes]
 ) -> Iterator[tuple[int, int, str, bytes, None, int]]:
     """The rows of a session's events, each with its link of the chain of checksums."""
-    last = 0
-    for sequence, kind, body, _ in pattern:
-        for old, new in ids:
-            body = body.replace(old, new)
-        last = link(last, Event(sequence, kind, body, None))
-        yield key, sequence, kind, body, None, last
+    events = [event._replace(body=_replaced(event.body, ids)) for event in pattern]
+    for event, checksum in zip(events, links(0, events), strict=True):
+        yield key, event.sequence, event.type, event.body, None, checksum
+
+
+def _replaced(body: bytes, ids: Sequence[tuple[bytes, bytes]]) -> bytes:
+    for old, new in ids:
+        body = body.replace(old, new)
+    return body
 
 
 def fill_sessions(directory: Path, sessions: int, at: int) -> None:
