@@ -52,5 +52,20 @@ async def test_an_agent_gets_the_credentials_of_the_provider_in_use_and_no_other
 
 async def test_with_the_offline_model_an_agent_gets_none() -> None:
     async with open_backend("offline", agent_environment(OPERATORS)) as backend:
-        assert set(backend.environment) == {"PATH", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"}
+        assert set(backend.environment) == {"PATH", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL", "CLAUDE_CODE_CERT_STORE"}
         assert backend.environment["ANTHROPIC_API_KEY"] != "key"
+
+
+@pytest.mark.parametrize(
+    ("operators", "model", "store"),
+    [
+        ({}, "offline", "bundled"),
+        ({"NODE_EXTRA_CA_CERTS": "/etc/ca.pem"}, "offline", None),
+        ({"CLAUDE_CODE_CERT_STORE": "system"}, "offline", "system"),
+        ({}, "claude", None),
+        ({"CLAUDE_CODE_CERT_STORE": "bundled"}, "claude", "bundled"),
+    ],
+)
+async def test_an_agent_trusts_whom_the_operator_says(operators: dict[str, str], model: str, store: str | None) -> None:
+    async with open_backend(model, agent_environment({**OPERATORS, **operators})) as backend:
+        assert backend.environment.get("CLAUDE_CODE_CERT_STORE") == store
