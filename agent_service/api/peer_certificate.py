@@ -6,7 +6,6 @@ import functools
 from typing import Any, NamedTuple
 
 import grpc.aio
-from cryptography import x509
 
 from agent_service.auth import names_of
 
@@ -35,6 +34,8 @@ def certificate(context: grpc.aio.ServicerContext[Any, Any]) -> PeerCertificate:
 
 @functools.lru_cache(maxsize=1000)
 def _read(pem: bytes, uris: tuple[bytes, ...], hosts: tuple[bytes, ...]) -> PeerCertificate:
+    from cryptography import x509  # 1.3 MB of memory, for services with such listeners only
+
     names = names_of(*([each.decode(errors="replace") for each in kind] for kind in (uris, hosts)))
     read = x509.load_pem_x509_certificate(pem)
     return PeerCertificate(names, f"{read.serial_number:x}", read.not_valid_after_utc.timestamp())

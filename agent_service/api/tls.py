@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from agent_service.access import Stamp, stamp_of
 from agent_service.errors import CannotServe
@@ -71,6 +69,9 @@ class ServerTls:
 
     def _read(self) -> grpc.ServerCertificateConfiguration:
         """Read all files. ValueError for a pair that does not fit: half of it may be replaced already."""
+        from cryptography import x509  # 1.3 MB of memory, for services with such listeners only
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
         cert, key = self._cert.read_bytes(), self._key.read_bytes()
         ca = self._ca.read_bytes() if self._ca is not None else None
         leaf = x509.load_pem_x509_certificate(cert)
@@ -88,4 +89,6 @@ def _given(file: Path | None, flag: str) -> Path:
 
 
 def _public(key: object) -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)  # type: ignore[attr-defined, no-any-return]
