@@ -157,10 +157,8 @@ def test_a_link_that_changes_while_the_view_is_made_leads_nowhere_else(kind: str
     swapping = threading.Thread(target=swap)
     swapping.start()
     try:
-        seen, every = (
-            view(place, writable=(link,)),
-            20 if kind == "bubblewrap" else 100,
-        )  # Landlock's launcher is slower
+        seen = view(place, writable=(link,))
+        every = 20 if kind == "bubblewrap" else 100  # Landlock's launcher is slower
         refused = sum(_refuses(walls, seen, good, run_it=number % every == 0) for number in range(SWAPS))
     finally:
         done.set()
