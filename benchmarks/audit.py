@@ -10,9 +10,9 @@ from agentpb import agent_pb2 as pb
 from google.protobuf.message import Message
 
 from agent_service.api.audited import Audited
-from agent_service.api.call import Call
+from agent_service.api.call import Call, Door, Headers
 from agent_service.audit import AuditLog, verify
-from agent_service.auth import Principal
+from agent_service.auth import Credentials, Principal
 from benchmarks.harness import Bench
 
 ROUNDS = 20_000
@@ -37,6 +37,10 @@ class _Direct(Call):
     __slots__ = ()
     peer = RECORD["peer"]
     has_left = False
+    door = Door()
+
+    def headers(self) -> Headers:
+        return Headers(Credentials(), "", "")
 
     def metadata(self, key: str) -> str:
         return ""
