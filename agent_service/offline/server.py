@@ -139,7 +139,11 @@ class OfflineModel:
 
 def _listen(host: str, port: int) -> socket.socket:
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    return socket.create_server((address[0], port), family=family, backlog=BACKLOG)
+    listening = socket.create_server((address[0], port), family=family, backlog=BACKLOG)
+    # asyncio sets it for sockets that say they are TCP's; those of create_server do not, and each turn but the first of
+    # a connection took 40 ms longer. Connections inherit it.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
 
 
 class Played(Response):
