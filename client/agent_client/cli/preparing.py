@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from datetime import timedelta
 from typing import Annotated, Any
 
@@ -10,7 +9,7 @@ import typer
 
 from agent_client.cli.app import Json, command, print_json
 from agent_client.cli.connecting import connect
-from agent_client.cli.values import duration, json_options, pairs
+from agent_client.cli.values import common_options, duration, json_options, shows_partials
 from agent_client.render import console
 from agent_client.visible import visible_line
 
@@ -41,14 +40,8 @@ async def prepare(
 ) -> None:
     """Connect agents ahead of runs with the same options; tell how many there are. Repeat it to hold them longer."""
     arguments: dict[str, Any] = {
-        "allowed_tools": allow or None,
-        "disallowed_tools": deny or None,
-        "model": model,
-        "cwd": cwd,
-        "system_prompt": system,
-        "permission_mode": permission_mode,
-        "env": pairs(env or ()) or None,
-        "include_partial_messages": True if sys.stdout.isatty() and not as_json else None,  # as run does
+        **common_options(allow, deny, model, cwd, system, permission_mode, env),
+        "include_partial_messages": shows_partials(as_json),
     }
     async with connect() as client:
         response = await client.prepare_agents(

@@ -26,7 +26,7 @@ from agent_client.cli.app import (
 )
 from agent_client.cli.connecting import connect
 from agent_client.cli.streams import argument, read_data
-from agent_client.cli.values import duration, json_options, pairs
+from agent_client.cli.values import common_options, duration, json_options, pairs, shows_partials
 from agent_client.handle import SessionHandle
 from agent_client.render import EventPrinter, console, summary
 from agent_client.results import AT_REST, RunResult
@@ -78,17 +78,11 @@ async def run(
 ) -> Exit | None:
     """Run an agent and follow it. Options marked * may be given several times."""
     arguments: dict[str, Any] = {
-        "allowed_tools": allow or None,
-        "disallowed_tools": deny or None,
-        "model": model,
-        "cwd": cwd,
-        "system_prompt": system,
-        "permission_mode": permission_mode,
+        **common_options(allow, deny, model, cwd, system, permission_mode, env),
         "max_turns": max_turns,
         "max_budget_usd": budget,
-        "env": pairs(env or ()) or None,
         "interactions": True if ask_me else None,
-        "include_partial_messages": True if sys.stdout.isatty() and not as_json else None,
+        "include_partial_messages": shows_partials(as_json),
         "session_id": resume,
         "mode": "resume" if resume else None,
         "fork_from": fork,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
@@ -55,3 +56,29 @@ def _json_or_string(name: str, text: str) -> Any:
         if text.lstrip()[:1] in {"{", "[", '"'}:
             raise typer.BadParameter(f"{name}: not JSON: {error}") from error
         return text
+
+
+def common_options(
+    allow: list[str] | None,
+    deny: list[str] | None,
+    model: str | None,
+    cwd: str | None,
+    system: str | None,
+    permission_mode: str | None,
+    env: list[str] | None,
+) -> dict[str, Any]:
+    """Return the options of an agent that `run` and `prepare` have the same flags for."""
+    return {
+        "allowed_tools": allow or None,
+        "disallowed_tools": deny or None,
+        "model": model,
+        "cwd": cwd,
+        "system_prompt": system,
+        "permission_mode": permission_mode,
+        "env": pairs(env or ()) or None,
+    }
+
+
+def shows_partials(as_json: bool) -> bool | None:
+    """Return whether text is shown as it comes, as on a terminal; None: as the service does by itself."""
+    return True if sys.stdout.isatty() and not as_json else None
